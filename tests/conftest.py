@@ -1,0 +1,17 @@
+"""Fixtures that several suites share: where the real models are, and a small thread count."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """Folder of real GGUF models; tests that need one skip where it is absent."""
+    folder = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
+    if not folder.is_dir():
+        pytest.skip(f"real models are not in {folder}: set BRANCHWISE_MODELS to a folder with the GGUF files")
+    return folder
