@@ -165,10 +165,15 @@ class Strategy(Protocol):
     and nothing is in flight.
     """
 
-    name: str
-    n: int  # branches alive at most: what admission reserves for
-    max_steps: int
-    uses_scores: bool
+    # Read-only, so that a frozen dataclass is a strategy.
+    @property
+    def name(self) -> str: ...
+    @property
+    def n(self) -> int: ...  # branches alive at most: what admission reserves for
+    @property
+    def max_steps(self) -> int: ...
+    @property
+    def uses_scores(self) -> bool: ...
 
     def start(self, problem: Problem, root: Node) -> SearchState: ...
     def propose(self, state: SearchState) -> list[Expand]: ...
