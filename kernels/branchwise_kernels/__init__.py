@@ -1,0 +1,1 @@
+"""Triton kernels of branchwise: imports torch and triton only, one op per file."""
