@@ -1,0 +1,53 @@
+"""Where the weights of a model come from: a Hugging Face folder, a GGUF file or a hub id, behind one interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from branchwise.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from branchwise.weights.checkpoint import Checkpoint
+
+__all__ = ["open_checkpoint"]
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Open a model by folder, `.gguf` file or hub id ("org/name"); what exists on disk wins over the hub.
+
+    Headers are read and checked here; tensors are read one at a time, when asked for.
+    Raises CheckpointError when `source` is none of the three, or damaged, incomplete or of an unknown kind.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        from branchwise.weights.safetensors_file import SafetensorsCheckpoint
+
+        return SafetensorsCheckpoint(path)
+    if path.is_file():
+        _refuse_other_formats(path)
+        from branchwise.weights.gguf_checkpoint import GgufCheckpoint
+
+        return GgufCheckpoint(path)
+    from branchwise.weights.hub import fetch_snapshot, is_hub_id
+
+    if not is_hub_id(str(source)):
+        raise CheckpointError(
+            f"no model at {str(source)!r}: expected a folder with config.json and model.safetensors, a .gguf file, "
+            "or a hub id such as 'Qwen/Qwen2.5-0.5B-Instruct'. Check the path."
+        )
+    from branchwise.weights.safetensors_file import SafetensorsCheckpoint
+
+    return SafetensorsCheckpoint(fetch_snapshot(str(source)), source=str(source))
+
+
+def _refuse_other_formats(path: Path) -> None:
+    if path.suffix in _PICKLES:
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when loaded and is never read. "
+            "Convert the model to safetensors (model.save_pretrained(folder)) or to GGUF."
+        )
+    if path.suffix in (".safetensors", ".json"):
+        raise CheckpointError(f"{path} is one file of a model. Give its folder: {path.parent}")

@@ -1,0 +1,40 @@
+"""Reads a GGUF tensor straight into a torch dtype, a chunk at a time, so that no second copy of it is ever held."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from gguf import GGML_QUANT_SIZES
+from gguf.quants import dequantize
+
+from branchwise.errors import CheckpointError
+from branchwise.weights.gguf_file import GgufTensor
+
+CHUNK = 1 << 15
+"""Values converted at once: small enough for the L2 cache and for torch to copy them without waking its threads."""
+
+
+def read_tensor(path: Path, tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
+    """Read and dequantise one tensor; values are computed in fp32 and rounded once to `dtype`.
+
+    Returns a contiguous tensor of `tensor.shape`. Raises CheckpointError when the file ends before the tensor.
+    """
+    block, block_bytes = GGML_QUANT_SIZES[tensor.type]
+    assert CHUNK % block == 0
+    out = torch.empty(tensor.shape, dtype=dtype)
+    flat = out.view(-1)
+    buffer = np.empty(CHUNK // block * block_bytes, dtype=np.uint8)
+    # A damaged file may hold infinite scales: those become inf and nan, without a warning per chunk.
+    with path.open("rb") as file, np.errstate(over="ignore", invalid="ignore"):
+        file.seek(tensor.offset)
+        for begin in range(0, math.prod(tensor.shape), CHUNK):
+            target = flat[begin : begin + CHUNK]
+            # One wide row: the library's work is per group of rows, and model rows are too short to keep it busy.
+            raw = buffer[: len(target) // block * block_bytes]
+            if file.readinto(raw.data) != len(raw):
+                raise CheckpointError(f"{path}: the file ends inside tensor {tensor.name!r}. Download it again.")
+            target.copy_(torch.from_numpy(dequantize(raw[None], tensor.type)[0]))
+    return out
