@@ -1,0 +1,90 @@
+"""Choosing the final answer: candidates are grouped into answer classes, and the classes are weighed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+from branchwise.answers.canonical import canonical
+from branchwise.errors import ConfigError, InputError
+from branchwise.types import Candidate, Selection
+
+Vote = Literal["majority", "max", "weighted"]
+"""What a class of equal answers weighs: its number of candidates, its best score, or the sum of its scores."""
+
+VOTES: tuple[Vote, ...] = get_args(Vote)
+
+
+def choose(candidates: Sequence[Candidate], vote: Vote, *, same: Callable[[str, str], bool] | None = None) -> Selection:
+    """Return the winning candidate, all candidates in lineage order, and the classes, heaviest first.
+
+    Classes are the canonical forms of the answers. The heaviest class wins; ties go to the class with the highest
+    single score, then to the one with the smallest lineage path, and the same two rules pick the candidate of a class.
+    Candidates without an answer never vote, unless none has one: then the best score is chosen and `votes` is empty.
+    A candidate without a score weighs nothing and loses every tie. `votes` names a class by its winner's answer.
+
+    `same` (a `Grader`, say) also merges classes that algebra finds equal. Off by default: it asks once for each pair of
+    classes, each may take seconds, and as "equal" within a tolerance is not transitive, the classes would depend on
+    the order of asking (here: lineage order).
+
+    Raises InputError for a NaN score and ConfigError for an unknown vote.
+    """
+    if vote not in VOTES:
+        raise ConfigError(f"vote is {vote!r}: choose one of {', '.join(VOTES)}")
+    for candidate in candidates:
+        if candidate.score is not None and math.isnan(candidate.score):
+            path = candidate.node.lineage_path
+            raise InputError(f"candidate {path} has the score NaN: the reward model or its dtype is damaged")
+    ordered = sorted(candidates, key=lambda candidate: candidate.node.lineage_path)
+    if not ordered:
+        return Selection(None, [], [], "no candidate")
+    classes = _classes(ordered, same)
+    if not classes:
+        return Selection(_best(ordered), ordered, [], "no candidate states an answer: the best score")
+    weighed = [(_weight(members, vote), _best(members)) for members in classes]
+    # Stable sort: classes are in lineage order of their first member, so compare winners explicitly.
+    weighed.sort(key=lambda pair: (-pair[0], *_rank(pair[1])))
+    weight, chosen = weighed[0]
+    votes = [(winner.answer or "", total) for total, winner in weighed]
+    return Selection(chosen, ordered, votes, _why(vote, weight, classes, len(ordered)))
+
+
+def _classes(ordered: Sequence[Candidate], same: Callable[[str, str], bool] | None) -> list[list[Candidate]]:
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in ordered:
+        if candidate.answer is not None:
+            groups.setdefault(canonical(candidate.answer), []).append(candidate)
+    if same is None:
+        return list(groups.values())
+    merged: list[list[Candidate]] = []
+    for members in groups.values():
+        answer = members[0].answer or ""
+        home = next((other for other in merged if same(answer, other[0].answer or "")), None)
+        if home is None:
+            merged.append(members)
+        else:
+            home.extend(members)
+    return merged
+
+
+def _rank(candidate: Candidate) -> tuple[float, tuple[int, ...]]:
+    """Sorts the best first: highest score, then smallest lineage path."""
+    return (math.inf if candidate.score is None else -candidate.score, candidate.node.lineage_path)
+
+
+def _best(members: Sequence[Candidate]) -> Candidate:
+    return min(members, key=_rank)
+
+
+def _weight(members: Sequence[Candidate], vote: Vote) -> float:
+    scores = [candidate.score for candidate in members if candidate.score is not None]
+    if vote == "majority":
+        return float(len(members))
+    return max(scores, default=0.0) if vote == "max" else math.fsum(scores)
+
+
+def _why(vote: Vote, weight: float, classes: Sequence[Sequence[Candidate]], total: int) -> str:
+    voters = sum(len(members) for members in classes)
+    basis = {"majority": f"{weight:.0f} votes", "max": f"best score {weight:.4f}", "weighted": f"weight {weight:.4f}"}
+    return f"{vote}: {basis[vote]} among {len(classes)} answers of {voters} candidates ({total - voters} without one)"

@@ -1,0 +1,1 @@
+"""Scoring steps with process reward models."""

@@ -1,0 +1,106 @@
+"""Grading: canonical forms, algebra, and a time limit that holds against anything."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from branchwise.answers.grade import Grader, grade
+from branchwise.errors import ConfigError
+
+PATHOLOGICAL = ["9^{9^{9^{9}}}", "10^{10^{10}}"]
+
+
+@pytest.fixture(scope="module")
+def grader() -> Grader:
+    with Grader(20.0) as grader:
+        yield grader
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        (r"\frac{2}{4}x", "x/2", True),
+        ("(x+1)^2", "x^2+2x+1", True),
+        (r"2\sqrt{2}", r"\sqrt{8}", True),
+        ("2,1", "1,2", True),
+        ("0.5", "50%", True),
+        ("x+1", "x+2", False),
+        ("(1,2)", "(2,1)", False),
+        ("((((((", "1", False),
+        ("9^9^9^9", "1", False),
+        ("\x00 \N{SNOWMAN}", "1", False),
+    ],
+)
+def test_algebra(grader: Grader, answer: str, gold: str, right: bool) -> None:
+    assert grader(answer, gold) is right
+
+
+def test_what_needs_no_worker() -> None:
+    with Grader() as grader:
+        assert grader.grade("0.50", r"\frac12")
+        assert not grader.grade(None, "1")
+        assert not grader.grade("", "")
+        assert not grader.grade("east", "seat")
+        assert not grader.grade("1+" * 1000 + "1", "1001")
+        assert grader._worker is None
+    assert grade("1/2", "0.5")
+
+
+def test_hard_limit_in_threads_and_recovery() -> None:
+    with Grader(1.0) as grader:
+        assert grader.grade("x+x", "2x")
+        begin = time.perf_counter()
+        replies: list[bool] = []
+        threads = [
+            threading.Thread(target=lambda text=text: replies.append(grader.grade(text, "1"))) for text in PATHOLOGICAL
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert replies == [False, False]
+        assert grader.timeouts == 2
+        assert time.perf_counter() - begin < 60.0
+        worker = grader._worker
+        assert worker is None
+        grader.seconds = 20.0
+        assert grader.grade("x+x", "2x")
+
+
+def test_close_ends_the_process_and_a_dead_one_is_replaced() -> None:
+    grader = Grader(20.0)
+    assert grader.grade("x+x", "2x")
+    first = grader._worker
+    assert first is not None
+    first.kill()
+    first.wait()
+    assert grader.grade("x+x", "2x")
+    second = grader._worker
+    assert second is not None
+    grader.close()
+    assert second.poll() is not None
+    grader.close()
+
+
+def test_worker_ends_with_its_object() -> None:
+    grader = Grader(20.0)
+    assert grader.grade("x+x", "2x")
+    worker = grader._worker
+    del grader
+    assert worker is not None
+    assert worker.poll() is not None
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+def test_limit_must_be_positive(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="positive"):
+        Grader(seconds)
+
+
+def test_missing_math_verify_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    with pytest.raises(ConfigError, match="math-verify"):
+        Grader().grade("x+1", "x+2")

@@ -1,0 +1,124 @@
+"""Votes: classes, weights, tie-breaks, and candidates without an answer or a score."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from branchwise.answers.canonical import canonical
+from branchwise.answers.vote import VOTES, Vote, choose
+from branchwise.errors import ConfigError, InputError
+from branchwise.types import Candidate, Node
+
+
+def candidates(*pairs: tuple[str | None, float | None]) -> list[Candidate]:
+    root = Node(0, None, 0, 0, 0)
+    return [
+        Candidate(Node(1 + index, root, index, 1, 0), f"text {index}", answer, [], score, "eos")
+        for index, (answer, score) in enumerate(pairs)
+    ]
+
+
+def chosen_index(pairs: list[tuple[str | None, float | None]], vote: Vote) -> int:
+    chosen = choose(candidates(*pairs), vote).chosen
+    assert chosen is not None
+    return chosen.node.index
+
+
+THREE = [("1/2", 0.4), ("7", 0.9), (r"\frac12", 0.45), ("0.5", 0.2), ("8", 0.95)]
+
+
+def test_the_three_votes() -> None:
+    assert chosen_index(THREE, "majority") == 2  # the best-scored member of the largest class
+    assert chosen_index(THREE, "max") == 4
+    assert chosen_index(THREE, "weighted") == 2
+    assert choose(candidates(*THREE), "weighted").votes == [
+        (r"\frac12", pytest.approx(1.05)),
+        ("8", 0.95),
+        ("7", 0.9),
+    ]
+
+
+@pytest.mark.parametrize("vote", VOTES)
+def test_ties_go_to_the_highest_score_then_to_the_smallest_path(vote: Vote) -> None:
+    assert chosen_index([("1", 0.5), ("2", 0.5)], vote) == 0
+    assert chosen_index([("2", 0.5), ("1", 0.5), ("1", 0.5), ("2", 0.5)], vote) == 0
+    assert chosen_index([("1", None), ("2", None)], vote) == 0
+
+
+def test_majority_tie_goes_to_the_highest_single_score() -> None:
+    assert chosen_index([("1", 0.5), ("2", 0.1), ("1", 0.5), ("2", 0.8)], "majority") == 3
+    assert chosen_index([("1", 0.25), ("2", 0.0), ("1", 0.5), ("2", 0.75)], "weighted") == 3
+
+
+@pytest.mark.parametrize("vote", VOTES)
+def test_no_answer_never_wins_unless_nobody_has_one(vote: Vote) -> None:
+    assert chosen_index([(None, 0.9), (None, 0.9), ("1", 0.1)], vote) == 2
+    assert chosen_index([(None, 0.9), ("1", None)], vote) == 1
+    nobody = choose(candidates((None, 0.1), (None, 0.9), (None, None)), vote)
+    assert nobody.chosen is not None
+    assert nobody.chosen.node.index == 1
+    assert nobody.votes == []
+
+
+def test_nothing_to_choose_from() -> None:
+    assert choose([], "majority").chosen is None
+
+
+def test_algebra_merges_classes_only_when_asked() -> None:
+    pairs: list[tuple[str | None, float | None]] = [("x+x", 0.4), ("3", 0.5), ("2x", 0.4)]
+    assert choose(candidates(*pairs), "weighted").votes[0] == ("3", 0.5)
+    merged = choose(candidates(*pairs), "weighted", same=lambda one, other: {one, other} == {"x+x", "2x"})
+    assert merged.votes[0] == ("x+x", pytest.approx(0.8))
+
+
+def test_refusals() -> None:
+    with pytest.raises(InputError, match=r"\(1,\).*NaN"):
+        choose(candidates(("1", 0.5), ("2", math.nan)), "majority")
+    with pytest.raises(ConfigError, match="majority"):
+        choose([], cast(Vote, "plurality"))
+
+
+def slow_winner(pairs: list[tuple[str | None, float | None]], vote: Vote) -> int:
+    """All rules again, spelled out."""
+    voters = [index for index, (answer, _) in enumerate(pairs) if answer is not None]
+    weight: dict[str, float] = defaultdict(float)
+    if not voters:
+        return max(range(len(pairs)), key=lambda index: (cast(float, pairs[index][1]), -index))
+    for index in voters:
+        form, score = canonical(cast(str, pairs[index][0])), cast(float, pairs[index][1])
+        weight[form] = {
+            "majority": weight[form] + 1,
+            "max": max(weight[form], score),
+            "weighted": weight[form] + score,
+        }[vote]
+    return max(
+        voters, key=lambda index: (weight[canonical(cast(str, pairs[index][0]))], cast(float, pairs[index][1]), -index)
+    )
+
+
+# Multiples of 1/8 add up exactly, so that ties are ties.
+scored = st.lists(
+    st.tuples(st.sampled_from([None, "1", "2", "2.0", "3", "6/2"]), st.integers(0, 8).map(lambda eighth: eighth / 8)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(scored, st.sampled_from(VOTES), st.randoms(use_true_random=False))
+def test_against_the_slow_reference_in_any_order(
+    pairs: list[tuple[str | None, float | None]], vote: Vote, shuffler: random.Random
+) -> None:
+    shuffled = candidates(*pairs)
+    shuffler.shuffle(shuffled)
+    selection = choose(shuffled, vote)
+    assert selection.chosen is not None
+    assert selection.chosen.node.index == slow_winner(pairs, vote)
+    assert [candidate.node.index for candidate in selection.candidates] == list(range(len(pairs)))
+    assert [weight for _, weight in selection.votes] == sorted((weight for _, weight in selection.votes), reverse=True)
