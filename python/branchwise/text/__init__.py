@@ -1,0 +1,1 @@
+"""Text at the edge: tokenizers, chat templates and the end of a step."""
