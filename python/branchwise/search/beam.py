@@ -1,0 +1,24 @@
+"""Step-level beam search: after every level the best of all n branches share the n slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from branchwise.search.levels import LevelSearch
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearch(LevelSearch):
+    """n slots under one barrier per level, `expand` children for each kept branch, n / expand of which are kept.
+
+    Raises ConfigError for a bad option. Sources: Snell et al., Scaling LLM Test-Time Compute Optimally; the rule for
+    slots and ties is in `LevelSearch`.
+    """
+
+    name: ClassVar[str] = "beam"
+
+    @property
+    def group_size(self) -> int:
+        """All n slots compete."""
+        return self.n

@@ -1,0 +1,44 @@
+"""How branches end and compare: the depth limit, the score of a branch, and the candidates for the final answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from branchwise.answers.extract import extract_answer
+from branchwise.answers.vote import Vote, choose
+from branchwise.scoring.aggregate import aggregate
+from branchwise.types import Aggregate, Candidate, Node, Selection
+
+
+def ended(node: Node, max_steps: int) -> bool:
+    """True when the branch cannot go on: end of sequence, a step cut off by its token cap, or the last step allowed."""
+    return node.is_final or node.depth >= max_steps
+
+
+def branch_score(node: Node, kind: Aggregate) -> float | None:
+    """The aggregate of the step scores on the path; None when no step of it has one."""
+    scores = node.scores
+    return aggregate(scores, kind) if scores else None
+
+
+def rank(node: Node, kind: Aggregate) -> tuple[float, tuple[int, ...]]:
+    """Sorts the best branch first: highest score, then smallest lineage path; a branch without a score comes last."""
+    score = branch_score(node, kind)
+    return (math.inf if score is None else -score, node.lineage_path)
+
+
+def candidate(node: Node, kind: Aggregate) -> Candidate:
+    """The trajectory that ends in `node`; one cut by the depth limit has finish "length", like any truncated one."""
+    text = node.branch_text
+    finish = node.finish if node.is_final else "length"
+    return Candidate(node, text, extract_answer(text), node.scores, branch_score(node, kind), finish)
+
+
+def choose_among(nodes: Iterable[Node], kind: Aggregate, vote: Vote) -> Selection:
+    """The final pick among finished branches.
+
+    A truncated trajectory is judged by what it states: it votes if its text holds an answer, and it never wins against
+    one that has an answer if it has none.
+    """
+    return choose([candidate(node, kind) for node in nodes], vote)

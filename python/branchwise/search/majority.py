@@ -1,0 +1,31 @@
+"""Majority vote (self-consistency): n independent solutions, the most frequent answer wins, no reward model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from branchwise.search.candidates import choose_among
+from branchwise.search.chains import Chains
+from branchwise.search.options import check_count
+from branchwise.types import SearchState, Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Majority(Chains):
+    """n chains of at most `max_steps` steps. Ties: the class that holds the smallest lineage path.
+
+    Source: Wang et al., Self-Consistency Improves Chain of Thought Reasoning. Raises ConfigError for a bad option.
+    """
+
+    n: int = 16
+    name: ClassVar[str] = "majority"
+    uses_scores: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_count(self.name, "n", self.n)
+        check_count(self.name, "max_steps", self.max_steps)
+
+    def select(self, state: SearchState) -> Selection:
+        """Return the most frequent answer among the finished chains."""
+        return choose_among(state.finished, "last", "majority")

@@ -1,0 +1,50 @@
+"""Strategies by name, for the command line and for `strategy="..."`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Any
+
+from branchwise.errors import ConfigError
+from branchwise.search.beam import BeamSearch
+from branchwise.search.best_of_n import BestOfN, WeightedBestOfN
+from branchwise.search.dvts import DVTS
+from branchwise.search.greedy import Greedy
+from branchwise.search.majority import Majority
+from branchwise.search.options import nearest
+from branchwise.types import Strategy
+
+STRATEGIES: Mapping[str, type[Any]] = MappingProxyType(
+    {strategy.name: strategy for strategy in (Greedy, Majority, BestOfN, WeightedBestOfN, BeamSearch, DVTS)}
+)
+
+
+def make_strategy(strategy: str | Strategy, **options: object) -> Strategy:
+    """Return a strategy by name with its options ("-" and "_" are the same in a name), or the given one unchanged.
+
+    Raises ConfigError for an unknown name or option, naming the nearest valid one; for an option value that cannot
+    work; and for options beside a ready strategy.
+    """
+    if not isinstance(strategy, str):
+        if options:
+            given = ", ".join(options)
+            raise ConfigError(f"{given} given beside a ready strategy {strategy!r}: set it there, or pass a name")
+        return strategy
+    name = strategy.replace("-", "_").lower()
+    if name not in STRATEGIES:
+        known = ", ".join(STRATEGIES)
+        raise ConfigError(f"strategy {strategy!r} is unknown: choose one of {known}{nearest(name, STRATEGIES)}")
+    valid = option_names(name)
+    for option in options:
+        if option not in valid:
+            known = ", ".join(valid)
+            raise ConfigError(f"strategy {name!r} has no option {option!r}: it has {known}{nearest(option, valid)}")
+    made: Strategy = STRATEGIES[name](**options)
+    return made
+
+
+def option_names(name: str) -> list[str]:
+    """The options of the strategy called `name`."""
+    return [field.name for field in fields(STRATEGIES[name]) if field.init]
