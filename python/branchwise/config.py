@@ -1,0 +1,100 @@
+"""Engine options: wishes (`EngineConfig`), resolved once against the models and the machine (`ResolvedConfig`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from branchwise.errors import ConfigError
+
+DType = Literal["auto", "float32", "bfloat16"]
+BLOCK_SIZE = 32  # KV slots in a block on the CPU
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What the caller wishes. `None` means: choose for me.
+
+    kv_memory     bytes for the KV of policy and PRM together; default: a quarter of the free memory, at most 8 GiB
+    max_rows      rows decoded in one iteration at most (further branches wait their turn)
+    prefill_rows  prompt and PRM tokens fed in one iteration at most
+    max_tokens    tokens of one solution at most; max_step_tokens: of one step
+    delimiter     text that ends a step
+    seed          of all sampling; a problem may carry its own
+    prm_format    name in `PRM_FORMATS`, or "auto": chosen from tensor names and tokenizer
+    """
+
+    dtype: DType = "auto"
+    device: str = "cpu"
+    kv_memory: int | None = None
+    max_rows: int = 256
+    prefill_rows: int = 512
+    max_tokens: int = 2048
+    max_step_tokens: int = 512
+    delimiter: str = "\n\n"
+    temperature: float = 0.8
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    threads: int | None = None
+    prm_format: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("max_rows", "prefill_rows", "max_tokens", "max_step_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"dtype={self.dtype!r}: expected auto, float32 or bfloat16")
+        if self.device != "cpu":
+            raise ConfigError(f"device={self.device!r}: this build has the CPU backend only; leave it at 'cpu'")
+        if not self.delimiter:
+            raise ConfigError("delimiter='': a step needs an end; the usual one is '\\n\\n'")
+        if self.kv_memory is not None and self.kv_memory < 1 << 20:
+            raise ConfigError(f"kv_memory={self.kv_memory} bytes: expected at least 1 MiB")
+        check_sampling(self.temperature, self.top_p, self.top_k, self.min_p)
+        if not 0 <= self.seed < 1 << 64:
+            raise ConfigError(f"seed={self.seed}: expected an integer in [0, 2^64)")
+
+
+def check_sampling(temperature: float, top_p: float, top_k: int, min_p: float) -> None:
+    """Raise ConfigError unless the four sampling numbers can work."""
+    if not 0.0 <= temperature <= 100.0:
+        raise ConfigError(f"temperature={temperature}: expected 0 (greedy) to 100")
+    if not 0.0 < top_p <= 1.0:
+        raise ConfigError(f"top_p={top_p}: expected a share in (0, 1]; 1 switches it off")
+    if top_k < 0:
+        raise ConfigError(f"top_k={top_k}: expected a count of words; 0 switches it off")
+    if not 0.0 <= min_p < 1.0:
+        raise ConfigError(f"min_p={min_p}: expected a share in [0, 1); 0 switches it off")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedConfig:
+    """What the engine runs with: no `None`, printable, never changed."""
+
+    dtype: Literal["float32", "bfloat16"]
+    policy_blocks: int
+    prm_blocks: int
+    kv_memory: int
+    threads: int
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take, from the kernel's estimate."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        return pages
+    return pages
+
+
+def resolve_kv_memory(wish: int | None) -> int:
+    """Bytes for all KV: the wish, or a quarter of the free memory and 8 GiB at most."""
+    return wish if wish is not None else min(free_memory() // 4, 8 * GIB)

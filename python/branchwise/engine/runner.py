@@ -1,0 +1,65 @@
+"""Runs a model over new tokens of tree nodes: reserve slots, plan attention, go through the layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from branchwise.engine.kv import KvCache
+from branchwise.models.decoder import Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """New tokens at the end of one open KV node."""
+
+    handle: int
+    tokens: list[int]
+
+
+@dataclass(slots=True)
+class RunnerStats:
+    """Totals since the runner was made; bytes are computed from the plans."""
+
+    iterations: int = 0
+    rows: int = 0
+    kv_bytes_read: int = 0
+    kv_bytes_unshared: int = 0  # what the same rows would read without sharing
+
+
+class Runner:
+    """One model on one KV cache."""
+
+    def __init__(self, model: Decoder, kv: KvCache) -> None:
+        self.model = model
+        self.kv = kv
+        self.stats = RunnerStats()
+        self.last_bytes_read = 0
+
+    def forward(self, feeds: list[Feed]) -> Tensor:
+        """Append every feed to its node and return the hidden state after the last token of each.
+
+        Returns [len(feeds), hidden], in the order of `feeds`.
+        """
+        for feed in feeds:
+            self.kv.tree.append(feed.handle, len(feed.tokens))
+        handles = np.fromiter((feed.handle for feed in feeds), np.int64, len(feeds))
+        counts = np.fromiter((len(feed.tokens) for feed in feeds), np.int32, len(feeds))
+        plan = self.kv.planner.build(handles, counts)
+        order = np.asarray(plan.order)
+        tokens = torch.tensor([token for index in order for token in feeds[index].tokens])
+        hidden = self.model.forward(tokens, plan, self.kv.pool)
+        self._count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared)
+        last_rows = np.empty(len(feeds), np.int64)
+        last_rows[order] = np.cumsum(counts[order]) - 1
+        return hidden[torch.from_numpy(last_rows)]
+
+    def _count(self, rows: int, slots_read: int, slots_unshared: int) -> None:
+        self.last_bytes_read = slots_read * self.kv.slot_bytes
+        self.stats.iterations += 1
+        self.stats.rows += rows
+        self.stats.kv_bytes_read += self.last_bytes_read
+        self.stats.kv_bytes_unshared += slots_unshared * self.kv.slot_bytes

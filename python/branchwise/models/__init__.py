@@ -1,0 +1,1 @@
+"""The decoder: one implementation, a table of families."""

@@ -1,0 +1,112 @@
+"""The decoder: rows of tokens and an attention plan in, hidden states out, K and V stored in the pool on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from branchwise import ops
+from branchwise._C import AttentionPlan
+from branchwise.models.families import DecoderConfig
+from branchwise.models.rope import rope_table
+from branchwise.ops import Linear
+
+
+@dataclass(slots=True)
+class Layer:
+    """Weights of one layer; q, k, v and gate, up are fused on load."""
+
+    input_norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    output: Linear
+    attention_norm: Tensor | None  # after attention, sandwich norms only
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    post_mlp_norm: Tensor | None
+
+
+@dataclass(slots=True)
+class Decoder:
+    """A causal language model without its sampler.
+
+    embedding: [vocab, hidden]    final_norm: [hidden]    head: vocabulary tiles of lm_head, None for a PRM with own head
+    """
+
+    config: DecoderConfig
+    dtype: torch.dtype
+    embedding: Tensor
+    layers: list[Layer]
+    final_norm: Tensor
+    head: list[Linear] | None
+    rope: dict[bool, tuple[Tensor, Tensor]]  # False: global layers, True: local layers
+
+    def forward(self, tokens: Tensor, plan: AttentionPlan, pool: Tensor) -> Tensor:
+        """Hidden states after the final norm, one per row.
+
+        tokens: [rows] int64 in plan order    pool: [layer, block, kv_head, 2, block_size * head_dim]
+        Returns [rows, hidden]. Writes the rows' keys and values at `plan.slots`.
+        """
+        residual = self.embed(tokens)
+        update: Tensor | None = None  # what the last sub-layer adds to the residual stream
+        for index, layer in enumerate(self.layers):
+            normed = self._add_and_norm(residual, update, layer.input_norm)
+            update = self._attention(index, layer, normed, plan, pool[index])
+            if layer.attention_norm is not None:
+                update = self._norm(update, layer.attention_norm)
+            normed = self._add_and_norm(residual, update, layer.mlp_norm)
+            update = self._mlp(layer, normed)
+            if layer.post_mlp_norm is not None:
+                update = self._norm(update, layer.post_mlp_norm)
+        return self._add_and_norm(residual, update, self.final_norm)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """tokens: [rows] int64 -> [rows, hidden]."""
+        rows = self.embedding[tokens]
+        if self.config.family.embed_scale:
+            rows = rows * torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
+        return rows
+
+    def _attention(self, index: int, layer: Layer, x: Tensor, plan: AttentionPlan, kv_layer: Tensor) -> Tensor:
+        config = self.config
+        query = torch.empty(len(x), config.n_heads * config.head_dim, dtype=self.dtype)
+        cos, sin = self.rope[config.local_rope[index]]
+        ops.rope_store(
+            layer.qkv(x), plan, cos, sin, query, kv_layer, config.n_heads, config.n_kv_heads, config.head_dim,
+            layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
+        )  # fmt: skip
+        mixed = torch.empty_like(query)
+        window = config.windows[index]
+        ops.tree_attention(query, kv_layer, plan, mixed, config.scale, window, config.attention_softcap)
+        return layer.output(mixed)
+
+    def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
+        gate_up = layer.gate_up(x)
+        activated = torch.empty(len(x), self.config.intermediate_size, dtype=self.dtype)
+        ops.act_mul(gate_up, activated, self.config.family.activation)
+        return layer.down(activated)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        ops.rms_norm(x, weight, out, self.config.eps, self.config.family.norm_add_one)
+        return out
+
+    def _add_and_norm(self, residual: Tensor, update: Tensor | None, weight: Tensor) -> Tensor:
+        """residual += update, in place; returns its norm."""
+        if update is None:
+            return self._norm(residual, weight)
+        out = torch.empty_like(residual)
+        ops.add_rms_norm(update, residual, weight, out, self.config.eps, self.config.family.norm_add_one)
+        return out
+
+
+def rope_tables(config: DecoderConfig, positions: int) -> dict[bool, tuple[Tensor, Tensor]]:
+    """RoPE tables of the global and, where the family has them, the local layers."""
+    tables = {False: rope_table(config.head_dim, config.rope_theta, config.rope_scaling, positions)}
+    if any(config.local_rope):
+        tables[True] = rope_table(config.head_dim, config.rope_local_theta, {}, positions)
+    return tables

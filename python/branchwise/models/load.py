@@ -1,0 +1,135 @@
+"""From a checkpoint to a decoder: names checked first, then one tensor at a time is read, packed and let go."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from branchwise.errors import CheckpointError
+from branchwise.models.decoder import Decoder, Layer, rope_tables
+from branchwise.models.families import DecoderConfig, decoder_config
+from branchwise.ops import Linear
+from branchwise.weights.checkpoint import Checkpoint
+
+HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
+LONGEST_CONTEXT = 32768  # positions the RoPE tables cover; longer prompts are refused
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias")
+
+
+def load_decoder(checkpoint: Checkpoint, dtype: torch.dtype, extra: Iterable[str] = (), head: bool = True) -> Decoder:
+    """Read a decoder in `dtype`.
+
+    extra: names of tensors that belong to somebody else (a PRM's head); head: whether lm_head is wanted.
+    CheckpointError names every missing and every leftover tensor, and any whose shape does not fit the config.
+    """
+    config = decoder_config(checkpoint.config, checkpoint.source)
+    reader = _Reader(checkpoint, dtype, _expected_shapes(config))
+    reader.check_names(set(extra), head_needed=head and not config.tied)
+    embedding = reader.load("model.embed_tokens.weight")
+    layers = [_load_layer(reader, config, index) for index in range(config.n_layers)]
+    tiles = None
+    if head:
+        source = embedding if config.tied else reader.load("lm_head.weight")
+        tiles = [Linear(source[begin : begin + HEAD_TILE_WORDS]) for begin in range(0, len(source), HEAD_TILE_WORDS)]
+    positions = min(config.max_positions, LONGEST_CONTEXT)
+    final_norm = reader.load("model.norm.weight")
+    return Decoder(config, dtype, embedding, layers, final_norm, tiles, rope_tables(config, positions))
+
+
+def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
+    prefix = f"model.layers.{index}."
+    family = config.family
+
+    def norm(name: str, wanted: bool = True) -> Tensor | None:
+        return reader.load(f"{prefix}{name}.weight") if wanted else None
+
+    def linear(bias: bool, *names: str) -> Linear:
+        weights = [reader.load(f"{prefix}{name}.weight") for name in names]
+        biases = [reader.load(f"{prefix}{name}.bias") for name in names] if bias else None
+        return Linear(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases) if biases else None)
+
+    mlp_norm = "pre_feedforward_layernorm" if family.sandwich_norms else "post_attention_layernorm"
+    return Layer(
+        input_norm=reader.load(f"{prefix}input_layernorm.weight"),
+        qkv=linear(config.qkv_bias, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        q_norm=norm("self_attn.q_norm", family.qk_norm),
+        k_norm=norm("self_attn.k_norm", family.qk_norm),
+        output=linear(config.output_bias, "self_attn.o_proj"),
+        attention_norm=norm("post_attention_layernorm", family.sandwich_norms),
+        mlp_norm=reader.load(f"{prefix}{mlp_norm}.weight"),
+        gate_up=linear(False, "mlp.gate_proj", "mlp.up_proj"),
+        down=linear(False, "mlp.down_proj"),
+        post_mlp_norm=norm("post_feedforward_layernorm", family.sandwich_norms),
+    )
+
+
+def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the decoder by its Hugging Face name, lm_head included."""
+    hidden, head_dim, inner = config.hidden_size, config.head_dim, config.intermediate_size
+    query, key = config.n_heads * head_dim, config.n_kv_heads * head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config.vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (config.vocab_size, hidden),
+    }
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (query, hidden),
+        "self_attn.k_proj.weight": (key, hidden),
+        "self_attn.v_proj.weight": (key, hidden),
+        "self_attn.o_proj.weight": (hidden, query),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+    }
+    if config.qkv_bias:
+        layer |= {f"self_attn.{name}_proj.bias": (size,) for name, size in (("q", query), ("k", key), ("v", key))}
+    if config.output_bias:
+        layer["self_attn.o_proj.bias"] = (hidden,)
+    if config.family.qk_norm:
+        layer |= {"self_attn.q_norm.weight": (head_dim,), "self_attn.k_norm.weight": (head_dim,)}
+    if config.family.sandwich_norms:
+        layer |= {f"{when}_feedforward_layernorm.weight": (hidden,) for when in ("pre", "post")}
+    for index in range(config.n_layers):
+        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+    return shapes
+
+
+class _Reader:
+    """Reads tensors by their canonical names and checks them against the shapes that the config implies."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.checkpoint = checkpoint
+        self.dtype = dtype
+        self.shapes = shapes
+
+    def check_names(self, extra: set[str], head_needed: bool) -> None:
+        """Compare names and shapes before anything is read."""
+        source, names = self.checkpoint.source, self.checkpoint.names()
+        optional = set() if head_needed else {"lm_head.weight"}
+        missing = sorted(set(self.shapes) - names - optional)
+        leftover = sorted(n for n in names - set(self.shapes) - extra if not n.endswith(_IGNORED_SUFFIXES))
+        if missing:
+            close = difflib.get_close_matches(missing[0], leftover, n=1)
+            hint = f"; the file has {close[0]!r} instead" if close else ""
+            raise CheckpointError(f"{source}: {len(missing)} tensors are missing: {_some(missing)}{hint}")
+        if leftover:
+            raise CheckpointError(
+                f"{source}: {len(leftover)} tensors have no place in a {self.checkpoint.config.get('model_type')} "
+                f"decoder: {_some(leftover)}; is config.json the one of this checkpoint?"
+            )
+        for name, expected in self.shapes.items():
+            if name in names and tuple(self.checkpoint.shape(name)) != expected:
+                given = tuple(self.checkpoint.shape(name))
+                raise CheckpointError(f"{source}: {name} has shape {given}; its config implies {expected}")
+
+    def load(self, name: str) -> Tensor:
+        return self.checkpoint.load(name, self.dtype)
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

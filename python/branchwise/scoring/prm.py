@@ -1,0 +1,36 @@
+"""A process reward model: decoder, head and input format, loaded together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from branchwise.models.decoder import Decoder
+from branchwise.models.families import decoder_config
+from branchwise.models.load import load_decoder
+from branchwise.scoring.formats import HEAD_TENSORS, PrmFormat, make_format
+from branchwise.scoring.heads import Head
+from branchwise.weights.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Prm:
+    """What scoring needs to know about one PRM."""
+
+    model: Decoder
+    head: Head
+    format: PrmFormat
+    source: str
+
+
+def load_prm(checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto") -> Prm:
+    """Load a PRM; any causal LM with a chat template can serve as one (it judges by "+" and "-").
+
+    The trunk is read in `dtype`, heads in fp32; an lm_head that no head needs is not kept.
+    """
+    config = decoder_config(checkpoint.config, checkpoint.source)
+    step_format, head = make_format(format_name, checkpoint, config, checkpoint.tokenizer())
+    extra = {name for tensors in HEAD_TENSORS.values() for name in tensors}
+    model = load_decoder(checkpoint, dtype, extra=extra, head=False)
+    return Prm(model, head, step_format, checkpoint.source)

@@ -1,0 +1,168 @@
+"""Scores steps on the PRM's own KV tree: every step costs its own tokens once, whatever came before it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from branchwise.engine.kv import KvCache, worst_case_blocks
+from branchwise.engine.runner import Feed, Runner
+from branchwise.errors import InputError, StaleNodeError
+from branchwise.scoring.prm import Prm
+from branchwise.types import Node
+
+MIN_ROWS = 64  # new tokens worth a pass through the PRM while the policy is still busy
+
+
+@dataclass(slots=True, eq=False)
+class Twin:
+    """The PRM's record of one policy node: the prompt for a root, one step for any other."""
+
+    node: Node
+    parent: Twin | None
+    end: int  # tokens on the path
+    pending: list[int]
+    handle: int | None = None  # KV node, once work on it has started
+    sealed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class PrmTree:
+    """One problem as the PRM sees it."""
+
+    root: Node
+    reserved_blocks: int
+    twins: dict[Node, Twin] = field(default_factory=dict)
+
+
+class Scorer:
+    """Batched incremental scoring of one PRM on one KV cache."""
+
+    def __init__(self, prm: Prm, kv: KvCache, *, batch_rows: int = 512) -> None:
+        self.prm = prm
+        self.kv = kv
+        self.runner = Runner(prm.model, kv)
+        self.batch_rows = batch_rows
+        self.context = min(prm.model.config.max_positions, len(next(iter(prm.model.rope.values()))[0]))
+        self.flops_per_token = 2.0 * prm.model.config.matmul_parameters
+        self._queue: deque[Twin] = deque()
+
+    def open(self, root: Node, problem: str, branches: int, max_tokens: int, max_steps: int) -> PrmTree | None:
+        """Start a tree for a problem, or return `None` while its worst case does not fit.
+
+        max_tokens: PRM tokens of one solution, markers included. InputError: the problem alone exceeds the context.
+        """
+        prompt = self.prm.format.prompt(problem)
+        if len(prompt) + 2 > self.context:
+            raise InputError(
+                f"the problem has {len(prompt)} tokens for the PRM {self.prm.source}, whose context is "
+                f"{self.context}: shorten the problem"
+            )
+        blocks = worst_case_blocks(len(prompt), branches, min(max_tokens, self.context - len(prompt)), max_steps)
+        if not self.kv.can_reserve(blocks):
+            return None
+        self.kv.reserve(blocks)
+        tree = PrmTree(root, blocks)
+        tree.twins[root] = Twin(root, None, len(prompt), prompt)
+        self._queue.append(tree.twins[root])
+        return tree
+
+    def submit(self, tree: PrmTree, node: Node) -> bool:
+        """Queue a finished step, and any step before it that has no score yet; False when it has no text to score."""
+        if not node.text.strip():
+            return False
+        self._twin(tree, node)
+        return True
+
+    def release(self, tree: PrmTree, node: Node) -> None:
+        """Drop the hold on a node's PRM twin; its KV goes when no child needs it."""
+        twin = tree.twins.pop(node, None)
+        if twin is None:
+            return
+        if twin.handle is not None:
+            self.kv.tree.prune(twin.handle)
+        if twin in self._queue:
+            self._queue.remove(twin)
+
+    def close(self, tree: PrmTree) -> None:
+        """Free everything a tree holds."""
+        for node in list(tree.twins):
+            self.release(tree, node)
+        self.kv.release(tree.reserved_blocks)
+        tree.reserved_blocks = 0
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits for a score."""
+        return not self._queue
+
+    def poll(self, *, policy_busy: bool) -> list[Node]:
+        """Feed one batch of new tokens and return the steps whose scores became known.
+
+        While the policy is busy a pass waits until `MIN_ROWS` tokens have come together.
+        """
+        if policy_busy and sum(len(twin.pending) for twin in self._queue) < MIN_ROWS:
+            return []
+        batch = self._next_batch()
+        if not batch:
+            return []
+        hidden = self.runner.forward([self._feed(twin, rows) for twin, rows in batch])
+        scores = self.prm.head(hidden).tolist()
+        done: list[Node] = []
+        for (twin, _), score in zip(batch, scores, strict=True):
+            if twin.pending:
+                continue
+            assert twin.handle is not None
+            self.kv.tree.seal(twin.handle)
+            twin.sealed = True
+            self._queue.remove(twin)
+            if twin.parent is not None:
+                twin.node.score = score
+                done.append(twin.node)
+        return done
+
+    def _twin(self, tree: PrmTree, node: Node) -> Twin:
+        twin = tree.twins.get(node)
+        if twin is not None:
+            return twin
+        if node.parent is None:
+            raise StaleNodeError("the tree of this node has been closed: its steps can no longer be scored")
+        if node.score is not None:
+            raise StaleNodeError(f"node {node.id} was scored and its PRM KV freed: score children before pruning")
+        parent = self._twin(tree, node.parent)
+        ids = self.prm.format.step(node.depth - 1, node.text)
+        end = parent.end + len(ids)
+        if end > self.context:
+            raise InputError(
+                f"step {node.depth} ends at {end} tokens for the PRM {self.prm.source}, whose context is "
+                f"{self.context}: lower max_tokens"
+            )
+        twin = tree.twins[node] = Twin(node, parent, end, ids)
+        node.cost.prm_tokens = len(ids)
+        self._queue.append(twin)
+        return twin
+
+    def _next_batch(self) -> list[tuple[Twin, int]]:
+        """Twins to feed and how many tokens of each: parents before children, up to `batch_rows` tokens."""
+        batch: list[tuple[Twin, int]] = []
+        room = self.batch_rows
+        for twin in self._queue:
+            if room <= 0:
+                break
+            if twin.parent is not None and not twin.parent.sealed:
+                continue
+            rows = min(room, len(twin.pending))
+            batch.append((twin, rows))
+            room -= rows
+        return batch
+
+    def _feed(self, twin: Twin, rows: int) -> Feed:
+        if twin.handle is None:
+            tree = self.kv.tree
+            if twin.parent is None:
+                twin.handle = tree.add_root()
+            else:
+                assert twin.parent.handle is not None
+                twin.handle = tree.fork(twin.parent.handle, 1)[0]
+        tokens, twin.pending = twin.pending[:rows], twin.pending[rows:]
+        return Feed(twin.handle, tokens)
