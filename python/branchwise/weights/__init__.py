@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,12 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     Headers are read and checked here; tensors are read one at a time, when asked for.
     Raises CheckpointError when `source` is none of the three, or damaged, incomplete or of an unknown kind.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        from branchwise.weights.safetensors_file import SafetensorsCheckpoint
-
-        return SafetensorsCheckpoint(path)
-    if path.is_file():
-        _refuse_other_formats(path)
-        from branchwise.weights.gguf_checkpoint import GgufCheckpoint
-
-        return GgufCheckpoint(path)
+    path = Path(os.path.expanduser(source))
+    try:
+        if os.path.exists(path):  # unlike the methods of Path, this never raises
+            return _open_path(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     from branchwise.weights.hub import fetch_snapshot, is_hub_id
 
     if not is_hub_id(str(source)):
@@ -43,7 +40,11 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     return SafetensorsCheckpoint(fetch_snapshot(str(source)), source=str(source))
 
 
-def _refuse_other_formats(path: Path) -> None:
+def _open_path(path: Path) -> Checkpoint:
+    if path.is_dir():
+        from branchwise.weights.safetensors_file import SafetensorsCheckpoint
+
+        return SafetensorsCheckpoint(path)
     if path.suffix in _PICKLES:
         raise CheckpointError(
             f"{path} is a pickle, which can run code when loaded and is never read. "
@@ -51,3 +52,6 @@ def _refuse_other_formats(path: Path) -> None:
         )
     if path.suffix in (".safetensors", ".json"):
         raise CheckpointError(f"{path} is one file of a model. Give its folder: {path.parent}")
+    from branchwise.weights.gguf_checkpoint import GgufCheckpoint
+
+    return GgufCheckpoint(path)

@@ -18,7 +18,7 @@ class Checkpoint(Protocol):
     """Configuration, tensors and tokenizer of one model, under the names that Hugging Face models use.
 
     GGUF tensors come out with Hugging Face semantics too: query and key rows in half-split RoPE order, and Gemma's
-    norm weights as stored there (the model adds one).
+    norm weights as stored there (the model adds one). Tensors may be loaded from several threads at once.
     """
 
     source: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +19,27 @@ CHUNK = 1 << 15
 def read_tensor(path: Path, tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
     """Read and dequantise one tensor; values are computed in fp32 and rounded once to `dtype`.
 
-    Returns a contiguous tensor of `tensor.shape`. Raises CheckpointError when the file ends before the tensor.
+    Returns a contiguous tensor of `tensor.shape`. Raises CheckpointError when the file cannot be read or ends too soon.
     """
+    out = torch.empty(tensor.shape, dtype=dtype)
+    try:
+        _read_into(out.view(-1), path, tensor)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read tensor {tensor.name!r}: {error.strerror}.") from error
+    return out
+
+
+def _read_into(flat: torch.Tensor, path: Path, tensor: GgufTensor) -> None:
     block, block_bytes = GGML_QUANT_SIZES[tensor.type]
     assert CHUNK % block == 0
-    out = torch.empty(tensor.shape, dtype=dtype)
-    flat = out.view(-1)
     buffer = np.empty(CHUNK // block * block_bytes, dtype=np.uint8)
     # A damaged file may hold infinite scales: those become inf and nan, without a warning per chunk.
     with path.open("rb") as file, np.errstate(over="ignore", invalid="ignore"):
         file.seek(tensor.offset)
-        for begin in range(0, math.prod(tensor.shape), CHUNK):
+        for begin in range(0, len(flat), CHUNK):
             target = flat[begin : begin + CHUNK]
             # One wide row: the library's work is per group of rows, and model rows are too short to keep it busy.
             raw = buffer[: len(target) // block * block_bytes]
             if file.readinto(raw.data) != len(raw):
                 raise CheckpointError(f"{path}: the file ends inside tensor {tensor.name!r}. Download it again.")
             target.copy_(torch.from_numpy(dequantize(raw[None], tensor.type)[0]))
-    return out
