@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from branchwise.errors import CheckpointError, ConfigError
 from branchwise.search.step_engine import Callback, Progress, ProgressKind, StepEngine, TreeHandle
-from branchwise.search.tree import number, total_cost
+from branchwise.search.tree import number
 from branchwise.types import Expand, Expanded, Grader, Node, Problem, Result, SearchState, Strategy
 
 
@@ -25,7 +25,7 @@ class Session:
     """Carries one problem from `begin` to `finish`; the driver feeds it the engine's events.
 
     The strategy sees an expansion only when all its children are complete (scored, if it uses scores), so what it
-    decides depends on no timing. Node ids are provisional until `finish` numbers the tree breadth first.
+    decides depends on no timing. Node ids mean nothing until `finish` numbers the tree breadth first.
     """
 
     def __init__(
@@ -89,8 +89,7 @@ class Session:
         self.close()
         root = self.tree.root
         number(root)
-        cost = total_cost(root)
-        cost.seconds = time.perf_counter() - self._begun
+        cost = replace(self.tree.cost, seconds=time.perf_counter() - self._begun)
         chosen, gold = selection.chosen, self.problem.answer
         answer = chosen.answer if chosen else None
         result = Result(

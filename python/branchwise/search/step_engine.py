@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from branchwise.types import Node, Problem, Result, Sampling
+from branchwise.types import Cost, Node, Problem, Result, Sampling
 
 
 class TreeHandle(Protocol):
@@ -14,6 +14,9 @@ class TreeHandle(Protocol):
 
     @property
     def root(self) -> Node: ...
+
+    @property
+    def cost(self) -> Cost: ...  # of everything that ran for the tree so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,7 @@ class StepEngine(Protocol):
     children of an `expand` take the next n child indices of `node`, in order of the calls, and are in `node.children`
     by the time they are reported. `score` leaves `node.score` None only for a step whose text is blank. `prune` says
     that a node will not be expanded again (its descendants may be in use); every node, the root too, is pruned at most
-    once. `close` frees the tree with whatever is queued for it: no event of it follows. It also completes `root.cost`,
-    which holds what belongs to no single step: prefill, peak KV, iterations.
+    once. `close` frees the tree with whatever is queued for it: no event of it follows.
     """
 
     def open(self, problem: Problem, reserve_branches: int, sampling: Sampling, seed: int) -> TreeHandle | None:

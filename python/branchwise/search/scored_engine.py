@@ -1,0 +1,141 @@
+"""Policy and PRM behind the driver's protocol: steps come from the step engine, scores from the scorer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from branchwise._C import lineage_root
+from branchwise.engine.branch import StepLimits, Tree
+from branchwise.engine.engine import StepEngine
+from branchwise.errors import ConfigError, InputError
+from branchwise.scoring.scorer import PrmTree, Scorer
+from branchwise.search.step_engine import Event
+from branchwise.text.chat import encode_prompt
+from branchwise.types import Message, Node, Problem, Sampling
+
+PRM_TOKEN_SLACK = 2  # a PRM with a tokenizer of its own may need more tokens for the same text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredTree:
+    """One open problem: its policy tree and, where scores are wanted, its PRM twin."""
+
+    policy: Tree
+    prm: PrmTree | None
+
+    @property
+    def root(self) -> Node:
+        return self.policy.root
+
+
+class ScoredEngine:
+    """Joins one step engine and one scorer. Early finishers are scored while stragglers decode."""
+
+    def __init__(
+        self, engine: StepEngine, scorer: Scorer | None, *, limits: StepLimits, delimiter: str, instruction: str
+    ) -> None:
+        self.engine = engine
+        self.scorer = scorer
+        self.limits = limits
+        self.delimiter = delimiter
+        self.instruction = instruction
+        self._trees: dict[Node, ScoredTree] = {}  # by root
+        self._unscorable: list[Event] = []  # steps without text: reported at the next poll
+        self._owners: dict[Node, ScoredTree] = {}  # of the steps that wait for a score
+
+    def open(
+        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool
+    ) -> ScoredTree | None:
+        """Admit a problem in the policy and, where scores are wanted, in the PRM: in both or in neither."""
+        policy = self.engine.open(
+            self.prompt_ids(problem), lineage=problem_lineage(problem), branches=branches, max_steps=max_steps,
+            limits=self.limits, sampling=sampling, seed=seed, delimiter=self.delimiter,
+        )  # fmt: skip
+        if policy is None:
+            return None
+        prm = None
+        if self.scorer is not None and use_scores:
+            try:
+                tokens = PRM_TOKEN_SLACK * policy.limits.max_tokens + max_steps
+                prm = self.scorer.open(policy.root, problem.text, branches, tokens, max_steps)
+            finally:
+                if prm is None:
+                    self.engine.close(policy)
+            if prm is None:
+                return None
+        tree = self._trees[policy.root] = ScoredTree(policy, prm)
+        return tree
+
+    def expand(self, tree: ScoredTree, node: Node, n: int) -> None:
+        self.engine.expand(tree.policy, node, n)
+
+    def score(self, tree: ScoredTree, nodes: list[Node]) -> None:
+        """Queue steps for the PRM. ConfigError when the engine has none."""
+        if self.scorer is None or tree.prm is None:
+            raise ConfigError("this strategy needs step scores, but the engine has no PRM: pass prm=...")
+        for node in nodes:
+            if self.scorer.submit(tree.prm, node):
+                self._owners[node] = tree
+            else:
+                self._unscorable.append(Event("scored", tree, node))
+
+    def prune(self, tree: ScoredTree, node: Node) -> None:
+        self.engine.prune(tree.policy, node)
+        if self.scorer is not None and tree.prm is not None:
+            self.scorer.release(tree.prm, node)
+            self._owners.pop(node, None)
+
+    def close(self, tree: ScoredTree) -> None:
+        """Free everything, and complete the cost record of the root."""
+        if self._trees.pop(tree.root, None) is None:
+            return
+        root = tree.root
+        self.engine.close(tree.policy)
+        cost = tree.policy.cost
+        root.cost.kv_tokens, root.cost.iterations, root.cost.occupancy = cost.kv_tokens, cost.iterations, cost.occupancy
+        root.cost.flops = root.cost.prefill_tokens * self.engine.flops_per_token
+        if self.scorer is not None and tree.prm is not None:
+            root.cost.prm_tokens = tree.prm.prompt_tokens
+            root.cost.flops += root.cost.prm_tokens * self.scorer.flops_per_token
+            self.scorer.close(tree.prm)
+        self._owners = {node: owner for node, owner in self._owners.items() if owner is not tree}
+        self._unscorable = [event for event in self._unscorable if event.tree is not tree]
+
+    def poll(self) -> list[Event]:
+        """One decode iteration, then one PRM pass if enough steps wait for it."""
+        events, self._unscorable = self._unscorable, []
+        if not self.engine.idle:
+            for policy, node in self.engine.poll():
+                node.cost.flops += node.cost.generated_tokens * self.engine.flops_per_token
+                events.append(Event("generated", self._trees[policy.root], node))
+        if self.scorer is not None and not self.scorer.idle:
+            for node in self.scorer.poll(policy_busy=bool(events) or not self.engine.idle):
+                tree = self._owners.pop(node, None)
+                node.cost.flops += node.cost.prm_tokens * self.scorer.flops_per_token
+                if tree is not None:  # an ancestor scored on the way was not asked for
+                    events.append(Event("scored", tree, node))
+        return events
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        """Token ids of a problem's prompt. InputError when there is nothing to ask."""
+        prompt = problem.prompt
+        if prompt is None:
+            if not problem.text.strip():
+                raise InputError(f"problem {problem.id!r} has an empty question: write what is to be solved")
+            prompt = self._as_prompt(problem.text)
+        return encode_prompt(self.engine.tokenizer, prompt)
+
+    def _as_prompt(self, text: str) -> str | Sequence[Message]:
+        """A question as the policy expects it: a chat where it has a template, else the plain text."""
+        if self.engine.tokenizer.chat_template is None:
+            return f"{self.instruction}\n\n{text}\n\n" if self.instruction else f"{text}\n\n"
+        system: list[Message] = [{"role": "system", "content": self.instruction}] if self.instruction else []
+        return [*system, {"role": "user", "content": text}]
+
+
+def problem_lineage(problem: Problem) -> int:
+    """Key of a problem's random numbers, from its id: problems draw independently, in whatever order they run."""
+    digest = hashlib.blake2b(problem.id.encode(), digest_size=8).digest()
+    return lineage_root(int.from_bytes(digest, "little"))
