@@ -79,6 +79,15 @@ def test_known_configurations(models_dir: Path) -> None:
     assert [i for i, kind in enumerate(gemma3["layer_types"]) if kind == "full_attention"] == [5, 11, 17]
 
 
+def test_tokenizer_fits_the_embedding(models_dir: Path) -> None:
+    checkpoint = open_checkpoint(real_file(models_dir, "smollm2"))
+    tokenizer = checkpoint.tokenizer()
+    assert tokenizer.vocab_size == checkpoint.config["vocab_size"]
+    assert tokenizer.bos_id == checkpoint.config["bos_token_id"]
+    assert checkpoint.config["eos_token_id"] in tokenizer.eos_ids
+    assert tokenizer.decode(tokenizer.encode("x = 1\n\ny")) == "x = 1\n\ny"
+
+
 def transformers_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a GGUF file as transformers' own loader reads them, in fp32."""
     config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)

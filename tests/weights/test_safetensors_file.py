@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -257,3 +258,10 @@ def test_folder_without_safetensors(file: str, message: str, tmp_path: Path) -> 
     (tmp_path / "model.safetensors").rename(tmp_path / file)
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(tmp_path)
+
+
+def test_tokenizer_of_a_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"yes": 0, "no": 1}, unk_token="no"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert open_checkpoint(tmp_path).tokenizer().encode("yes") == [0]
