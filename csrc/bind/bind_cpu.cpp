@@ -1,0 +1,298 @@
+// Binds the CPU kernels: checks shapes, types and indices here, then runs without the GIL.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <memory>
+
+#include "bind/bind.h"
+#include "bind/dlpack.h"
+#include "core/attention_plan.h"
+#include "cpu/head_sampler.h"
+#include "cpu/isa.h"
+#include "cpu/packed_weight.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace branchwise {
+namespace {
+
+constexpr std::initializer_list<DType> kReal = {DType::f32, DType::bf16};
+
+// A vector that may be None: then its data is null.
+Borrowed borrow_optional(py::handle object, const char* name, Shapes& shapes, DType dtype,
+                         int64_t size) {
+  if (object.is_none()) return {};
+  Borrowed vector = borrow(object, name);
+  shapes.check(name, vector.view(), {dtype}, {size});
+  return vector;
+}
+
+void rms_norm(py::object x, py::object weight, py::object out, float eps, bool add_one) {
+  const Borrowed x_ = borrow(x, "x"), weight_ = borrow(weight, "weight");
+  const Borrowed out_ = borrow(out, "out", Access::write);
+  Shapes shapes;
+  shapes.check("x", x_.view(), kReal, {"rows", "dim"});
+  shapes.check("weight", weight_.view(), {x_->dtype}, {"dim"});
+  shapes.check("out", out_.view(), {x_->dtype}, {"rows", "dim"});
+  py::gil_scoped_release release;
+  kernels().rms_norm({x_->data, nullptr, weight_->data, out_->data, shapes["rows"], shapes["dim"],
+                      eps, add_one, real_of(x_->dtype)});
+}
+
+void add_rms_norm(py::object x, py::object residual, py::object weight, py::object out, float eps,
+                  bool add_one) {
+  const Borrowed x_ = borrow(x, "x"), weight_ = borrow(weight, "weight");
+  const Borrowed residual_ = borrow(residual, "residual", Access::write);
+  const Borrowed out_ = borrow(out, "out", Access::write);
+  Shapes shapes;
+  shapes.check("x", x_.view(), kReal, {"rows", "dim"});
+  shapes.check("residual", residual_.view(), {x_->dtype}, {"rows", "dim"});
+  shapes.check("weight", weight_.view(), {x_->dtype}, {"dim"});
+  shapes.check("out", out_.view(), {x_->dtype}, {"rows", "dim"});
+  py::gil_scoped_release release;
+  kernels().rms_norm({x_->data, residual_->data, weight_->data, out_->data, shapes["rows"],
+                      shapes["dim"], eps, add_one, real_of(x_->dtype)});
+}
+
+void act_mul(py::object gate_up, py::object out, const std::string& kind) {
+  const Borrowed in_ = borrow(gate_up, "gate_up"), out_ = borrow(out, "out", Access::write);
+  CHECK_ARG(kind == "silu" || kind == "gelu_tanh", "kind is '", kind,
+            "', expected 'silu' or 'gelu_tanh'");
+  Shapes shapes;
+  shapes.check("out", out_.view(), kReal, {"rows", "dim"});
+  shapes.check("gate_up", in_.view(), {out_->dtype}, {"rows", 2 * shapes["dim"]});
+  py::gil_scoped_release release;
+  kernels().act_mul({in_->data, out_->data, shapes["rows"], shapes["dim"],
+                     kind == "silu" ? Act::silu : Act::gelu_tanh, real_of(out_->dtype)});
+}
+
+void check_heads(int32_t n_heads, int32_t n_kv_heads, int32_t head_dim) {
+  CHECK_ARG(n_kv_heads > 0 && n_heads > 0 && n_heads % n_kv_heads == 0, n_heads, " heads and ",
+            n_kv_heads, " kv heads: expected a positive multiple");
+  CHECK_ARG(head_dim > 0 && head_dim % 8 == 0 && head_dim <= kMaxHeadDim, "head_dim is ", head_dim,
+            ", expected a multiple of 8 up to ", kMaxHeadDim);
+}
+
+// The plan stays inside the pool.
+void check_plan(const AttentionPlan& plan, int64_t n_blocks) {
+  CHECK_ARG(plan.block_size == kBlockSlots, "the plan has blocks of ", plan.block_size,
+            " slots, the kernels need ", kBlockSlots);
+  for (const int32_t id : plan.block_ids)
+    CHECK_ARG(id >= 0 && id < n_blocks, "the plan reads block ", id, " of a pool of ", n_blocks);
+  for (const int32_t slot : plan.slots)
+    CHECK_ARG(slot >= 0 && slot / kBlockSlots < n_blocks, "the plan writes slot ", slot,
+              " of a pool of ", n_blocks, " blocks");
+}
+
+void rope_store(py::object qkv, const AttentionPlan& plan, py::object cos, py::object sin,
+                py::object q_out, py::object kv_layer, int32_t n_heads, int32_t n_kv_heads,
+                int32_t head_dim, py::object q_norm, py::object k_norm, float eps,
+                bool norm_add_one) {
+  check_heads(n_heads, n_kv_heads, head_dim);
+  const Borrowed qkv_ = borrow(qkv, "qkv"), cos_ = borrow(cos, "cos"), sin_ = borrow(sin, "sin");
+  const Borrowed q_ = borrow(q_out, "q_out", Access::write);
+  const Borrowed kv_ = borrow(kv_layer, "kv_layer", Access::write);
+  const int64_t dim = head_dim, rows = plan.n_rows;
+  Shapes shapes;
+  shapes.check("qkv", qkv_.view(), kReal, {rows, (n_heads + 2 * n_kv_heads) * dim});
+  shapes.check("q_out", q_.view(), {qkv_->dtype}, {rows, n_heads * dim});
+  shapes.check("kv_layer", kv_.view(), {qkv_->dtype},
+               {"blocks", int64_t{n_kv_heads}, int64_t{2}, kBlockSlots * dim});
+  shapes.check("cos", cos_.view(), {DType::f32}, {"positions", dim / 2});
+  shapes.check("sin", sin_.view(), {DType::f32}, {"positions", dim / 2});
+  const Borrowed q_norm_ = borrow_optional(q_norm, "q_norm", shapes, qkv_->dtype, dim);
+  const Borrowed k_norm_ = borrow_optional(k_norm, "k_norm", shapes, qkv_->dtype, dim);
+  check_plan(plan, shapes["blocks"]);
+  for (const int32_t position : plan.positions)
+    CHECK_ARG(position < shapes["positions"], "position ", position, " is beyond the ",
+              shapes["positions"], " positions of the cos and sin tables");
+  py::gil_scoped_release release;
+  kernels().rope_store({qkv_->data, plan.positions.data(), plan.slots.data(), cos_.as<float>(),
+                        sin_.as<float>(), q_->data, kv_->data, q_norm_->data, k_norm_->data, rows,
+                        n_heads, n_kv_heads, head_dim, eps, norm_add_one, real_of(qkv_->dtype)});
+}
+
+// Scratch memory of tree_attention: grows, and serves one call at a time.
+class Workspace {
+ public:
+  float* get(size_t size) {
+    if (size > size_) memory_.reset(new float[size_ = size]);
+    return memory_.get();
+  }
+
+ private:
+  size_t size_ = 0;
+  std::unique_ptr<float[]> memory_;
+};
+
+void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan, py::object out,
+                    float scale, int32_t window, float softcap, Workspace* workspace) {
+  const Borrowed q_ = borrow(q, "q"), kv_ = borrow(kv_layer, "kv_layer");
+  const Borrowed out_ = borrow(out, "out", Access::write);
+  Shapes shapes;
+  shapes.check("kv_layer", kv_.view(), kReal, {"blocks", "kv_heads", int64_t{2}, "block"});
+  const int64_t dim = shapes["block"] / kBlockSlots, rows = plan.n_rows;
+  shapes.check("q", q_.view(), {kv_->dtype}, {rows, "width"});
+  shapes.check("out", out_.view(), {kv_->dtype}, {rows, "width"});
+  const int32_t n_heads = static_cast<int32_t>(shapes["width"] / std::max<int64_t>(dim, 1));
+  check_heads(n_heads, static_cast<int32_t>(shapes["kv_heads"]), static_cast<int32_t>(dim));
+  CHECK_ARG(n_heads * dim == shapes["width"] && dim * kBlockSlots == shapes["block"], "q of width ",
+            shapes["width"], " does not fit kv_layer ", shape_text(kv_.view()));
+  CHECK_ARG(window >= 0 && softcap >= 0, "window is ", window, " and softcap ", softcap,
+            ", expected 0 (off) or more");
+  check_plan(plan, shapes["blocks"]);
+  for (const WorkItem& item : plan.items)
+    CHECK_ARG(item.key_count <= kMaxItemKeys, "a work item has ", item.key_count,
+              " keys, the kernel takes ", kMaxItemKeys, ": plan with chunk_slots <= ", kMaxItemKeys);
+  py::gil_scoped_release release;
+  const size_t states = static_cast<size_t>(plan.n_partials) * n_heads;
+  Workspace own;
+  float* memory = (workspace ? workspace : &own)->get(states * (dim + 2));
+  kernels().tree_attention({q_->data, kv_->data, out_->data, plan.items.data(),
+                            plan.block_ids.data(), plan.positions.data(),
+                            plan.row_partial_begin.data(), plan.row_partials.data(), memory,
+                            memory + states * dim, rows, plan.n_items, n_heads,
+                            static_cast<int32_t>(shapes["kv_heads"]), static_cast<int32_t>(dim),
+                            scale, window, softcap, real_of(q_->dtype)});
+}
+
+void gemm(py::object x, const PackedWeight& packed, py::object out, py::object bias) {
+  const Borrowed x_ = borrow(x, "x"), out_ = borrow(out, "out", Access::write);
+  Shapes shapes;
+  shapes.check("x", x_.view(), kReal, {"rows", packed.k()});
+  shapes.check("out", out_.view(), kReal, {"rows", packed.n()});
+  const Borrowed bias_ = borrow_optional(bias, "bias", shapes, x_->dtype, packed.n());
+  py::gil_scoped_release release;
+  const int64_t rows = shapes["rows"];
+  const std::unique_ptr<float[]> scratch(new float[rows * (packed.k() + packed.k() % 2)]);
+  kernels().gemm({x_->data, packed.panels(), bias_->data, out_->data, scratch.get(), rows,
+                  packed.n(), packed.k(), real_of(x_->dtype), real_of(packed.dtype()),
+                  real_of(out_->dtype)});
+}
+
+py::array_t<float> prm_probability(py::object logits, const std::string& kind) {
+  const Borrowed logits_ = borrow(logits, "logits");
+  const bool pair = kind == "softmax0" || kind == "softmax1";
+  CHECK_ARG(pair || kind == "sigmoid" || kind == "raw", "kind is '", kind,
+            "', expected 'sigmoid', 'softmax0', 'softmax1' or 'raw'");
+  Shapes shapes;
+  shapes.check("logits", logits_.view(), kReal, {"rows", int64_t{pair ? 2 : 1}});
+  const int64_t rows = shapes["rows"];
+  const auto value = [&](int64_t i) -> double {
+    if (logits_->dtype == DType::f32) return logits_.as<float>()[i];
+    return std::bit_cast<float>(static_cast<uint32_t>(logits_.as<uint16_t>()[i]) << 16);
+  };
+  py::array_t<float> out(rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    double x = pair ? value(2 * row) - value(2 * row + 1) : value(row);
+    if (kind == "softmax1") x = -x;
+    out.mutable_at(row) = static_cast<float>(kind == "raw" ? x : 1 / (1 + std::exp(-x)));
+  }
+  return out;
+}
+
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+void begin(HeadSampler& sampler, const Array<uint64_t>& seeds, const Array<uint64_t>& lineages,
+           const Array<int32_t>& positions, const Array<float>& temperature,
+           const Array<float>& top_p, const Array<int32_t>& top_k, const Array<float>& min_p) {
+  const auto check = [&](const py::array& array, const char* name) {
+    CHECK_ARG(array.ndim() == 1 && array.size() == seeds.size(), name, " has ", array.ndim(),
+              " axes and ", array.size(), " values, expected one value for each of ", seeds.size(),
+              " rows");
+  };
+  check(seeds, "seeds"), check(lineages, "lineages"), check(positions, "positions");
+  check(temperature, "temperature"), check(top_p, "top_p"), check(top_k, "top_k");
+  check(min_p, "min_p");
+  std::vector<DrawSpec> specs(seeds.size());
+  for (py::ssize_t i = 0; i < seeds.size(); ++i)
+    specs[i] = {seeds.at(i), lineages.at(i), positions.at(i), temperature.at(i),
+                top_p.at(i), top_k.at(i), min_p.at(i)};
+  sampler.begin(specs);
+}
+
+void tile(HeadSampler& sampler, py::object logits, int64_t first_word, float softcap) {
+  const Borrowed logits_ = borrow(logits, "logits");
+  py::gil_scoped_release release;
+  sampler.tile(logits_.view(), first_word, softcap);
+}
+
+py::tuple finish(HeadSampler& sampler) {
+  py::array_t<int32_t> tokens(sampler.rows());
+  py::array_t<float> logprobs(sampler.rows());
+  int32_t* token_data = tokens.mutable_data();
+  float* logprob_data = logprobs.mutable_data();
+  {
+    py::gil_scoped_release release;
+    sampler.finish(token_data, logprob_data);
+  }
+  return py::make_tuple(tokens, logprobs);
+}
+
+void bind_layers(py::module_& module) {
+  module.def("rms_norm", &rms_norm, "x"_a, "weight"_a, "out"_a, "eps"_a, "add_one"_a = false,
+             "out = x / rms(x) * weight; x, out: [rows, dim] fp32|bf16; add_one: the weight is "
+             "stored as w - 1.");
+  module.def("add_rms_norm", &add_rms_norm, "x"_a, "residual"_a, "weight"_a, "out"_a, "eps"_a,
+             "add_one"_a = false,
+             "residual += x in place, then out = rms_norm(residual); all [rows, dim].");
+  module.def("act_mul", &act_mul, "gate_up"_a, "out"_a, "kind"_a,
+             "out = act(gate) * up; gate_up: [rows, 2 * dim], kind: 'silu' or 'gelu_tanh'.");
+  module.def("rope_store", &rope_store, "qkv"_a, "plan"_a, "cos"_a, "sin"_a, "q_out"_a,
+             "kv_layer"_a, "n_heads"_a, "n_kv_heads"_a, "head_dim"_a, "q_norm"_a = py::none(),
+             "k_norm"_a = py::none(), "eps"_a = 0.0f, "norm_add_one"_a = false,
+             "Rotates q into q_out and k into the pool, copies v into the pool. qkv: [rows, "
+             "(n_heads + 2 * n_kv_heads) * head_dim]; cos, sin: fp32 [positions, head_dim / 2]; "
+             "kv_layer: [block, kv_head, 2, 32 * head_dim]; q_norm, k_norm: [head_dim] RMS norms "
+             "of each head before the rotation.");
+  py::class_<Workspace>(module, "Workspace", "Scratch memory that tree_attention may reuse.")
+      .def(py::init<>());
+  module.def("tree_attention", &tree_attention, "q"_a, "kv_layer"_a, "plan"_a, "out"_a, "scale"_a,
+             "window"_a = 0, "softcap"_a = 0.0f, "workspace"_a = nullptr,
+             "Attention of the plan's rows over their paths; q, out: [rows, n_heads * head_dim]. "
+             "window w > 0: the last w keys; softcap c > 0: scores become c * tanh(s / c). A "
+             "workspace saves allocations and serves one call at a time.");
+}
+
+void bind_head(py::module_& module) {
+  py::class_<PackedWeight>(module, "PackedWeight", "A weight [out, in] packed for gemm.")
+      .def(py::init([](py::object weight) { return PackedWeight(borrow(weight, "weight").view()); }),
+           "weight"_a)
+      .def_property_readonly("shape", [](const PackedWeight& w) { return py::make_tuple(w.n(), w.k()); })
+      .def_property_readonly("nbytes", &PackedWeight::bytes);
+  module.def("gemm", &gemm, "x"_a, "packed"_a, "out"_a, "bias"_a = py::none(),
+             "out = x @ weight.T + bias; x: [rows, in], out: [rows, out], fp32 or bf16 each; bias "
+             "of x's dtype. A row's bits do not depend on the other rows.");
+  module.def("prm_probability", &prm_probability, "logits"_a, "kind"_a,
+             "P(good) as fp32 [rows] of logits [rows, 1] ('sigmoid', 'raw') or [rows, 2] "
+             "('softmax0', 'softmax1': which class is good).");
+  py::class_<HeadSampler>(module, "HeadSampler", "Draws tokens from logits in vocabulary tiles.")
+      .def(py::init<int64_t, int64_t>(), "max_rows"_a, "vocab_size"_a)
+      .def("begin", &begin, "seeds"_a, "lineages"_a, "positions"_a, "temperature"_a, "top_p"_a,
+           "top_k"_a, "min_p"_a,
+           "Starts one draw per row; all [rows]. temperature 0 is greedy; top_p 1, top_k 0 and "
+           "min_p 0 switch a filter off.")
+      .def("tile", &tile, "logits"_a, "first_word"_a, "softcap"_a = 0.0f,
+           "Logits [rows, words] from word first_word on. Tiles come in order; all but the last "
+           "hold a multiple of 1024 words.")
+      .def("finish", &finish,
+           "(tokens [rows] int32, logprobs [rows] fp32 at temperature 1 without filters).");
+}
+
+}  // namespace
+
+void bind_cpu(py::module_& module) {
+  module.def("isa", &isa, "The instruction set of the kernels in use.");
+  module.def("supported_isas", &supported_isas, "Those that this CPU runs, the best last.");
+  module.def("_use_isa", &use_isa, "name"_a, "Changes the instruction set, for tests.");
+  bind_layers(module);
+  bind_head(module);
+}
+
+}  // namespace branchwise

@@ -1,0 +1,212 @@
+// out = x * W^T + bias with W packed in panels of 32 columns, bf16 or fp32, fp32 accumulation.
+//
+// Panels: bf16 [n / 32][k / 2][32][2] (a 32-bit lane holds two steps of k, so that one shift or
+// one mask makes fp32), fp32 [n / 32][k][32]. x is repacked as [group of rows][k][rows]. Each
+// output is one chain of fused multiply-adds over k in order: neither the number of rows nor their
+// grouping changes its bits. A thread owns whole panels and keeps their slice of k in L2.
+#include "cpu/isa_entry.h"
+#include "cpu/simd.h"
+
+namespace branchwise::BRANCHWISE_ISA {
+namespace {
+
+constexpr int kMaxRows = kRegisters == 32 ? 14 : 6;  // rows of a micro tile: x 2 accumulators
+constexpr int kSlice = 512;                          // steps of k per pass over the rows
+constexpr int kRowBlock = 8 * kMaxRows;              // rows of one parallel task
+constexpr int64_t kMinParallelWork = 1 << 16;        // multiply-adds
+
+// x as the micro tile wants it: fp32, or pairs of bf16 for the dot-product instruction.
+struct Fp32Weights {
+  using Element = float;
+  static constexpr int kStep = 1;
+  static constexpr bool kPairs = false;
+};
+struct Bf16Weights {
+  using Element = Bf16;
+  static constexpr int kStep = 2;
+  static constexpr bool kPairs = false;
+};
+#if defined(__AVX512BF16__)
+struct Bf16Pairs {
+  using Element = Bf16;
+  static constexpr int kStep = 2;
+  static constexpr bool kPairs = true;
+};
+#endif
+
+struct Grouping {  // rows in the fewest groups of at most kMaxRows, of nearly equal size
+  int64_t rows, n_groups;
+  int64_t begin(int64_t group) const { return group * rows / n_groups; }
+};
+
+// c[m][kVecs * kLanes] += a[k][m] * panel columns, over `steps` steps of k.
+template <int m, int kVecs, typename Format>
+void micro(const float* a, const void* panel, int64_t steps, float* c) {
+  Vec sum[m][kVecs];
+#pragma GCC unroll 16
+  for (int i = 0; i < m; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) sum[i][v] = load(c + i * kPanelWidth + v * kLanes);
+  const uint32_t* bits = static_cast<const uint32_t*>(panel);
+  for (int64_t k = 0; k < steps; k += Format::kStep, bits += kPanelWidth) {
+    Vec even[kVecs], odd[kVecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+      const UVec word = *reinterpret_cast<const UVecAt*>(bits + v * kLanes);
+      even[v] = (Format::kStep == 2 && !Format::kPairs) ? (Vec)(word << 16) : (Vec)word;
+      odd[v] = (Vec)(word & 0xffff0000u);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; ++i) {
+      const Vec x = splat(a[i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) {
+#if defined(__AVX512BF16__)
+        if constexpr (Format::kPairs) {
+          const __m512i pair = _mm512_set1_epi32(__builtin_bit_cast(int32_t, a[i]));
+          sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)pair, (__m512bh)even[v]);
+          continue;
+        }
+#endif
+        sum[i][v] = fma(x, even[v], sum[i][v]);
+      }
+    }
+    a += m;
+    if constexpr (Format::kStep == 2 && !Format::kPairs) {
+#pragma GCC unroll 16
+      for (int i = 0; i < m; ++i) {
+        const Vec x = splat(a[i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVecs; ++v) sum[i][v] = fma(x, odd[v], sum[i][v]);
+      }
+      a += m;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < m; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) store(c + i * kPanelWidth + v * kLanes, sum[i][v]);
+}
+
+// One group of m rows against all 32 columns of a panel's slice.
+template <int m, typename Format>
+void group_times_panel(const float* a, const void* panel, int64_t steps, float* c) {
+  constexpr int kVecs = m <= 2 && 4 * kLanes <= kPanelWidth ? 4 : 2;
+  for (int column = 0; column < kPanelWidth; column += kVecs * kLanes)
+    micro<m, kVecs, Format>(a, static_cast<const uint32_t*>(panel) + column, steps, c + column);
+}
+
+template <typename Format>
+void dispatch(int64_t m, const float* a, const void* panel, int64_t steps, float* c) {
+  switch (m) {
+    case 1: return group_times_panel<1, Format>(a, panel, steps, c);
+    case 2: return group_times_panel<2, Format>(a, panel, steps, c);
+    case 3: return group_times_panel<3, Format>(a, panel, steps, c);
+    case 4: return group_times_panel<4, Format>(a, panel, steps, c);
+    case 5: return group_times_panel<5, Format>(a, panel, steps, c);
+    case 6: return group_times_panel<6, Format>(a, panel, steps, c);
+#if defined(__AVX512F__)
+    case 7: return group_times_panel<7, Format>(a, panel, steps, c);
+    case 8: return group_times_panel<8, Format>(a, panel, steps, c);
+    case 9: return group_times_panel<9, Format>(a, panel, steps, c);
+    case 10: return group_times_panel<10, Format>(a, panel, steps, c);
+    case 11: return group_times_panel<11, Format>(a, panel, steps, c);
+    case 12: return group_times_panel<12, Format>(a, panel, steps, c);
+    case 13: return group_times_panel<13, Format>(a, panel, steps, c);
+    case 14: return group_times_panel<14, Format>(a, panel, steps, c);
+#endif
+  }
+}
+
+// a[k][m] of rows [begin, begin + m): fp32, or two bf16 per word; zeros up to k_padded.
+template <typename Format, typename X>
+void pack_rows(const GemmArgs& args, int64_t begin, int64_t m, int64_t words, float* a) {
+  for (int64_t i = 0; i < m; ++i) {
+    const X* x = static_cast<const X*>(args.x) + (begin + i) * args.k;
+    if constexpr (Format::kPairs) {
+      const auto bits = [&](int64_t k) { return k < args.k ? x[k].bits : uint16_t{0}; };
+      for (int64_t w = 0; w < words; ++w)
+        a[w * m + i] = __builtin_bit_cast(
+            float, bits(2 * w) | static_cast<uint32_t>(bits(2 * w + 1)) << 16);
+    } else {
+      for (int64_t k = 0; k < args.k; ++k) a[k * m + i] = to_float(x[k]);
+      for (int64_t k = args.k; k < words; ++k) a[k * m + i] = 0;
+    }
+  }
+}
+
+template <typename X, typename Out>
+BW_INLINE void write_row(const GemmArgs& args, const float* c, int64_t row, int64_t column) {
+  Out* out = static_cast<Out*>(args.out) + row * args.n + column;
+  const X* bias = args.bias ? static_cast<const X*>(args.bias) + column : nullptr;
+  const int64_t width = args.n - column < kPanelWidth ? args.n - column : kPanelWidth;
+  for_lanes(width, [&](int64_t i, int lanes) {
+    Vec sum = load(c + i);
+    if (bias) sum += load_up_to(bias + i, lanes);
+    store_up_to(out + i, sum, lanes);
+  });
+}
+
+template <typename Format, typename X, typename Out>
+void gemm_typed(const GemmArgs& args) {
+  const Grouping groups = {args.rows, (args.rows + kMaxRows - 1) / kMaxRows};
+  const int64_t k_padded = (args.k + Format::kStep - 1) / Format::kStep * Format::kStep;
+  const int64_t words = Format::kPairs ? k_padded / 2 : k_padded;  // of a packed row
+  const int64_t panel_words = k_padded / Format::kStep * kPanelWidth;
+  const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
+  const int64_t block_groups = kRowBlock / kMaxRows;
+  const int64_t n_blocks = (groups.n_groups + block_groups - 1) / block_groups;
+#pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
+  {
+#pragma omp for schedule(static)
+    for (int64_t g = 0; g < groups.n_groups; ++g) {
+      const int64_t begin = groups.begin(g);
+      pack_rows<Format, X>(args, begin, groups.begin(g + 1) - begin, words,
+                           args.scratch + begin * words);
+    }
+    float c[kRowBlock * kPanelWidth];
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t p = 0; p < n_panels; ++p)
+      for (int64_t block = 0; block < n_blocks; ++block) {
+        const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * panel_words;
+        const int64_t first = block * block_groups;
+        const int64_t last = first + block_groups < groups.n_groups ? first + block_groups
+                                                                    : groups.n_groups;
+        const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
+        for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) c[i] = 0;
+        for (int64_t k = 0; k < k_padded; k += kSlice) {
+          const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
+          const uint32_t* slice = panel + k / Format::kStep * kPanelWidth;
+          for (int64_t g = first; g < last; ++g) {
+            const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
+            const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
+            dispatch<Format>(m, a, slice, steps, c + (begin - row_begin) * kPanelWidth);
+          }
+        }
+        for (int64_t row = row_begin; row < row_end; ++row)
+          write_row<X, Out>(args, c + (row - row_begin) * kPanelWidth, row, p * kPanelWidth);
+      }
+  }
+}
+
+template <typename Format, typename X>
+void gemm_out(const GemmArgs& args) {
+  args.out_dtype == Real::f32 ? gemm_typed<Format, X, float>(args)
+                              : gemm_typed<Format, X, Bf16>(args);
+}
+
+}  // namespace
+
+void gemm(const GemmArgs& args) {
+  if (args.weight_dtype == Real::f32)
+    return args.x_dtype == Real::f32 ? gemm_out<Fp32Weights, float>(args)
+                                     : gemm_out<Fp32Weights, Bf16>(args);
+  if (args.x_dtype == Real::f32) return gemm_out<Bf16Weights, float>(args);
+#if defined(__AVX512BF16__)
+  return gemm_out<Bf16Pairs, Bf16>(args);
+#else
+  return gemm_out<Bf16Weights, Bf16>(args);
+#endif
+}
+
+}  // namespace branchwise::BRANCHWISE_ISA

@@ -1,0 +1,133 @@
+// The table of kernels: one function pointer each, filled once per instruction set.
+//
+// Arguments are raw pointers to contiguous memory that the caller has checked. fp32 accumulation
+// everywhere; the bits of a row depend on that row alone, never on other rows or on the threads.
+#pragma once
+
+#include <cstdint>
+
+namespace branchwise {
+
+struct WorkItem;
+
+enum class Real : uint8_t { f32, bf16 };
+
+inline constexpr int kBlockSlots = 32;     // KV slots of a block: keys are scored 32 at a time
+inline constexpr int kMaxItemKeys = 256;   // keys of one attention work item
+inline constexpr int kMaxHeadDim = 512;
+inline constexpr int kPanelWidth = 32;     // output columns of a packed weight panel
+inline constexpr int kHeadChunk = 1024;    // words whose logits are reduced as one unit
+
+// out = norm(x), or with a residual: residual += x, out = norm(residual). x: [rows, dim]
+struct NormArgs {
+  const void* x;
+  void* residual;  // null: plain norm
+  const void* weight;
+  void* out;
+  int64_t rows, dim;
+  float eps;
+  bool add_one;  // the weight is stored as w - 1
+  Real dtype;
+};
+
+// out = act(gate) * up; gate_up: [rows, 2 * dim], gate first.
+enum class Act : uint8_t { silu, gelu_tanh };
+struct ActArgs {
+  const void* gate_up;
+  void* out;
+  int64_t rows, dim;
+  Act act;
+  Real dtype;
+};
+
+// Splits qkv into q (rotated, to q_out) and K, V (K rotated, both to the pool at slots[row]).
+struct RopeArgs {
+  const void* qkv;
+  const int32_t* positions;
+  const int32_t* slots;
+  const float *cos, *sin;  // [max_positions, head_dim / 2]
+  void* q_out;
+  void* kv;  // [block, kv_head, 2, 32 * head_dim]
+  const void *q_norm, *k_norm;  // [head_dim] or null
+  int64_t rows;
+  int32_t n_heads, n_kv_heads, head_dim;
+  float eps;
+  bool norm_add_one;
+  Real dtype;
+};
+
+struct AttentionArgs {
+  const void* q;
+  const void* kv;
+  void* out;
+  const WorkItem* items;
+  const int32_t *block_ids, *positions, *row_partial_begin, *row_partials;
+  float* partials;  // [n_partials, n_heads, head_dim]: o, not yet divided by d
+  float* stats;     // [n_partials, n_heads, 2]: m (base 2) and d
+  int64_t n_rows, n_items;
+  int32_t n_heads, n_kv_heads, head_dim;
+  float scale;
+  int32_t window;  // 0: no limit
+  float softcap;   // 0: none
+  Real dtype;
+};
+
+// out[rows, n] = x[rows, k] * weight[n, k]^T + bias
+struct GemmArgs {
+  const void* x;
+  const void* panels;
+  const void* bias;  // [n] of x_dtype, or null
+  void* out;
+  float* scratch;  // [rows * k_padded]
+  int64_t rows, n, k;
+  Real x_dtype, weight_dtype, out_dtype;
+};
+
+// What a row of the head looks for.
+enum class Draw : uint8_t {
+  greedy,      // the largest logit
+  gumbel,      // the largest logit / T + Gumbel noise
+  candidates,  // the words that a filter may keep, for the exact choice at the end
+};
+struct HeadRow {
+  uint64_t seed, lineage;
+  uint32_t position;
+  Draw draw;
+  bool wants_mass;          // also reduce exp(logit / T)
+  float inv_temperature;
+  float floor;  // gumbel: scores below cannot win; candidates: logits / T below cannot matter
+};
+
+// What up to kHeadChunk words contribute to a row.
+struct HeadChunk {
+  float max, sum;      // of raw logits: sum of exp(logit - max)
+  float z_max, z_sum;  // the same for logits / T, if wants_mass or candidates (z_max only)
+  float score;         // greedy and gumbel: the best word, or word = -1
+  float logit;
+  int32_t word;
+  int32_t n_candidates;
+};
+
+struct HeadChunkArgs {
+  const void* logits;
+  Real dtype;
+  int32_t n_words, first_word;
+  float softcap;
+  float* candidate_logits;  // [kHeadChunk + 64]
+  int32_t* candidate_words;
+};
+
+struct Kernels {
+  void (*rms_norm)(const NormArgs&);
+  void (*act_mul)(const ActArgs&);
+  void (*rope_store)(const RopeArgs&);
+  void (*tree_attention)(const AttentionArgs&);
+  void (*gemm)(const GemmArgs&);
+  void (*head_chunk)(const HeadRow&, const HeadChunkArgs&, HeadChunk&);
+  // weights[i] = exp(logits[i] / T - z_max)
+  void (*head_weights)(const HeadRow&, const float* logits, int64_t n, float z_max, float* weights);
+  // Index of the largest logits[i] / T + noise of words[i]; the first such if tied; -1 if none.
+  int64_t (*head_gumbel)(const HeadRow&, const float* logits, const int32_t* words, int64_t n);
+};
+
+}  // namespace branchwise

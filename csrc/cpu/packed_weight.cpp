@@ -1,0 +1,56 @@
+// Packs weights: bf16 as [n / 32][k / 2][32][2], fp32 as [n / 32][k][32], padded with zeros.
+#include "cpu/packed_weight.h"
+
+#include <cstdlib>
+#include <new>
+
+namespace branchwise {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+// steps: 2 for bf16 (a lane of 32 bits holds two steps of k), 1 for fp32.
+template <typename T, int steps>
+void pack(const T* weight, int64_t n, int64_t k, T* panels) {
+  const int64_t n_panels = (n + kPanelWidth - 1) / kPanelWidth, rows = (k + steps - 1) / steps;
+#pragma omp parallel for schedule(static)
+  for (int64_t p = 0; p < n_panels; ++p) {
+    T* panel = panels + p * rows * kPanelWidth * steps;
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t column = 0; column < kPanelWidth; ++column)
+        for (int step = 0; step < steps; ++step) {
+          const int64_t i = p * kPanelWidth + column, j = row * steps + step;
+          *panel++ = i < n && j < k ? weight[i * k + j] : T{};
+        }
+  }
+}
+
+}  // namespace
+
+Real real_of(DType dtype) {
+  CHECK_STATE(dtype == DType::f32 || dtype == DType::bf16, "no kernel for ", dtype_name(dtype));
+  return dtype == DType::f32 ? Real::f32 : Real::bf16;
+}
+
+void PackedWeight::Free::operator()(void* p) const { std::free(p); }
+
+PackedWeight::PackedWeight(const TensorView& weight) {
+  Shapes shapes;
+  shapes.check("weight", weight, {DType::f32, DType::bf16}, {"out", "in"});
+  n_ = shapes["out"], k_ = shapes["in"], dtype_ = weight.dtype;
+  CHECK_ARG(n_ > 0 && k_ > 0, "weight has shape ", shape_text(weight), ": it is empty");
+  const size_t size = (bytes() + kAlignment - 1) / kAlignment * kAlignment;
+  panels_.reset(std::aligned_alloc(kAlignment, size));
+  if (!panels_) throw std::bad_alloc();
+  if (dtype_ == DType::f32)
+    pack<float, 1>(weight.as<float>(), n_, k_, static_cast<float*>(panels_.get()));
+  else
+    pack<uint16_t, 2>(weight.as<uint16_t>(), n_, k_, static_cast<uint16_t*>(panels_.get()));
+}
+
+int64_t PackedWeight::bytes() const {
+  const int64_t columns = (n_ + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
+  return columns * (dtype_ == DType::f32 ? k_ : (k_ + 1) / 2) * 4;
+}
+
+}  // namespace branchwise
