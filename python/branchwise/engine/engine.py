@@ -19,7 +19,7 @@ from branchwise.engine.branch import Branch, StepLimits, Tree
 from branchwise.engine.kv import KvCache, worst_case_blocks
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
-from branchwise.errors import ConfigError, InputError, StaleNodeError
+from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeError
 from branchwise.models.decoder import Decoder
 from branchwise.text.steps import StepDetector
 from branchwise.text.tokenizer import Tokenizer
@@ -87,7 +87,7 @@ class StepEngine:
             return None
         self.kv.reserve(blocks)
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
-        tree = Tree(root, sampling, seed, self._detector(delimiter), limits, len(prompt), blocks, width=branches)
+        tree = Tree(root, sampling, seed, self.detector(delimiter), limits, len(prompt), blocks, width=branches)
         tree.branches[root] = Branch(root, None, self.kv.tree.add_root(), len(prompt), list(prompt))
         root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
         return tree
@@ -113,6 +113,10 @@ class StepEngine:
         self._growing = deque(item for item in self._growing if item.branch is not branch)
         self.kv.tree.prune(branch.handle)
         self._let_go(tree, branch)
+
+    def cancel(self, tree: Tree) -> None:
+        """Forget what is queued for a tree but has not begun."""
+        self._openings = deque(item for item in self._openings if item.tree is not tree)
 
     def close(self, tree: Tree) -> None:
         """Free everything a tree holds. Closing twice is allowed."""
@@ -145,9 +149,17 @@ class StepEngine:
     def poll(self) -> list[tuple[Tree, Node]]:
         """Run one decode iteration and return the steps it finished."""
         growing, openings = self._next_batch()
-        fed = [opening for opening in openings if opening.branch.pending]
-        feeds = [self._feed(item.tree, item.branch, 1) for item in growing] + self._opening_feeds(fed)
-        hidden = self.runner.forward(feeds) if feeds else self._no_rows
+        fed = list({opening.branch: opening for opening in openings if opening.branch.pending}.values())
+        feeds = [Feed(item.branch.handle, item.branch.pending) for item in growing] + self._opening_feeds(fed)
+        try:
+            hidden = self.runner.forward(feeds) if feeds else self._no_rows
+        except OutOfMemory:  # nothing was appended: put everything back, so that the caller can free and go on
+            self._growing.extendleft(reversed(growing))
+            self._openings.extendleft(reversed(openings))
+            raise
+        for item, feed in zip([*growing, *fed], feeds, strict=True):
+            item.branch.pending = item.branch.pending[len(feed.tokens) :]
+            item.tree.hold(len(feed.tokens))
         self._keep_hidden(fed, hidden[len(growing) :])
         children = self._fork_ready(openings)
         active = growing + children
@@ -167,13 +179,9 @@ class StepEngine:
         growing = [self._growing.popleft() for _ in range(min(self.max_rows, len(self._growing)))]
         rows, prefill = len(growing), 0
         openings: list[Opening] = []
-        busy: set[Branch] = set()
         while self._openings and rows < self.max_rows and prefill < self.prefill_rows:
-            opening = self._openings[0]
-            if opening.branch in busy:  # its hidden state is being computed for an earlier wish
-                break
-            openings.append(self._openings.popleft())
-            busy.add(opening.branch)
+            opening = self._openings.popleft()
+            openings.append(opening)
             prefill += len(opening.branch.pending)
             rows += opening.n
         return growing, openings
@@ -182,15 +190,9 @@ class StepEngine:
         """Up to `prefill_rows` pending tokens of the openings; a long prompt takes several iterations."""
         feeds, room = [], self.prefill_rows
         for opening in openings:
-            feed = self._feed(opening.tree, opening.branch, max(1, room))
-            room -= len(feed.tokens)
-            feeds.append(feed)
+            feeds.append(Feed(opening.branch.handle, opening.branch.pending[: max(1, room)]))
+            room -= len(feeds[-1].tokens)
         return feeds
-
-    def _feed(self, tree: Tree, branch: Branch, limit: int) -> Feed:
-        tokens, branch.pending = branch.pending[:limit], branch.pending[limit:]
-        tree.hold(len(tokens))
-        return Feed(branch.handle, tokens)
 
     def _keep_hidden(self, openings: list[Opening], hidden: Tensor) -> None:
         """Remember the hidden state of every node whose last token was just fed, and close the node's KV."""
@@ -262,7 +264,8 @@ class StepEngine:
             cost.generated_tokens += rows
             cost.kv_bytes_read += share * rows
 
-    def _detector(self, delimiter: str) -> StepDetector:
+    def detector(self, delimiter: str) -> StepDetector:
+        """The step detector of a delimiter; its automaton is shared by all trees."""
         if delimiter not in self._detectors:
             self._detectors[delimiter] = StepDetector(self.tokenizer, delimiter)
         return self._detectors[delimiter]

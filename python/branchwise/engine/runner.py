@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from branchwise.engine.kv import KvCache
+from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
 
 
@@ -42,10 +43,9 @@ class Runner:
     def forward(self, feeds: list[Feed]) -> Tensor:
         """Append every feed to its node and return the hidden state after the last token of each.
 
-        Returns [len(feeds), hidden], in the order of `feeds`.
+        Returns [len(feeds), hidden], in the order of `feeds`. OutOfMemory: nothing was appended.
         """
-        for feed in feeds:
-            self.kv.tree.append(feed.handle, len(feed.tokens))
+        self._reserve(feeds)
         handles = np.fromiter((feed.handle for feed in feeds), np.int64, len(feeds))
         counts = np.fromiter((len(feed.tokens) for feed in feeds), np.int32, len(feeds))
         plan = self.kv.planner.build(handles, counts)
@@ -56,6 +56,17 @@ class Runner:
         last_rows = np.empty(len(feeds), np.int64)
         last_rows[order] = np.cumsum(counts[order]) - 1
         return hidden[torch.from_numpy(last_rows)]
+
+    def _reserve(self, feeds: list[Feed]) -> None:
+        """Make room for all feeds or for none."""
+        tree = self.kv.tree
+        for done, feed in enumerate(feeds):
+            try:
+                tree.append(feed.handle, len(feed.tokens))
+            except OutOfMemory:
+                for other in feeds[:done]:
+                    tree.truncate(other.handle, tree.length(other.handle) - len(other.tokens))
+                raise
 
     def _count(self, rows: int, slots_read: int, slots_unshared: int) -> None:
         self.last_bytes_read = slots_read * self.kv.slot_bytes

@@ -26,7 +26,7 @@ def load_decoder(checkpoint: Checkpoint, dtype: torch.dtype, extra: Iterable[str
     CheckpointError names every missing and every leftover tensor, and any whose shape does not fit the config.
     """
     config = decoder_config(checkpoint.config, checkpoint.source)
-    reader = _Reader(checkpoint, dtype, _expected_shapes(config))
+    reader = _Reader(checkpoint, dtype, expected_shapes(config))
     reader.check_names(set(extra), head_needed=head and not config.tied)
     embedding = reader.load("model.embed_tokens.weight")
     layers = [_load_layer(reader, config, index) for index in range(config.n_layers)]
@@ -66,7 +66,7 @@ def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
     )
 
 
-def _expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of the decoder by its Hugging Face name, lm_head included."""
     hidden, head_dim, inner = config.hidden_size, config.head_dim, config.intermediate_size
     query, key = config.n_heads * head_dim, config.n_kv_heads * head_dim

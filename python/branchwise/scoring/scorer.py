@@ -31,6 +31,7 @@ class PrmTree:
     """One problem as the PRM sees it."""
 
     root: Node
+    prompt_tokens: int
     reserved_blocks: int
     twins: dict[Node, Twin] = field(default_factory=dict)
 
@@ -62,7 +63,7 @@ class Scorer:
         if not self.kv.can_reserve(blocks):
             return None
         self.kv.reserve(blocks)
-        tree = PrmTree(root, blocks)
+        tree = PrmTree(root, len(prompt), blocks)
         tree.twins[root] = Twin(root, None, len(prompt), prompt)
         self._queue.append(tree.twins[root])
         return tree

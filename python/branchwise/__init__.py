@@ -1,0 +1,66 @@
+"""branchwise: test-time search for language models, a policy and a process reward model over one shared KV tree.
+
+    import branchwise as bw
+
+    engine = bw.Engine()                      # the bundled arithmetic pair; or policy=..., prm=...
+    result = engine.solve("12+3*4-5=?", strategy="dvts", n=16, expand=4)
+    print(result.answer, result.score, result.votes)
+
+Importing it does no torch work: `Engine` and all that needs torch load on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from branchwise.errors import (
+    BranchwiseError,
+    CheckpointError,
+    ConfigError,
+    InputError,
+    OutOfMemory,
+    ResultsError,
+    StaleNodeError,
+    TokenizerError,
+)
+from branchwise.search.beam import BeamSearch
+from branchwise.search.best_of_n import BestOfN, WeightedBestOfN
+from branchwise.search.dvts import DVTS
+from branchwise.search.greedy import Greedy
+from branchwise.search.majority import Majority
+from branchwise.types import Cost, Node, Problem, Result, Sampling
+
+if TYPE_CHECKING:
+    from branchwise.api import Engine
+
+__version__ = "0.1.0"
+__all__ = [
+    "DVTS",
+    "BeamSearch",
+    "BestOfN",
+    "BranchwiseError",
+    "CheckpointError",
+    "ConfigError",
+    "Cost",
+    "Engine",
+    "Greedy",
+    "InputError",
+    "Majority",
+    "Node",
+    "OutOfMemory",
+    "Problem",
+    "Result",
+    "ResultsError",
+    "Sampling",
+    "StaleNodeError",
+    "TokenizerError",
+    "WeightedBestOfN",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Engine":
+        from branchwise.api import Engine
+
+        return Engine
+    raise AttributeError(f"module 'branchwise' has no attribute {name!r}")

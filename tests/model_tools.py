@@ -1,0 +1,28 @@
+"""Runs a decoder over whole sequences, the way transformers would."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from branchwise.config import BLOCK_SIZE
+from branchwise.engine.kv import KvCache
+from branchwise.models.decoder import Decoder
+
+
+def all_logits(model: Decoder, tokens: list[int], chunk: int = 512) -> Tensor:
+    """Logits after every token of one sequence: [tokens, vocab] fp32."""
+    kv = KvCache(model.config, len(tokens) // BLOCK_SIZE + 2, model.dtype)
+    node = kv.tree.add_root()
+    parts = []
+    for begin in range(0, len(tokens), chunk):
+        part = tokens[begin : begin + chunk]
+        kv.tree.append(node, len(part))
+        plan = kv.planner.build(np.array([node], np.int64), np.array([len(part)], np.int32))
+        hidden = model.forward(torch.tensor(part), plan, kv.pool)
+        assert model.head is not None
+        logits = torch.cat([tile(hidden).float() for tile in model.head], dim=1)
+        cap = model.config.final_softcap
+        parts.append(torch.tanh(logits / cap) * cap if cap else logits)
+    return torch.cat(parts)

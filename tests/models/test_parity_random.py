@@ -1,0 +1,57 @@
+"""Every family with random weights: logits equal transformers' in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import FAMILY_CONFIGS, SMALL, random_checkpoint
+from model_tools import all_logits
+
+from branchwise.models.load import load_decoder
+
+transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this test")
+
+LOGIT_TOLERANCE = 1e-3  # the bar of the project; fp32 sums in another order stay far below
+
+
+def oracle_logits(family: str, checkpoint, tokens: list[int]) -> torch.Tensor:
+    settings = {**SMALL, **FAMILY_CONFIGS[family]}
+    config = transformers.AutoConfig.for_model(**settings)
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    missing, unexpected = model.load_state_dict(checkpoint.tensors, strict=False)
+    assert not unexpected
+    assert set(missing) <= {"lm_head.weight"}
+    model.tie_weights()
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+@pytest.mark.parametrize("family", FAMILY_CONFIGS)
+@pytest.mark.parametrize("length", [1, 33, 150])
+def test_logits_equal_transformers(family: str, length: int) -> None:
+    checkpoint = random_checkpoint(family, seed=length)
+    tokens = torch.randint(3, 90, (length,), generator=torch.Generator().manual_seed(7)).tolist()
+    expected = oracle_logits(family, checkpoint, tokens)
+    given = all_logits(load_decoder(checkpoint, torch.float32), tokens, chunk=64)
+    assert (given - expected).abs().max() <= LOGIT_TOLERANCE
+    assert torch.equal(given.argmax(1), expected.argmax(1))
+
+
+def test_a_saved_folder_loads_and_agrees(tmp_path: Path) -> None:
+    from branchwise.weights import open_checkpoint
+
+    checkpoint = random_checkpoint("qwen2", seed=3)
+    config = transformers.AutoConfig.for_model(**{**SMALL, **FAMILY_CONFIGS["qwen2"]})
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    model.load_state_dict(checkpoint.tensors, strict=False)
+    model.tie_weights()
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    tokens = list(range(3, 60))
+    given = all_logits(load_decoder(open_checkpoint(tmp_path), torch.float32), tokens)
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0]
+    assert (given - expected).abs().max() <= LOGIT_TOLERANCE
