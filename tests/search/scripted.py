@@ -75,6 +75,7 @@ class ScriptedTree:
     cost: Cost = field(default_factory=Cost)
     held: set[Node] = field(default_factory=set)
     pruned: set[Node] = field(default_factory=set)
+    most_held: int = 0
     growing: int = 0
     closed: bool = False
 
@@ -128,6 +129,7 @@ class ScriptedEngine:
             child = Node(self.order.randrange(10**9), node, index, node.depth + 1, hash((node.lineage, index)))
             node.children.append(child)
             tree.held.add(child)
+            tree.most_held = max(tree.most_held, len(tree.held))
             self._queue.append((self.polls + self.slow(child), Event("generated", tree, child)))
 
     def score(self, tree: TreeHandle, nodes: list[Node]) -> None:
@@ -140,6 +142,7 @@ class ScriptedEngine:
         assert isinstance(tree, ScriptedTree)
         assert node in tree.held
         assert node not in tree.pruned
+        assert all(child.finish is not None for child in node.children)  # no step still grows from it
         tree.held.remove(node)
         tree.pruned.add(node)
 

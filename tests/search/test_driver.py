@@ -14,7 +14,7 @@ from branchwise.errors import CheckpointError, ConfigError, InputError, OutOfMem
 from branchwise.search import BeamSearch, BestOfN, Greedy, Majority, Progress, run
 from branchwise.search.metrics import every_choice
 from branchwise.search.tree import walk
-from branchwise.types import Expand, Problem, Sampling, SearchState, Strategy
+from branchwise.types import Expand, Expanded, Problem, Sampling, SearchState, Strategy
 from search.scripted import STRATEGIES, Script, ScriptedEngine, shape
 
 BEAM = BeamSearch(n=4, expand=2, max_steps=5)
@@ -230,6 +230,22 @@ class Greedier(Majority):
 
     def propose(self, state: SearchState) -> list[Expand]:
         return [Expand(state.root, self.n + 1)]
+
+
+@dataclass(frozen=True)
+class Ordered(BeamSearch):
+    """Checks what it observes."""
+
+    def observe(self, state: SearchState, results: list[Expanded]) -> None:
+        for result in results:
+            assert [child.index for child in result.children] == sorted(child.index for child in result.children)
+            assert all(child.parent is result.node and child.score is not None for child in result.children)
+        BeamSearch.observe(self, state, results)
+
+
+@given(st.integers(0, 99))
+def test_children_are_observed_complete_and_in_order(order: int) -> None:
+    list(run(problems(2), Ordered(n=8, expand=4), ScriptedEngine(order=random.Random(order)), max_in_flight=2))
 
 
 @dataclass(frozen=True)

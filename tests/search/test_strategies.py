@@ -106,6 +106,13 @@ def test_budget_marks_and_freed_kv(script: Script, strategy: Strategy) -> None:
     assert max(level) <= strategy.n
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: f"{strategy.name}-{strategy.n}")
+def test_kv_is_freed_as_the_search_goes(strategy: Strategy) -> None:
+    _, engine = solve(strategy, Script(eos=0, length=0))
+    # The steps that grow and the steps they grow from; the root joins them only at the first step.
+    assert engine.trees[0].most_held <= 2 * strategy.n
+
+
 def test_truncated_and_depth_limited_branches_are_flagged() -> None:
     cut, _ = solve(BeamSearch(n=4, expand=2, max_steps=3), Script(eos=0, length=0))
     assert [each.finish for each in cut.candidates] == ["length"] * 4

@@ -16,7 +16,7 @@ _UNIT = re.compile(
     r"|inch(?:es)?|foot|feet|ft|yard|mile|[mk]ph|[mk]g|(?:kilo|milli)?gram|ounce|lb|ton|lit(?:er|re)|ml"
     r"|second|sec|minute|min|hour|hr|day|week|month|year|per|people|time|way|point)s?"
 )
-_MAGNITUDE = re.compile(r"hundred|thousand|[mbtr]+illion|dozen|[ap]\.?m|pi|or|and|to|mod|base")
+_MAGNITUDE = re.compile(r"hundred|thousand|(?:[mb]|tr)illion|dozen|[ap]\.?m|pi|or|and|to|mod|base")
 
 _WRAPPED = re.compile(
     r"^(?:\$\$?(.*?)\$?\$|\\\((.*)\\\)|\\\[(.*)\\\]|\*\*(.*)\*\*|\\(?:boxed|fbox)\{(.*)\})$", re.DOTALL
