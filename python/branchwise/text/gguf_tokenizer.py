@@ -124,7 +124,7 @@ def _build_byte_level(metadata: Mapping[str, Any], tokens: list[str], types: lis
             f"tokenizer.ggml.pre is {name!r}; supported are {', '.join(PRE_TOKENIZERS)}: "
             "use the model's Hugging Face folder, whose tokenizer.json says how to split words"
         )
-    merges = [tuple(merge.split(" ", 1)) for merge in _array(metadata, "merges")]
+    merges = _merges_by_rank(tokens, _array(metadata, "merges"))
     backend = _bpe(tokens, merges, ignore_merges=pre.ignore_merges)
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -149,6 +149,20 @@ _BUILDERS: Mapping[str, Callable[[Mapping[str, Any], list[str], list[int]], Gguf
 }
 
 
+def _merges_by_rank(tokens: list[str], lines: Sequence[str]) -> list[tuple[str, str]]:
+    words = set(tokens)
+    merges = []
+    for line in lines:
+        left, _, right = line.partition(" ")
+        if left not in words or right not in words or left + right not in words:
+            raise TokenizerError(
+                f"tokenizer.ggml.merges has {line!r}, which does not join two words of the vocabulary into a third: "
+                "the file is damaged, download or convert it again"
+            )
+        merges.append((left, right))
+    return merges
+
+
 def _merges_by_score(tokens: list[str], types: list[int], scores: Sequence[float]) -> list[tuple[str, str]]:
     """Merge rules that pick the pair whose union has the highest score, as SentencePiece does without any rules.
 
@@ -166,17 +180,11 @@ def _merges_by_score(tokens: list[str], types: list[int], scores: Sequence[float
     ]
 
 
-def _bpe(tokens: list[str], merges: list[Any], **options: Any) -> Tokenizer:
+def _bpe(tokens: list[str], merges: list[tuple[str, str]], **options: Any) -> Tokenizer:
     vocabulary = {token: id for id, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise TokenizerError(
             f"tokenizer.ggml.tokens has {len(tokens) - len(vocabulary)} repeated words; every word needs its own id: "
-            "the file is damaged, download or convert it again"
-        )
-    damaged = next((merge for merge in merges if len(merge) != 2 or "".join(merge) not in vocabulary), None)
-    if damaged is not None:
-        raise TokenizerError(
-            f"tokenizer.ggml.merges has {' '.join(damaged)!r}, which does not join two words into a third; "
             "the file is damaged, download or convert it again"
         )
     return Tokenizer(models.BPE(vocabulary, merges, **options))

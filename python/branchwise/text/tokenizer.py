@@ -22,6 +22,7 @@ _NAMED_TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 class TokenizerSettings:
     """What a tokenizer knows beside its vocabulary."""
 
+    vocab_size: int
     bos_id: int | None
     eos_ids: frozenset[int]  # any of these ends a branch
     add_bos: bool  # prompts that are plain strings start with `bos_id`
@@ -47,7 +48,7 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {id: token.content.encode() for id, token in added.items()}
         self._bytes.update(dict.fromkeys(settings.silent, b""))
         self._lock = threading.Lock()  # the backend's "parse special tokens" switch is shared state
-        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size = settings.vocab_size
         self.bos_id = settings.bos_id
         self.eos_ids = settings.eos_ids
         self.add_bos = settings.add_bos
@@ -160,6 +161,7 @@ def _settings_from_config(backend: tokenizers.Tokenizer, config: Mapping[str, An
         template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
     starts_with_bos = bos_id is not None and backend.encode("").ids[:1] == [bos_id]
     return TokenizerSettings(
+        vocab_size=max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
         bos_id=bos_id,
         eos_ids=frozenset(eos_ids),
         add_bos=bos_id is not None and bool(config.get("add_bos_token", starts_with_bos)),
@@ -177,6 +179,7 @@ def _settings_from_gguf(vocabulary: GgufVocabulary, metadata: Mapping[str, Any])
     ends = {ids["eos"], *(declared_id(metadata, key, tokens) for key in ("eot", "eom"))}
     ends.update(map(vocabulary.backend.token_to_id, END_TOKENS))
     return TokenizerSettings(
+        vocab_size=len(tokens),
         bos_id=ids["bos"],
         eos_ids=frozenset(id for id in ends if id is not None),
         add_bos=ids["bos"] is not None and bool(metadata.get("tokenizer.ggml.add_bos_token", vocabulary.add_bos)),
