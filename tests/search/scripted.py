@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from branchwise.search import DVTS, BeamSearch, BestOfN, Greedy, Majority, WeightedBestOfN
-from branchwise.search.step_engine import Event, TreeHandle
+from branchwise.search.step_engine import Event
 from branchwise.search.tree import walk
-from branchwise.types import Cost, Finish, Node, Problem, Result, Sampling, Strategy
+from branchwise.types import Finish, Node, Problem, Result, Sampling, Strategy
 
 Path = tuple[int, ...]
 
@@ -70,9 +70,10 @@ class ScriptedTree:
     problem: Problem
     root: Node
     reserved: int
+    max_steps: int
+    use_scores: bool
     sampling: Sampling
     seed: int
-    cost: Cost = field(default_factory=Cost)
     held: set[Node] = field(default_factory=set)
     pruned: set[Node] = field(default_factory=set)
     most_held: int = 0
@@ -107,18 +108,19 @@ class ScriptedEngine:
     def open_trees(self) -> list[ScriptedTree]:
         return [tree for tree in self.trees if not tree.closed]
 
-    def open(self, problem: Problem, reserve_branches: int, sampling: Sampling, seed: int) -> ScriptedTree | None:
-        if sum(tree.reserved for tree in self.open_trees) + reserve_branches > self.room:
+    def open(
+        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool
+    ) -> ScriptedTree | None:
+        if sum(tree.reserved for tree in self.open_trees) + branches > self.room:
             self.refusals += 1
             return None
-        tree = ScriptedTree(problem, Node(0, None, 0, 0, 0), reserve_branches, sampling, seed)
+        tree = ScriptedTree(problem, Node(0, None, 0, 0, 0), branches, max_steps, use_scores, sampling, seed)
         tree.held.add(tree.root)
         self.trees.append(tree)
         self.most_open = max(self.most_open, len(self.open_trees))
         return tree
 
-    def expand(self, tree: TreeHandle, node: Node, n: int) -> None:
-        assert isinstance(tree, ScriptedTree)
+    def expand(self, tree: ScriptedTree, node: Node, n: int) -> None:
         assert not tree.closed
         assert node in tree.held
         assert node is tree.root or node.finish == "stop"
@@ -132,24 +134,23 @@ class ScriptedEngine:
             tree.most_held = max(tree.most_held, len(tree.held))
             self._queue.append((self.polls + self.slow(child), Event("generated", tree, child)))
 
-    def score(self, tree: TreeHandle, nodes: list[Node]) -> None:
-        assert isinstance(tree, ScriptedTree)
+    def score(self, tree: ScriptedTree, nodes: list[Node]) -> None:
         assert not tree.closed
+        assert tree.use_scores
         assert tree.held.issuperset(nodes)
         self._queue += [(self.polls, Event("scored", tree, node)) for node in nodes]
 
-    def prune(self, tree: TreeHandle, node: Node) -> None:
-        assert isinstance(tree, ScriptedTree)
+    def prune(self, tree: ScriptedTree, node: Node) -> None:
         assert node in tree.held
         assert node not in tree.pruned
         assert all(child.finish is not None for child in node.children)  # no step still grows from it
         tree.held.remove(node)
         tree.pruned.add(node)
 
-    def close(self, tree: TreeHandle) -> None:
-        assert isinstance(tree, ScriptedTree)
+    def close(self, tree: ScriptedTree) -> None:
         assert not tree.closed
         tree.closed = True
+        tree.root.cost.prefill_tokens = 7
         tree.held.clear()
         self._queue = [item for item in self._queue if item[1].tree is not tree]
 
@@ -171,5 +172,6 @@ class ScriptedEngine:
             node.score = float("nan") if path == self.nan_at else self.script.score(problem, path)
             return
         tree.growing -= 1
-        tree.cost.generated_tokens += 1
+        assert node.depth <= tree.max_steps
+        node.cost.generated_tokens += 1
         node.text, node.finish = self.script.text(problem, path), self.script.finish(problem, path)

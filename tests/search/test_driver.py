@@ -93,6 +93,8 @@ def test_temperature_seed_and_reservation_reach_the_engine() -> None:
     list(run(asked, Greedy(), engine, max_in_flight=1, sampling=sampling, seed=3))
     assert [tree.seed for tree in engine.trees] == [3, 7, 3, 7]
     assert [tree.reserved for tree in engine.trees] == [4, 4, 1, 1]
+    assert [tree.max_steps for tree in engine.trees] == [5, 5, 40, 40]
+    assert [tree.use_scores for tree in engine.trees] == [True, True, False, False]
     assert engine.trees[0].sampling == sampling
     assert engine.trees[2].sampling == Sampling(temperature=0.0, top_p=0.9)
 
@@ -106,6 +108,7 @@ def test_result_fields() -> None:
     assert result.correct == (result.answer == "1")
     assert result.cost.seconds > 0
     assert result.cost.generated_tokens == len(list(walk(result.tree))) - 1
+    assert result.cost.prefill_tokens == 7  # what `close` leaves in the root's record
     assert result.votes[0][0] == result.answer
     assert result.why.startswith("weighted")
     (ungraded,) = run([Problem("p", "p", answer="1")], BEAM, ScriptedEngine(script), max_in_flight=1)

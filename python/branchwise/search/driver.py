@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Generic
 
 from branchwise.errors import ConfigError, OutOfMemory
 from branchwise.search.session import Session
-from branchwise.search.step_engine import Callback, StepEngine
+from branchwise.search.step_engine import Callback, StepEngine, TreeT
 from branchwise.types import Grader, Node, Problem, Result, Sampling, Strategy
 
 
 def run(
     problems: Iterable[Problem],
     strategy: Strategy,
-    engine: StepEngine,
+    engine: StepEngine[TreeT],
     *,
     max_in_flight: int,
     sampling: Sampling | None = None,
@@ -43,16 +44,16 @@ def run(
     return _Driver(strategy, engine, sampling, seed, on_event).run(iter(problems), max_in_flight, grade)
 
 
-class _Driver:
+class _Driver(Generic[TreeT]):
     def __init__(
-        self, strategy: Strategy, engine: StepEngine, sampling: Sampling, seed: int, on_event: Callback | None
+        self, strategy: Strategy, engine: StepEngine[TreeT], sampling: Sampling, seed: int, on_event: Callback | None
     ) -> None:
         self._strategy = strategy
         self._engine = engine
         self._sampling = sampling
         self._seed = seed
         self._on_event = on_event
-        self._sessions: dict[Node, Session] = {}  # by root
+        self._sessions: dict[Node, Session[TreeT]] = {}  # by root
         self._refused: Problem | None = None  # waits for room
 
     def run(self, source: Iterator[Problem], max_in_flight: int, grade: Grader | None) -> Iterator[Result]:
@@ -76,7 +77,14 @@ class _Driver:
             if problem is None:
                 return
             seed = self._seed if problem.seed is None else problem.seed
-            tree = self._engine.open(problem, self._strategy.n, self._sampling, seed)
+            tree = self._engine.open(
+                problem,
+                self._strategy.n,
+                self._strategy.max_steps,
+                self._sampling,
+                seed,
+                use_scores=self._strategy.uses_scores,
+            )
             self._refused = problem if tree is None else None
             if tree is None:
                 if self._sessions:
@@ -91,7 +99,7 @@ class _Driver:
 
     def _step(self) -> list[Node]:
         """Run one engine iteration, let the searches it served decide, and return the roots of those that are over."""
-        served: dict[Node, Session] = {root: session for root, session in self._sessions.items() if session.is_over}
+        served = {root: session for root, session in self._sessions.items() if session.is_over}
         for event in [] if served else self._engine.poll():
             session = self._session(event.tree.root)
             served[event.tree.root] = session
@@ -103,7 +111,7 @@ class _Driver:
             session.advance()
         return [root for root, session in served.items() if session.is_over]
 
-    def _session(self, root: Node) -> Session:
+    def _session(self, root: Node) -> Session[TreeT]:
         if root not in self._sessions:
             raise ConfigError(
                 "the engine finished a step of a tree that this run did not open: exhaust or close one run before the"

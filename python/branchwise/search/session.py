@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Generic
 
 from branchwise.errors import CheckpointError, ConfigError
-from branchwise.search.step_engine import Callback, Progress, ProgressKind, StepEngine, TreeHandle
-from branchwise.search.tree import number
+from branchwise.search.step_engine import Callback, Progress, ProgressKind, StepEngine, TreeT
+from branchwise.search.tree import number, total_cost
 from branchwise.types import Expand, Expanded, Grader, Node, Problem, Result, SearchState, Strategy
 
 
@@ -21,7 +22,7 @@ class _Request:
     done: list[Node] = field(default_factory=list)
 
 
-class Session:
+class Session(Generic[TreeT]):
     """Carries one problem from `begin` to `finish`; the driver feeds it the engine's events.
 
     The strategy sees an expansion only when all its children are complete (scored, if it uses scores), so what it
@@ -29,7 +30,7 @@ class Session:
     """
 
     def __init__(
-        self, problem: Problem, strategy: Strategy, engine: StepEngine, tree: TreeHandle, on_event: Callback | None
+        self, problem: Problem, strategy: Strategy, engine: StepEngine[TreeT], tree: TreeT, on_event: Callback | None
     ) -> None:
         self.problem = problem
         self.tree = tree
@@ -89,7 +90,8 @@ class Session:
         self.close()
         root = self.tree.root
         number(root)
-        cost = replace(self.tree.cost, seconds=time.perf_counter() - self._begun)
+        cost = total_cost(root)
+        cost.seconds = time.perf_counter() - self._begun
         chosen, gold = selection.chosen, self.problem.answer
         answer = chosen.answer if chosen else None
         result = Result(

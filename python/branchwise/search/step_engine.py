@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-from branchwise.types import Cost, Node, Problem, Result, Sampling
+from branchwise.types import Node, Problem, Result, Sampling
 
 
 class TreeHandle(Protocol):
@@ -15,8 +15,8 @@ class TreeHandle(Protocol):
     @property
     def root(self) -> Node: ...
 
-    @property
-    def cost(self) -> Cost: ...  # of everything that ran for the tree so far
+
+TreeT = TypeVar("TreeT", bound=TreeHandle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +28,30 @@ class Event:
     node: Node
 
 
-class StepEngine(Protocol):
+class StepEngine(Protocol[TreeT]):
     """Runs steps of many trees in one batch.
 
     `expand` and `score` only queue; `poll` runs one iteration and returns what it finished, in any order. The n
     children of an `expand` take the next n child indices of `node`, in order of the calls, and are in `node.children`
     by the time they are reported. `score` leaves `node.score` None only for a step whose text is blank. `prune` says
     that a node will not be expanded again (its descendants may be in use); every node, the root too, is pruned at most
-    once. `close` frees the tree with whatever is queued for it: no event of it follows.
+    once. `close` frees the tree with whatever is queued for it: no event of it follows. It also completes
+    `root.cost`, which holds what belongs to no single step: prefill, peak KV, iterations.
     """
 
-    def open(self, problem: Problem, reserve_branches: int, sampling: Sampling, seed: int) -> TreeHandle | None:
-        """Admit a problem, or return None while there is no room; raises OutOfMemory if it could never fit."""
+    def open(
+        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool
+    ) -> TreeT | None:
+        """Admit a problem, or return None while its worst case does not fit.
 
-    def expand(self, tree: TreeHandle, node: Node, n: int) -> None: ...
-    def score(self, tree: TreeHandle, nodes: list[Node]) -> None: ...
-    def prune(self, tree: TreeHandle, node: Node) -> None: ...
-    def close(self, tree: TreeHandle) -> None: ...
+        branches: alive at most    max_steps: steps in a branch at most    use_scores: False if `score` is never called
+        Raises OutOfMemory if it could never fit.
+        """
+
+    def expand(self, tree: TreeT, node: Node, n: int) -> None: ...
+    def score(self, tree: TreeT, nodes: list[Node]) -> None: ...
+    def prune(self, tree: TreeT, node: Node) -> None: ...
+    def close(self, tree: TreeT) -> None: ...
     def poll(self) -> list[Event]: ...
 
 

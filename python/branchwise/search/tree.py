@@ -1,10 +1,10 @@
-"""Helpers over the tree of a problem: its nodes in order, their numbers."""
+"""Helpers over the tree of a problem: its nodes in order, their numbers, what they cost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from branchwise.types import Node
+from branchwise.types import Cost, Node
 
 
 def walk(root: Node) -> Iterator[Node]:
@@ -20,3 +20,11 @@ def number(root: Node) -> None:
     for id_, node in enumerate(walk(root)):
         node.id = id_
         node.children.sort(key=lambda child: child.index)
+
+
+def total_cost(root: Node) -> Cost:
+    """The sum of all nodes' costs; the root's own record holds what belongs to no single step."""
+    total = Cost()
+    for node in walk(root):
+        total.add(node.cost)
+    return total
