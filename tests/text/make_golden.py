@@ -125,10 +125,7 @@ VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
         {"as stored": {}, "gpt-2": {"tokenizer.ggml.pre": "gpt-2"}},
     ),
-    "gemma-3-270m": (
-        "gemma-3-270m-q4_k_m.gguf",
-        {"as stored": {}, "space prefix": {"tokenizer.ggml.add_space_prefix": True}},
-    ),
+    "gemma-3-270m": ("gemma-3-270m-q4_k_m.gguf", {"as stored": {}}),
 }
 
 

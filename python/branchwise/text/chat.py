@@ -115,9 +115,7 @@ def _render(tokenizer: Tokenizer, chat: list[dict[str, str]], add_generation_pro
 
 @functools.lru_cache(maxsize=8)
 def _compile(source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, LoopControlExtension]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, LoopControlExtension])
     environment.filters["tojson"] = _to_json
     environment.globals.pop("lipsum")
     environment.globals.update(
@@ -130,6 +128,13 @@ def _compile(source: str) -> jinja2.Template:
             f"the chat template is not valid Jinja at line {error.lineno} ({error.message}): correct it, or pass "
             "the prompt as a string"
         ) from None
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which also refuses to print a forbidden attribute instead of printing nothing."""
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        raise SecurityError(f"attribute {attribute!r} of a {type(obj).__name__}")
 
 
 class _Refused(jinja2.TemplateError):
