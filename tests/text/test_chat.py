@@ -73,6 +73,12 @@ def test_rendered_text() -> None:
     assert trimmed.endswith("<start_of_turn>model\nStep 1: compare."), "a template that trims takes the blank line"
 
 
+def test_empty_fields_are_left_out() -> None:
+    template = tokenizer("{% for message in messages %}{{ message | tojson }}{% endfor %}")
+    message: Any = {**USER, "name": None}
+    assert render_chat(template, [message]) == render_chat(template, [USER])
+
+
 def test_messages_are_not_changed() -> None:
     messages = [dict(USER), dict(ASSISTANT)]
     render_chat(tokenizer(QWEN), messages, add_generation_prompt=False, continue_final_message=True)
@@ -100,7 +106,7 @@ def test_today() -> None:
         "{{ raise_exception.__globals__['__builtins__'] }}",
         "{{ (messages | map(attribute='__class__') | list)[0].mro() }}",
         "{{ strftime_now.__code__ }}",
-        "{{ dict.__base__ }}",
+        "{{ dict.__globals__ }}",
         "{{ cycler.__init__.__globals__ }}",
         "{{ self.__init__.__globals__ }}",
         "{{ messages.append({}) }}",
@@ -146,8 +152,9 @@ def test_damaged_templates(template: str | None, message: str) -> None:
         ([], "no messages"),
         (["Hi"], "message 0 is 'Hi', expected a dict"),
         ([USER, {"role": "user"}], "message 1"),
-        ([{"role": "user", "content": None}], "whose 'role' and 'content' are strings"),
-        ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "are strings"),
+        ([{**USER, "tool_calls": [{}]}], "dict of strings"),
+        ([{"role": "user", "content": None}], "dict of strings with 'role' and 'content'"),
+        ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "dict of strings"),
     ],
 )
 def test_malformed_messages(messages: Any, message: str) -> None:

@@ -46,7 +46,9 @@ def end(detector: StepDetector, ids: Sequence[int]) -> int | None:
 
 
 PIECES = st.lists(
-    st.text("\n a#é").map(str.encode) | st.binary(max_size=3) | st.sampled_from([b"\n\n", b"", b"a\n\nb", b"\n\r\n", b" \n"]),
+    st.text("\n a#é").map(str.encode)
+    | st.binary(max_size=3)
+    | st.sampled_from([b"\n\n", b"", b"a\n\nb", b"\n\r\n", b" \n"]),
     max_size=14,
 )  # fmt: skip
 

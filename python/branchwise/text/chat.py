@@ -203,12 +203,13 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, str]]:
         raise InputError("there are no messages: give at least one dict with 'role' and 'content'")
     chat = []
     for index, message in enumerate(messages):
-        fields = dict(message) if isinstance(message, Mapping) else {}
-        if not all(isinstance(fields.get(name), str) for name in ("role", "content")):
+        entries = message.items() if isinstance(message, Mapping) else ()
+        fields = {name: value for name, value in entries if value is not None}
+        if not {"role", "content"} <= fields.keys() or not all(isinstance(value, str) for value in fields.values()):
             raise InputError(
-                f"message {index} is {str(message)[:80]!r}, expected a dict whose 'role' and 'content' are strings"
+                f"message {index} is {str(message)[:80]!r}, expected a dict of strings with 'role' and 'content'"
             )
-        chat.append({str(name): str(value) for name, value in fields.items() if value is not None})
+        chat.append(fields)
     return chat
 
 
