@@ -1,0 +1,68 @@
+# Every command of the project. `make demo` and `make test` work on a fresh clone: they install what they need into .venv.
+PYTHON ?= python3
+# With an NVIDIA GPU torch's newest build, else the release the CPU backend is measured with. Where the package index
+# serves CUDA builds only, `TORCH_INSTALL="torch --index-url <PyTorch's CPU index>"` saves gigabytes.
+TORCH_INSTALL ?= $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
+
+BIN := .venv/bin
+READY := .venv/.ready
+CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' 2>/dev/null)
+BENCHES := $(wildcard benchmarks/*/bench_*.py)
+# A change of these asks for a new install; plain Python files are used where they lie.
+BUILD_INPUTS := pyproject.toml $(shell find . -name CMakeLists.txt -not -path './.venv/*' -not -path './build/*') \
+	$(filter csrc/%,$(CPP)) $(shell find python kernels -name __init__.py)
+
+.PHONY: help demo dev test test-all lint type fmt cpp-test bench wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## watch search with a small model against a larger one (some minutes)
+	$(BIN)/branchwise demo
+
+dev: $(READY)  ## make .venv and install everything into it
+
+test: $(READY)  ## run the default test suite
+	$(BIN)/python -m pytest
+
+test-all: $(READY)  ## run every test, the slow ones too
+	$(BIN)/python -m pytest -m ""
+
+lint: $(READY)  ## check style, format, sizes and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/python tools/check_sizes.py
+	$(BIN)/lint-imports
+
+type: $(READY)  ## check types
+	$(BIN)/mypy
+
+fmt: $(READY)  ## format everything in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+cpp-test: $(READY)  ## test the C++ core alone, under AddressSanitizer and UBSan
+	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+		-DBRANCHWISE_PYTHON=OFF -DBRANCHWISE_TESTS=ON -DBRANCHWISE_SANITIZE=ON
+	$(BIN)/cmake --build build/cpp
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+
+bench: $(READY)  ## run every benchmark in its quick form
+	set -e; for file in $(BENCHES); do PYTHONPATH=. $(BIN)/python $$file --quick; done
+
+wheel: $(READY)  ## build a wheel into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove what was built; .venv stays
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): $(BUILD_INPUTS)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("branchwise needs Python 3.10 or later, this is " \
+		+ sys.version.split()[0] + ": name a later one, as in make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: some minutes the first time"
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet $(TORCH_INSTALL)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
