@@ -103,9 +103,8 @@ def test_command_line_examples_use_options_that_exist():
     (block,) = (block for block in code_blocks(README, "sh") if "branchwise solve" in block)
     commands = re.findall(r"^branchwise (\w+)(.*?)(?:  #.*)?$", block, re.MULTILINE)
     assert {name for name, _ in commands} >= {"demo", "solve", "eval", "doctor"}
-    helps = {
-        name: run(sys.executable, "-m", "branchwise.cli", name, "--help") for name in {name for name, _ in commands}
-    }
+    start = "import sys; from branchwise.cli import main; sys.exit(main())"
+    helps = {name: run(sys.executable, "-c", start, name, "--help") for name, _ in commands}
     for name, arguments in commands:
         assert helps[name].returncode == 0, helps[name].stderr
         known = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", helps[name].stdout)
