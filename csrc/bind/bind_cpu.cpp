@@ -168,7 +168,7 @@ void gemm(py::object x, const PackedWeight& packed, py::object out, py::object b
   const Borrowed bias_ = borrow_optional(bias, "bias", shapes, x_->dtype, packed.n());
   py::gil_scoped_release release;
   const int64_t rows = shapes["rows"];
-  const std::unique_ptr<float[]> scratch(new float[rows * (packed.k() + packed.k() % 2)]);
+  const std::unique_ptr<float[]> scratch(new float[gemm_scratch(rows, packed.k())]);
   kernels().gemm({x_->data, packed.panels(), bias_->data, out_->data, scratch.get(), rows,
                   packed.n(), packed.k(), real_of(x_->dtype), real_of(packed.dtype()),
                   real_of(out_->dtype)});
@@ -195,6 +195,21 @@ py::array_t<float> prm_probability(py::object logits, const std::string& kind) {
   return out;
 }
 
+
+void apply(const std::string& name, py::object x, py::object out) {
+  constexpr std::pair<const char*, Function> kFunctions[] = {{"exp2", Function::exp2},
+                                                             {"exp", Function::exp},
+                                                             {"log", Function::log},
+                                                             {"tanh", Function::tanh}};
+  const Borrowed x_ = borrow(x, "x"), out_ = borrow(out, "out", Access::write);
+  Shapes shapes;
+  shapes.check("x", x_.view(), {DType::f32}, {"n"});
+  shapes.check("out", out_.view(), {DType::f32}, {"n"});
+  for (const auto& [known, function] : kFunctions)
+    if (name == known)
+      return kernels().apply(function, x_.as<float>(), shapes["n"], out_.as<float>());
+  CHECK_ARG(false, "the function is '", name, "', expected exp2, exp, log or tanh");
+}
 
 template <typename T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
@@ -291,6 +306,7 @@ void bind_cpu(py::module_& module) {
   module.def("isa", &isa, "The instruction set of the kernels in use.");
   module.def("supported_isas", &supported_isas, "Those that this CPU runs, the best last.");
   module.def("_use_isa", &use_isa, "name"_a, "Changes the instruction set, for tests.");
+  module.def("_apply", &apply, "name"_a, "x"_a, "out"_a, "A vector function, for tests.");
   bind_layers(module);
   bind_head(module);
 }

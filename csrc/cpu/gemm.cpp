@@ -1,36 +1,44 @@
 // out = x * W^T + bias with W packed in panels of 32 columns, bf16 or fp32, fp32 accumulation.
 //
-// Panels: bf16 [n / 32][k / 2][32][2] (a 32-bit lane holds two steps of k, so that one shift or
+// Panels: bf16 [n / 32][k / 2][32][2] (k padded to 32; a 32-bit lane holds two steps of k, so that one shift or
 // one mask makes fp32), fp32 [n / 32][k][32]. x is repacked as [group of rows][k][rows]. Each
 // output is one chain of fused multiply-adds over k in order: neither the number of rows nor their
-// grouping changes its bits. A thread owns whole panels and keeps their slice of k in L2.
+// grouping changes its bits. A task is a panel and a block of rows: its slice of k stays in cache.
 #include "cpu/isa_entry.h"
 #include "cpu/simd.h"
+#if defined(__AMX_BF16__)
+#include "cpu/gemm_amx.h"
+#endif
 
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-constexpr int kMaxRows = kRegisters == 32 ? 14 : 6;  // rows of a micro tile: x 2 accumulators
-constexpr int kSlice = 512;                          // steps of k per pass over the rows
+constexpr int kMaxRows = kRegisters == 32 ? 12 : 6;  // rows of a micro tile: x 2 accumulators
+constexpr int kSlice = 256;                          // steps of k per pass over the rows
 constexpr int kRowBlock = 8 * kMaxRows;              // rows of one parallel task
 constexpr int64_t kMinParallelWork = 1 << 16;        // multiply-adds
 
-// x as the micro tile wants it: fp32, or pairs of bf16 for the dot-product instruction.
+// How a 32-bit lane of a panel becomes multiply-adds with x[k]. A lane holds kStep steps of k, that
+// are worked off in kHalves rounds; kPairs: x comes as pairs of bf16 too.
 struct Fp32Weights {
-  using Element = float;
-  static constexpr int kStep = 1;
+  static constexpr int kStep = 1, kHalves = 1;
   static constexpr bool kPairs = false;
+  static BW_INLINE Vec unpack(UVec lane, int) { return (Vec)lane; }
+  static BW_INLINE Vec multiply_add(Vec x, Vec weight, Vec sum) { return fma(x, weight, sum); }
 };
-struct Bf16Weights {
-  using Element = Bf16;
-  static constexpr int kStep = 2;
-  static constexpr bool kPairs = false;
+struct Bf16Weights : Fp32Weights {
+  static constexpr int kStep = 2, kHalves = 2;
+  static BW_INLINE Vec unpack(UVec lane, int half) {
+    return half == 0 ? (Vec)(lane << 16) : (Vec)(lane & 0xffff0000u);
+  }
 };
 #if defined(__AVX512BF16__)
-struct Bf16Pairs {
-  using Element = Bf16;
+struct Bf16Pairs : Fp32Weights {
   static constexpr int kStep = 2;
   static constexpr bool kPairs = true;
+  static BW_INLINE Vec multiply_add(Vec x, Vec weight, Vec sum) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)weight);
+  }
 };
 #endif
 
@@ -47,41 +55,21 @@ void micro(const float* a, const void* panel, int64_t steps, float* c) {
   for (int i = 0; i < m; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) sum[i][v] = load(c + i * kPanelWidth + v * kLanes);
-  const uint32_t* bits = static_cast<const uint32_t*>(panel);
-  for (int64_t k = 0; k < steps; k += Format::kStep, bits += kPanelWidth) {
-    Vec even[kVecs], odd[kVecs];
+  const uint32_t* words = static_cast<const uint32_t*>(panel);
+  for (int64_t k = 0; k < steps; k += Format::kStep, words += kPanelWidth)
+#pragma GCC unroll 2
+    for (int half = 0; half < Format::kHalves; ++half, a += m) {
+      Vec weight[kVecs];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-      const UVec word = *reinterpret_cast<const UVecAt*>(bits + v * kLanes);
-      even[v] = (Format::kStep == 2 && !Format::kPairs) ? (Vec)(word << 16) : (Vec)word;
-      odd[v] = (Vec)(word & 0xffff0000u);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < m; ++i) {
-      const Vec x = splat(a[i]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) {
-#if defined(__AVX512BF16__)
-        if constexpr (Format::kPairs) {
-          const __m512i pair = _mm512_set1_epi32(__builtin_bit_cast(int32_t, a[i]));
-          sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)pair, (__m512bh)even[v]);
-          continue;
-        }
-#endif
-        sum[i][v] = fma(x, even[v], sum[i][v]);
-      }
-    }
-    a += m;
-    if constexpr (Format::kStep == 2 && !Format::kPairs) {
+      for (int v = 0; v < kVecs; ++v)
+        weight[v] = Format::unpack(*reinterpret_cast<const UVecAt*>(words + v * kLanes), half);
 #pragma GCC unroll 16
       for (int i = 0; i < m; ++i) {
         const Vec x = splat(a[i]);
 #pragma GCC unroll 4
-        for (int v = 0; v < kVecs; ++v) sum[i][v] = fma(x, odd[v], sum[i][v]);
+        for (int v = 0; v < kVecs; ++v) sum[i][v] = Format::multiply_add(x, weight[v], sum[i][v]);
       }
-      a += m;
     }
-  }
 #pragma GCC unroll 16
   for (int i = 0; i < m; ++i)
 #pragma GCC unroll 4
@@ -112,13 +100,11 @@ void dispatch(int64_t m, const float* a, const void* panel, int64_t steps, float
     case 10: return group_times_panel<10, Format>(a, panel, steps, c);
     case 11: return group_times_panel<11, Format>(a, panel, steps, c);
     case 12: return group_times_panel<12, Format>(a, panel, steps, c);
-    case 13: return group_times_panel<13, Format>(a, panel, steps, c);
-    case 14: return group_times_panel<14, Format>(a, panel, steps, c);
 #endif
   }
 }
 
-// a[k][m] of rows [begin, begin + m): fp32, or two bf16 per word; zeros up to k_padded.
+// a[k][m] of rows [begin, begin + m): fp32, or two bf16 per word; zeros up to a whole word.
 template <typename Format, typename X>
 void pack_rows(const GemmArgs& args, int64_t begin, int64_t m, int64_t words, float* a) {
   for (int64_t i = 0; i < m; ++i) {
@@ -152,7 +138,7 @@ void gemm_typed(const GemmArgs& args) {
   const Grouping groups = {args.rows, (args.rows + kMaxRows - 1) / kMaxRows};
   const int64_t k_padded = (args.k + Format::kStep - 1) / Format::kStep * Format::kStep;
   const int64_t words = Format::kPairs ? k_padded / 2 : k_padded;  // of a packed row
-  const int64_t panel_words = k_padded / Format::kStep * kPanelWidth;
+  const int64_t panel_words = panel_depth(args.weight_dtype, args.k) * kPanelWidth;
   const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
   const int64_t block_groups = kRowBlock / kMaxRows;
   const int64_t n_blocks = (groups.n_groups + block_groups - 1) / block_groups;
@@ -166,8 +152,8 @@ void gemm_typed(const GemmArgs& args) {
     }
     float c[kRowBlock * kPanelWidth];
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t p = 0; p < n_panels; ++p)
-      for (int64_t block = 0; block < n_blocks; ++block) {
+    for (int64_t block = 0; block < n_blocks; ++block)
+      for (int64_t p = 0; p < n_panels; ++p) {
         const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * panel_words;
         const int64_t first = block * block_groups;
         const int64_t last = first + block_groups < groups.n_groups ? first + block_groups
@@ -189,6 +175,56 @@ void gemm_typed(const GemmArgs& args) {
   }
 }
 
+#if defined(__AMX_BF16__)
+template <typename Out>
+void gemm_tiles(const GemmArgs& args) {
+  const int64_t depth = panel_depth(Real::bf16, args.k), k_padded = 2 * depth;
+  const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
+  const int64_t n_groups = (args.rows + kTileRows - 1) / kTileRows;
+  const int64_t group_size = kTileRows * k_padded;
+  const int64_t fitting = kTileCache / (2 * k_padded) / (2 * kTileRows) * (2 * kTileRows);
+  const int64_t block_rows = fitting < 2 * kTileRows ? 2 * kTileRows
+                             : fitting > kTileBlock  ? kTileBlock
+                                                     : fitting;
+  const int64_t n_blocks = (args.rows + block_rows - 1) / block_rows;
+  Bf16* a = reinterpret_cast<Bf16*>(args.scratch);
+#pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
+  {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < n_groups * kTileRows; ++row) {
+      const Bf16* x = static_cast<const Bf16*>(args.x) + row * args.k;
+      Bf16* tiles = a + row / kTileRows * group_size + row % kTileRows * kTileSteps;
+      for (int64_t k = 0; k < k_padded; k += kTileSteps, tiles += kTileSize)
+        for (int64_t i = 0; i < kTileSteps; ++i)
+          tiles[i] = row < args.rows && k + i < args.k ? x[k + i] : Bf16{};
+    }
+    const TileScope scope;
+    alignas(64) float c[kTileBlock * kPanelWidth];
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t block = 0; block < n_blocks; ++block)
+      for (int64_t p = 0; p < n_panels; ++p) {
+        const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * depth * kPanelWidth;
+        const int64_t begin = block * block_rows;
+        const int64_t end = begin + block_rows < args.rows ? begin + block_rows : args.rows;
+        for (int64_t k = 0; k < k_padded; k += kSlice) {
+          const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
+          const uint32_t* slice = panel + k / 2 * kPanelWidth;
+          for (int64_t row = begin; row < end; row += 2 * kTileRows) {
+            const Bf16* x = a + row / kTileRows * group_size + k * kTileRows;
+            float* out = c + (row - begin) * kPanelWidth;
+            const auto multiply = row + kTileRows >= end ? tiles_times_slice<false, true>
+                                  : row == begin         ? tiles_times_slice<true, true>
+                                                         : tiles_times_slice<true, false>;
+            multiply(x, group_size, slice, steps, k == 0, out);
+          }
+        }
+        for (int64_t row = begin; row < end; ++row)
+          write_row<Bf16, Out>(args, c + (row - begin) * kPanelWidth, row, p * kPanelWidth);
+      }
+  }
+}
+#endif
+
 template <typename Format, typename X>
 void gemm_out(const GemmArgs& args) {
   args.out_dtype == Real::f32 ? gemm_typed<Format, X, float>(args)
@@ -202,7 +238,9 @@ void gemm(const GemmArgs& args) {
     return args.x_dtype == Real::f32 ? gemm_out<Fp32Weights, float>(args)
                                      : gemm_out<Fp32Weights, Bf16>(args);
   if (args.x_dtype == Real::f32) return gemm_out<Bf16Weights, float>(args);
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+  return args.out_dtype == Real::f32 ? gemm_tiles<float>(args) : gemm_tiles<Bf16>(args);
+#elif defined(__AVX512BF16__)
   return gemm_out<Bf16Pairs, Bf16>(args);
 #else
   return gemm_out<Bf16Weights, Bf16>(args);

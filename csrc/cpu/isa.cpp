@@ -1,6 +1,12 @@
 // The table of instruction sets, probing, and the choice.
 #include "cpu/isa.h"
 
+#ifdef BRANCHWISE_X86
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 
@@ -21,6 +27,9 @@ extern const Kernels kTable;
 namespace avx512_bf16 {
 extern const Kernels kTable;
 }
+namespace amx {
+extern const Kernels kTable;
+}
 #endif
 
 namespace {
@@ -38,6 +47,16 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+// The kernel grants a process its tile registers on request.
+bool has_amx() {
+  if (!has_avx512_bf16()) return false;
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  if ((edx & kBf16) == 0 || (edx & kTile) == 0) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 #endif
 
 constexpr Isa kIsas[] = {
@@ -46,6 +65,7 @@ constexpr Isa kIsas[] = {
     {"avx2", &avx2::kTable, has_avx2},
     {"avx512", &avx512::kTable, has_avx512},
     {"avx512_bf16", &avx512_bf16::kTable, has_avx512_bf16},
+    {"amx", &amx::kTable, has_amx},
 #endif
 };
 

@@ -13,6 +13,7 @@ void gemm(const GemmArgs& args);
 void head_chunk(const HeadRow& row, const HeadChunkArgs& args, HeadChunk& out);
 void head_weights(const HeadRow& row, const float* logits, int64_t n, float z_max, float* weights);
 int64_t head_gumbel(const HeadRow& row, const float* logits, const int32_t* words, int64_t n);
+void apply(Function function, const float* x, int64_t n, float* out);
 
 extern const Kernels kTable;
 

@@ -73,12 +73,21 @@ struct AttentionArgs {
 };
 
 // out[rows, n] = x[rows, k] * weight[n, k]^T + bias
+static inline constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+// Rows of 32 lanes of a panel. bf16: a lane holds two steps of k, padded to what an AMX tile holds.
+static inline constexpr int64_t panel_depth(Real weight_dtype, int64_t k) {
+  return weight_dtype == Real::f32 ? k : round_up(k, 32) / 2;
+}
+// Floats of scratch memory that a call needs.
+static inline constexpr int64_t gemm_scratch(int64_t rows, int64_t k) {
+  return round_up(rows, 16) * round_up(k, 32);
+}
 struct GemmArgs {
   const void* x;
   const void* panels;
   const void* bias;  // [n] of x_dtype, or null
   void* out;
-  float* scratch;  // [rows * k_padded]
+  float* scratch;  // [gemm_scratch(rows, k)]
   int64_t rows, n, k;
   Real x_dtype, weight_dtype, out_dtype;
 };
@@ -117,6 +126,9 @@ struct HeadChunkArgs {
   int32_t* candidate_words;
 };
 
+// The vector functions the kernels are made of, for tests of their error bounds.
+enum class Function : uint8_t { exp2, exp, log, tanh };
+
 struct Kernels {
   void (*rms_norm)(const NormArgs&);
   void (*act_mul)(const ActArgs&);
@@ -128,6 +140,7 @@ struct Kernels {
   void (*head_weights)(const HeadRow&, const float* logits, int64_t n, float z_max, float* weights);
   // Index of the largest logits[i] / T + noise of words[i]; the first such if tied; -1 if none.
   int64_t (*head_gumbel)(const HeadRow&, const float* logits, const int32_t* words, int64_t n);
+  void (*apply)(Function, const float* x, int64_t n, float* out);
 };
 
 }  // namespace branchwise

@@ -1,4 +1,4 @@
-// Packs weights: bf16 as [n / 32][k / 2][32][2], fp32 as [n / 32][k][32], padded with zeros.
+// Packs weights: bf16 as [n / 32][k / 2][32][2], fp32 as [n / 32][k][32], padded with zeros (bf16: k to 32).
 #include "cpu/packed_weight.h"
 
 #include <cstdlib>
@@ -11,8 +11,8 @@ constexpr size_t kAlignment = 64;
 
 // steps: 2 for bf16 (a lane of 32 bits holds two steps of k), 1 for fp32.
 template <typename T, int steps>
-void pack(const T* weight, int64_t n, int64_t k, T* panels) {
-  const int64_t n_panels = (n + kPanelWidth - 1) / kPanelWidth, rows = (k + steps - 1) / steps;
+void pack(const T* weight, int64_t n, int64_t k, int64_t rows, T* panels) {
+  const int64_t n_panels = (n + kPanelWidth - 1) / kPanelWidth;
 #pragma omp parallel for schedule(static)
   for (int64_t p = 0; p < n_panels; ++p) {
     T* panel = panels + p * rows * kPanelWidth * steps;
@@ -42,15 +42,15 @@ PackedWeight::PackedWeight(const TensorView& weight) {
   const size_t size = (bytes() + kAlignment - 1) / kAlignment * kAlignment;
   panels_.reset(std::aligned_alloc(kAlignment, size));
   if (!panels_) throw std::bad_alloc();
+  const int64_t depth = panel_depth(real_of(dtype_), k_);
   if (dtype_ == DType::f32)
-    pack<float, 1>(weight.as<float>(), n_, k_, static_cast<float*>(panels_.get()));
+    pack<float, 1>(weight.as<float>(), n_, k_, depth, static_cast<float*>(panels_.get()));
   else
-    pack<uint16_t, 2>(weight.as<uint16_t>(), n_, k_, static_cast<uint16_t*>(panels_.get()));
+    pack<uint16_t, 2>(weight.as<uint16_t>(), n_, k_, depth, static_cast<uint16_t*>(panels_.get()));
 }
 
 int64_t PackedWeight::bytes() const {
-  const int64_t columns = (n_ + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
-  return columns * (dtype_ == DType::f32 ? k_ : (k_ + 1) / 2) * 4;
+  return round_up(n_, kPanelWidth) * panel_depth(real_of(dtype_), k_) * 4;
 }
 
 }  // namespace branchwise

@@ -1,7 +1,7 @@
 // Vector exp2, exp, log, tanh: polynomials after range reduction, errors below 2 ulp.
 //
 // Coefficients: Chebyshev (minimax-like) fits on the reduced interval, the classic forms of Cephes
-// for log and tanh. tests/kernels measures the errors that are stated here.
+// for exp, log and tanh. tests/kernels/test_vector_math.py holds the stated errors.
 #pragma once
 
 #include "cpu/simd.h"
