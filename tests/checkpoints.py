@@ -127,5 +127,5 @@ def random_checkpoint(family: str = "llama", seed: int = 0, *, heads: str = "", 
         centre = 0.0 if not is_norm or family == "gemma3" else 1.0
         tensors[name] = centre + noise * (0.1 if is_norm else 0.5 / shape[-1] ** 0.5 if len(shape) > 1 else 0.1)
         if name == "model.embed_tokens.weight":
-            tensors[name] = noise
+            tensors[name] = 0.3 * noise  # tied with lm_head: logits of a few units
     return MemoryCheckpoint(config, tensors, character_tokenizer())

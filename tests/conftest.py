@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Waiting threads go to sleep soon: on a busy machine OpenMP's spinning would cost more than the work.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 
 @pytest.fixture(scope="session")
 def models_dir() -> Path:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -94,7 +94,7 @@ class Engine:
         if judge is not None:
             judge_kv = KvCache(judge.model.config, blocks, dtype)
             self.scorer = Scorer(judge, judge_kv, batch_rows=config.prefill_rows)
-        name = "float32" if dtype == torch.float32 else "bfloat16"
+        name: Literal["float32", "bfloat16"] = "float32" if dtype == torch.float32 else "bfloat16"
         judge_blocks = blocks if judge is not None else 0
         self.resolved = ResolvedConfig(name, blocks, judge_blocks, memory, torch.get_num_threads())
 

@@ -31,7 +31,7 @@ class Branch:
     handle: int  # KV node
     end: int  # tokens on the path, prompt and this node's included
     pending: list[int]  # tokens of this node that are not in the KV yet
-    step: object = None  # state of the step detector
+    step: int = 0  # state of the step detector
     hidden: Tensor | None = None  # [hidden], after the last token; set by the engine when `pending` runs empty
     holders: int = 1  # its owner, and every child whose KV is held
     released: bool = False  # the owner's hold is gone

@@ -157,16 +157,13 @@ class StepEngine:
             self._growing.extendleft(reversed(growing))
             self._openings.extendleft(reversed(openings))
             raise
-        for item, feed in zip([*growing, *fed], feeds, strict=True):
-            item.branch.pending = item.branch.pending[len(feed.tokens) :]
-            item.tree.hold(len(feed.tokens))
+        self._commit(growing, fed, feeds)
         self._keep_hidden(fed, hidden[len(growing) :])
         children = self._fork_ready(openings)
         active = growing + children
         if not active:
             return []
-        states = [item.branch.parent.hidden for item in children if item.branch.parent is not None]
-        rows = torch.cat([hidden[: len(growing)], torch.stack(states)]) if states else hidden[: len(growing)]
+        rows = torch.cat([hidden[: len(growing)], *(self._parent_state(item) for item in children)])
         tokens, logprobs = self.sampler.draw(rows, [self._draw(item) for item in active])
         self._account(active, self.runner.last_bytes_read if feeds else 0)
         for item, token, logprob in zip(active, tokens, logprobs, strict=True):
@@ -193,6 +190,20 @@ class StepEngine:
             feeds.append(Feed(opening.branch.handle, opening.branch.pending[: max(1, room)]))
             room -= len(feeds[-1].tokens)
         return feeds
+
+    def _commit(self, growing: list[Growing], openings: list[Opening], feeds: list[Feed]) -> None:
+        """Tokens that were fed are in the KV now and pending no more."""
+        items: list[Growing | Opening] = [*growing, *openings]
+        for item, feed in zip(items, feeds, strict=True):
+            item.branch.pending = item.branch.pending[len(feed.tokens) :]
+            item.tree.hold(len(feed.tokens))
+
+    @staticmethod
+    def _parent_state(item: Growing) -> Tensor:
+        """[1, hidden] after the last token before this step: what its first token is drawn from."""
+        assert item.branch.parent is not None
+        assert item.branch.parent.hidden is not None
+        return item.branch.parent.hidden[None]
 
     def _keep_hidden(self, openings: list[Opening], hidden: Tensor) -> None:
         """Remember the hidden state of every node whose last token was just fed, and close the node's KV."""

@@ -43,7 +43,7 @@ class TagFormat:
     tag: int
 
     def prompt(self, problem: str) -> list[int]:
-        return self.tokenizer.encode(problem.strip(), bos=True)
+        return self.tokenizer.encode(problem.strip(), bos=self.tokenizer.bos_id is not None)
 
     def step(self, index: int, text: str) -> list[int]:
         return [*self.tokenizer.encode(("\n" if index else " ") + text.strip()), self.tag]

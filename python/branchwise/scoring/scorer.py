@@ -34,6 +34,7 @@ class PrmTree:
     prompt_tokens: int
     reserved_blocks: int
     twins: dict[Node, Twin] = field(default_factory=dict)
+    closed: bool = False
 
 
 class Scorer:
@@ -86,11 +87,13 @@ class Scorer:
             self._queue.remove(twin)
 
     def close(self, tree: PrmTree) -> None:
-        """Free everything a tree holds."""
+        """Free everything a tree holds. Closing twice is allowed."""
+        if tree.closed:
+            return
         for node in list(tree.twins):
             self.release(tree, node)
         self.kv.release(tree.reserved_blocks)
-        tree.reserved_blocks = 0
+        tree.closed = True
 
     @property
     def idle(self) -> bool:
@@ -126,10 +129,11 @@ class Scorer:
         twin = tree.twins.get(node)
         if twin is not None:
             return twin
-        if node.parent is None:
-            raise StaleNodeError("the tree of this node has been closed: its steps can no longer be scored")
+        if tree.closed:
+            raise StaleNodeError("this tree has been closed: its steps can no longer be scored")
         if node.score is not None:
             raise StaleNodeError(f"node {node.id} was scored and its PRM KV freed: score children before pruning")
+        assert node.parent is not None  # the root has a twin while the tree is open
         parent = self._twin(tree, node.parent)
         ids = self.prm.format.step(node.depth - 1, node.text)
         end = parent.end + len(ids)
