@@ -53,16 +53,18 @@ bench: $(READY)  ## run every benchmark in its quick form
 	set -e; for file in $(BENCHES); do PYTHONPATH=. $(BIN)/python $$file --quick; done
 
 wheel: $(READY)  ## build a wheel into dist/
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
+# Without build isolation, so that a changed C++ file is all that is compiled again.
 $(READY): $(BUILD_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("branchwise needs Python 3.10 or later, this is " \
 		+ sys.version.split()[0] + ": name a later one, as in make $(MAKECMDGOALS) PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv: some minutes the first time"
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet $(TORCH_INSTALL)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet cmake ninja pybind11 scikit-build-core
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $@
