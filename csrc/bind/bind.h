@@ -5,6 +5,7 @@
 
 namespace branchwise {
 
+void bind_dlpack(pybind11::module_& module);
 void bind_rng(pybind11::module_& module);
 void bind_kv_tree(pybind11::module_& module);
 void bind_attention_plan(pybind11::module_& module);

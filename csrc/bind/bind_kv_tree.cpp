@@ -42,48 +42,34 @@ void bind_kv_tree(py::module_& module) {
   py::class_<KvTree>(module, "KvTree", "Reasoning steps that share one pool of KV blocks.")
       .def(py::init<int32_t, int32_t>(), "n_blocks"_a, "block_size"_a = 32)
       .def(
-          "add_root",
-          [](KvTree& tree) { return to_int(tree.add_root()); },
+          "add_root", [](KvTree& tree) { return to_int(tree.add_root()); },
           "A new open node without a parent, at position 0.")
       .def("fork", &fork, "node"_a, "n"_a, "`n` open, empty children of a sealed node.")
-      .def("append",
-           &on_node<&KvTree::append, KvTree, int32_t>,
-           "node"_a,
-           "n_tokens"_a,
+      .def("append", &on_node<&KvTree::append, KvTree, int32_t>, "node"_a, "n_tokens"_a,
            "Reserves slots at the end of an open node; raises OutOfMemory and changes nothing if "
            "the pool cannot hold them.")
-      .def("truncate",
-           &on_node<&KvTree::truncate, KvTree, int32_t>,
-           "node"_a,
-           "length"_a,
+      .def("truncate", &on_node<&KvTree::truncate, KvTree, int32_t>, "node"_a, "length"_a,
            "Forgets the tokens of an open node from `length` on.")
-      .def("seal",
-           &on_node<&KvTree::seal, KvTree>,
-           "node"_a,
+      .def("seal", &on_node<&KvTree::seal, KvTree>, "node"_a,
            "Ends a step: its tokens never change again.")
-      .def("prune",
-           &on_node<&KvTree::prune, KvTree>,
-           "node"_a,
+      .def("prune", &on_node<&KvTree::prune, KvTree>, "node"_a,
            "Drops the owner's hold; frees the node and then its ancestors unless something needs "
            "them.")
       .def("length", &on_node<&KvTree::length, const KvTree>, "node"_a, "Tokens in the node.")
-      .def("start",
-           &on_node<&KvTree::start, const KvTree>,
-           "node"_a,
+      .def("start", &on_node<&KvTree::start, const KvTree>, "node"_a,
            "Absolute position of the node's first token.")
       .def("parent", &parent, "node"_a, "The parent's handle; None for a root.")
       .def("is_sealed", &on_node<&KvTree::is_sealed, const KvTree>, "node"_a)
       .def("n_children", &on_node<&KvTree::n_children, const KvTree>, "node"_a, "Live children.")
       .def("blocks", &blocks, "node"_a, "Ids of the node's blocks, in order of position.")
-      .def("check",
-           &KvTree::check,
+      .def("check", &KvTree::check,
            "Verifies every invariant from scratch; raises RuntimeError if one is broken.")
       .def_property_readonly("n_blocks", &KvTree::n_blocks)
       .def_property_readonly("n_free_blocks", &KvTree::n_free_blocks)
       .def_property_readonly("n_nodes", &KvTree::n_nodes)
       .def_property_readonly("block_size", &KvTree::block_size)
-      .def_property_readonly(
-          "held_slots", &KvTree::held_slots, "Slots of all held blocks, used or not.");
+      .def_property_readonly("held_slots", &KvTree::held_slots,
+                             "Slots of all held blocks, used or not.");
 }
 
 }  // namespace branchwise

@@ -4,6 +4,8 @@
 #include <optional>
 #include <utility>
 
+#include "bind/bind.h"
+
 namespace py = pybind11;
 
 namespace branchwise {
@@ -45,24 +47,13 @@ bool is_contiguous(const dlpack::Tensor& tensor) {
 }
 
 TensorView view_of(const dlpack::Tensor& tensor, const char* argument) {
-  CHECK_ARG(tensor.device_type == dlpack::kDeviceCpu,
-            argument,
-            " is on DLPack device type ",
-            tensor.device_type,
-            ", expected the CPU (1): move it with .cpu()");
-  CHECK_ARG(tensor.n_dims <= kMaxDims,
-            argument,
-            " has ",
-            tensor.n_dims,
-            " axes, expected at most ",
+  CHECK_ARG(tensor.device_type == dlpack::kDeviceCpu, argument, " is on DLPack device type ",
+            tensor.device_type, ", expected the CPU (1): move it with .cpu()");
+  CHECK_ARG(tensor.n_dims <= kMaxDims, argument, " has ", tensor.n_dims, " axes, expected at most ",
             kMaxDims);
   const std::optional<DType> dtype = dtype_of(tensor);
-  CHECK_ARG(dtype.has_value(),
-            argument,
-            " has DLPack type code ",
-            static_cast<int>(tensor.type_code),
-            " with ",
-            static_cast<int>(tensor.type_bits),
+  CHECK_ARG(dtype.has_value(), argument, " has DLPack type code ",
+            static_cast<int>(tensor.type_code), " with ", static_cast<int>(tensor.type_bits),
             " bits, expected a float32, float16, bfloat16, int8, uint8, int32, int64 or uint64");
   CHECK_ARG(is_contiguous(tensor), argument, " is not contiguous: call .contiguous() first");
   TensorView view;
@@ -94,20 +85,32 @@ const dlpack::ExchangeApi* exchange_api(py::handle object) {
   return api != nullptr && api->view != nullptr ? api : nullptr;
 }
 
+// The producer refused to describe the object: the first line of its reason, as a caller's mistake.
+// Errors of other kinds are not about the tensor and pass through.
+[[noreturn]] void rethrow_refusal(const char* argument, const py::error_already_set& error) {
+  if (!error.matches(PyExc_RuntimeError) && !error.matches(PyExc_BufferError) &&
+      !error.matches(PyExc_ValueError))
+    throw error;
+  const std::string reason = py::str(error.value());
+  throw std::invalid_argument(
+      concat(argument, " cannot be viewed as a CPU tensor: ", reason.substr(0, reason.find('\n'))));
+}
+
 // A capsule from `__dlpack__`, versioned when the producer knows that (it tells about read-only).
 py::object export_capsule(py::handle object, const char* argument) {
-  CHECK_ARG(py::hasattr(object, "__dlpack__"),
-            argument,
-            " is a ",
-            Py_TYPE(object.ptr())->tp_name,
-            ", expected a tensor (anything with __dlpack__)");
+  CHECK_ARG(py::hasattr(object, "__dlpack__"), argument, " is of type ",
+            Py_TYPE(object.ptr())->tp_name, ", expected a tensor (anything with __dlpack__)");
+  const py::object exporter = object.attr("__dlpack__");
   try {
-    return object.attr("__dlpack__")(py::arg("max_version") =
-                                         py::make_tuple(dlpack::kMajorVersion, 0));
+    try {
+      return exporter(py::arg("max_version") = py::make_tuple(dlpack::kMajorVersion, 0));
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_TypeError)) throw;  // a producer older than `max_version`
+    }
+    return exporter();
   } catch (py::error_already_set& error) {
-    if (!error.matches(PyExc_TypeError)) throw;  // TypeError: a producer older than max_version
+    rethrow_refusal(argument, error);
   }
-  return object.attr("__dlpack__")();
 }
 
 }  // namespace
@@ -127,7 +130,7 @@ Borrowed borrow(py::handle object, const char* argument, Access access) {
   Borrowed borrowed;
   if (const dlpack::ExchangeApi* api = exchange_api(object)) {
     dlpack::Tensor tensor{};
-    if (api->view(object.ptr(), &tensor) != 0) throw py::error_already_set();
+    if (api->view(object.ptr(), &tensor) != 0) rethrow_refusal(argument, py::error_already_set());
     borrowed.view_ = view_of(tensor, argument);
     borrowed.owner_ = py::reinterpret_borrow<py::object>(object);
     return borrowed;
@@ -137,14 +140,10 @@ Borrowed borrow(py::handle object, const char* argument, Access access) {
     borrowed.versioned_ = static_cast<dlpack::ManagedVersioned*>(
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
-    CHECK_ARG(borrowed.versioned_->version.major == dlpack::kMajorVersion,
-              argument,
-              " speaks DLPack ",
-              borrowed.versioned_->version.major,
-              ", expected version 1");
+    CHECK_ARG(borrowed.versioned_->version.major == dlpack::kMajorVersion, argument,
+              " speaks DLPack ", borrowed.versioned_->version.major, ", expected version 1");
     CHECK_ARG(access == Access::read || !(borrowed.versioned_->flags & dlpack::kFlagReadOnly),
-              argument,
-              " is read-only, expected a tensor that can be written");
+              argument, " is read-only, expected a tensor that can be written");
     borrowed.view_ = view_of(borrowed.versioned_->tensor, argument);
   } else {
     borrowed.managed_ =
@@ -154,6 +153,24 @@ Borrowed borrow(py::handle object, const char* argument, Access access) {
     borrowed.view_ = view_of(borrowed.managed_->tensor, argument);
   }
   return borrowed;
+}
+
+void bind_dlpack(py::module_& module) {
+  // What a kernel would see; the tests and benchmarks of the border use it.
+  module.def(
+      "describe_tensors",
+      [](const py::args& tensors, bool writable) {
+        py::list described;
+        for (py::handle tensor : tensors) {
+          const Borrowed borrowed =
+              borrow(tensor, "tensor", writable ? Access::write : Access::read);
+          described.append(py::make_tuple(dtype_name(borrowed->dtype), shape_text(borrowed.view()),
+                                          reinterpret_cast<uintptr_t>(borrowed->data)));
+        }
+        return described;
+      },
+      py::arg("writable") = false,
+      "The dtype, shape and address of each tensor as the kernels see it.");
 }
 
 }  // namespace branchwise

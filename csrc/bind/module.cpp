@@ -28,10 +28,9 @@ PYBIND11_MODULE(_C, module) {
   module.doc() =
       "The C++ core of branchwise: KV trees, attention plans, random numbers, CPU kernels.";
   py::register_local_exception_translator(translate);
+  branchwise::bind_dlpack(module);
   branchwise::bind_rng(module);
   branchwise::bind_kv_tree(module);
   branchwise::bind_attention_plan(module);
-#ifdef BRANCHWISE_HAVE_CPU
   branchwise::bind_cpu(module);
-#endif
 }

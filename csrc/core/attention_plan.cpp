@@ -10,19 +10,13 @@ namespace branchwise {
 
 Planner::Planner(const KvTree& tree, int32_t chunk_slots, int32_t max_item_rows)
     : tree_(tree), chunk_slots_(chunk_slots), max_item_rows_(max_item_rows) {
-  CHECK_ARG(chunk_slots >= 1 && chunk_slots % tree.block_size() == 0,
-            "chunk_slots is ",
-            chunk_slots,
-            ", expected a multiple of the block size ",
-            tree.block_size());
+  CHECK_ARG(chunk_slots >= 1 && chunk_slots % tree.block_size() == 0, "chunk_slots is ",
+            chunk_slots, ", expected a multiple of the block size ", tree.block_size());
   CHECK_ARG(max_item_rows >= 1, "max_item_rows is ", max_item_rows, ", expected at least 1");
 }
 
 AttentionPlan Planner::build(std::span<const int64_t> nodes, std::span<const int32_t> counts) {
-  CHECK_ARG(nodes.size() == counts.size(),
-            nodes.size(),
-            " nodes and ",
-            counts.size(),
+  CHECK_ARG(nodes.size() == counts.size(), nodes.size(), " nodes and ", counts.size(),
             " counts: expected one count for each node");
   AttentionPlan plan;
   plan.block_size = tree_.block_size();
@@ -43,13 +37,8 @@ void Planner::mark_paths(std::span<const int64_t> nodes, std::span<const int32_t
   for (size_t input = 0; input < nodes.size(); ++input) {
     int32_t node = tree_.find(NodeHandle{nodes[input]});
     const int32_t length = tree_.at(node).length;
-    CHECK_ARG(counts[input] >= 1 && counts[input] <= length,
-              "counts[",
-              input,
-              "] is ",
-              counts[input],
-              ", expected 1 to the node's length ",
-              length);
+    CHECK_ARG(counts[input] >= 1 && counts[input] <= length, "counts[", input, "] is ",
+              counts[input], ", expected 1 to the node's length ", length);
     const bool is_new = marks_[node].epoch != epoch_;
     CHECK_ARG(is_new || marks_[node].input < 0, "nodes[", input, "] is listed twice");
     if (is_new) marks_[node] = {.epoch = epoch_};
@@ -121,30 +110,27 @@ void Planner::add_items(int32_t index, std::span<const int32_t> counts, Attentio
   const Mark& mark = marks_[index];
   const int32_t block_base = static_cast<int32_t>(plan.block_ids.size());
   for (BlockId block : node.blocks) plan.block_ids.push_back(to_int(block));
+  // Own rows come first and are the node's last tokens; the rows of descendants see all of it.
   const int32_t own_rows = mark.input < 0 ? 0 : counts[mark.input];
+  const int32_t first_own_token = node.length - own_rows;
+  const auto visible_tokens = [&](int32_t row) {
+    return std::min(first_own_token + (row - mark.row_begin) + 1, node.length);
+  };
   for (int32_t key_begin = 0; key_begin < node.length; key_begin += chunk_slots_) {
     const int32_t key_end = std::min(key_begin + chunk_slots_, node.length);
-    // Own rows come first and end with the node: row `row_begin + i` is token `first_token + i`.
-    const int32_t first_token = node.length - own_rows;
-    const int32_t rows_before = std::clamp(key_begin - first_token, 0, own_rows);
-    for (int32_t row = mark.row_begin + rows_before; row < mark.row_end; row += max_item_rows_) {
+    const int32_t blind_rows = std::clamp(key_begin - first_own_token, 0, own_rows);
+    for (int32_t row = mark.row_begin + blind_rows; row < mark.row_end; row += max_item_rows_) {
       const int32_t row_end = std::min(row + max_item_rows_, mark.row_end);
-      // The last token that any row of this group sees, and the last that all of them see.
-      const int32_t last_own = std::min(row_end, mark.row_begin + own_rows) - 1;
-      const bool all_own = row_end <= mark.row_begin + own_rows;
-      const bool any_own = row < mark.row_begin + own_rows;
-      const int32_t visible_end = all_own ? first_token + (last_own - mark.row_begin) + 1 : key_end;
-      const int32_t seen_by_all = any_own ? first_token + (row - mark.row_begin) + 1 : key_end;
-      const int32_t item_key_end = std::min(key_end, visible_end);
+      const int32_t keys_end = std::min(key_end, visible_tokens(row_end - 1));
       plan.items.push_back({.row_begin = row,
                             .row_end = row_end,
                             .block_begin = block_base + key_begin / tree_.block_size(),
-                            .key_count = item_key_end - key_begin,
+                            .key_count = keys_end - key_begin,
                             .key_position = node.start + key_begin,
                             .partial_begin = plan.n_partials,
-                            .causal = seen_by_all < item_key_end});
+                            .causal = visible_tokens(row) < keys_end});
       plan.n_partials += row_end - row;
-      plan.kv_slots_read += item_key_end - key_begin;
+      plan.kv_slots_read += keys_end - key_begin;
     }
   }
 }

@@ -36,23 +36,15 @@ void BlockPool::release(std::span<const BlockId> blocks) {
 }
 
 void BlockPool::check(std::span<const BlockId> held) const {
-  CHECK_STATE(free_.size() + held.size() == is_held_.size(),
-              free_.size(),
-              " free + ",
-              held.size(),
-              " held blocks, expected ",
-              is_held_.size());
+  CHECK_STATE(free_.size() + held.size() == is_held_.size(), free_.size(), " free + ", held.size(),
+              " held blocks, expected ", is_held_.size());
   std::vector<uint8_t> seen(is_held_.size(), 0);
   const auto visit = [&](BlockId block, bool expect_held) {
     const int32_t id = to_int(block);
     CHECK_STATE(id >= 0 && id < n_blocks(), "block ", id, " does not exist");
     CHECK_STATE(!seen[id], "block ", id, " is listed twice");
-    CHECK_STATE(is_held_[id] == expect_held,
-                "block ",
-                id,
-                " is marked ",
-                is_held_[id] ? "held" : "free",
-                ", but listed otherwise");
+    CHECK_STATE(is_held_[id] == expect_held, "block ", id, " is marked ",
+                is_held_[id] ? "held" : "free", ", but listed otherwise");
     seen[id] = 1;
   };
   for (BlockId block : free_) visit(block, false);

@@ -15,11 +15,8 @@ constexpr uint32_t kLastGeneration = std::numeric_limits<int32_t>::max();  // ha
 
 KvTree::KvTree(int32_t n_blocks, int32_t block_size) : block_size_(block_size), pool_(n_blocks) {
   CHECK_ARG(block_size >= 1, "block_size is ", block_size, ", expected at least 1");
-  CHECK_ARG(int64_t{n_blocks} * block_size <= std::numeric_limits<int32_t>::max(),
-            n_blocks,
-            " blocks of ",
-            block_size,
-            " slots are too many: slots are numbered in int32");
+  CHECK_ARG(int64_t{n_blocks} * block_size <= std::numeric_limits<int32_t>::max(), n_blocks,
+            " blocks of ", block_size, " slots are too many: slots are numbered in int32");
 }
 
 NodeHandle KvTree::add_root() { return create(-1); }
@@ -40,12 +37,8 @@ void KvTree::append(NodeHandle node, int32_t n_tokens) {
   const int64_t slots_left = int64_t{static_cast<int32_t>(target.blocks.size())} * block_size_ -
                              target.length + int64_t{pool_.n_free()} * block_size_;
   if (n_tokens > slots_left)
-    throw OutOfBlocks(concat("the KV pool cannot hold ",
-                             n_tokens,
-                             " more tokens in this node: ",
-                             slots_left,
-                             " slots are left of ",
-                             int64_t{n_blocks()} * block_size_,
+    throw OutOfBlocks(concat("the KV pool cannot hold ", n_tokens, " more tokens in this node: ",
+                             slots_left, " slots are left of ", int64_t{n_blocks()} * block_size_,
                              "; prune branches or give the pool more memory"));
   const int32_t n_new =
       blocks_for(target.length + n_tokens) - static_cast<int32_t>(target.blocks.size());
@@ -56,11 +49,8 @@ void KvTree::append(NodeHandle node, int32_t n_tokens) {
 
 void KvTree::truncate(NodeHandle node, int32_t length) {
   KvNode& target = nodes_[find_open(node, "truncate")];
-  CHECK_ARG(length >= 0 && length <= target.length,
-            "truncate to ",
-            length,
-            " tokens, expected 0 to ",
-            target.length);
+  CHECK_ARG(length >= 0 && length <= target.length, "truncate to ", length,
+            " tokens, expected 0 to ", target.length);
   target.length = length;
   release_blocks(target, blocks_for(length));
 }
@@ -93,8 +83,7 @@ int32_t KvTree::find(NodeHandle node) const {
   const uint32_t index = static_cast<uint32_t>(bits);
   if (index >= nodes_.size() || !nodes_[index].is_live ||
       nodes_[index].generation != static_cast<uint32_t>(bits >> 32))
-    throw StaleNode(concat("node ",
-                           to_int(node),
+    throw StaleNode(concat("node ", to_int(node),
                            " is not in this KV tree: it was pruned and freed"
                            " earlier, or belongs to another tree"));
   return static_cast<int32_t>(index);
@@ -102,22 +91,14 @@ int32_t KvTree::find(NodeHandle node) const {
 
 int32_t KvTree::find_owned(NodeHandle node, const char* verb) const {
   const int32_t index = find(node);
-  CHECK_ARG(nodes_[index].is_owned,
-            "cannot ",
-            verb,
-            " node ",
-            to_int(node),
+  CHECK_ARG(nodes_[index].is_owned, "cannot ", verb, " node ", to_int(node),
             ": it was pruned and lives only until its children are freed");
   return index;
 }
 
 int32_t KvTree::find_open(NodeHandle node, const char* verb) const {
   const int32_t index = find_owned(node, verb);
-  CHECK_ARG(!nodes_[index].is_sealed,
-            "cannot ",
-            verb,
-            " node ",
-            to_int(node),
+  CHECK_ARG(!nodes_[index].is_sealed, "cannot ", verb, " node ", to_int(node),
             ": it is sealed; fork it and use the child");
   return index;
 }
@@ -167,14 +148,8 @@ void KvTree::check() const {
     }
     ++n_live;
     held.insert(held.end(), node.blocks.begin(), node.blocks.end());
-    CHECK_STATE(static_cast<int32_t>(node.blocks.size()) == blocks_for(node.length),
-                "node ",
-                index,
-                " holds ",
-                node.blocks.size(),
-                " blocks for ",
-                node.length,
-                " tokens");
+    CHECK_STATE(static_cast<int32_t>(node.blocks.size()) == blocks_for(node.length), "node ", index,
+                " holds ", node.blocks.size(), " blocks for ", node.length, " tokens");
     CHECK_STATE(node.is_owned || node.n_children > 0, "nothing needs node ", index);
     CHECK_STATE(node.is_sealed || node.n_children == 0, "open node ", index, " has children");
     CHECK_STATE(node.parent < index_count(), "node ", index, " has a parent out of range");
@@ -186,24 +161,14 @@ void KvTree::check() const {
     ++n_children[node.parent];
     CHECK_STATE(parent.is_live, "the parent of node ", index, " was freed");
     CHECK_STATE(parent.serial < node.serial, "node ", index, " is older than its parent");
-    CHECK_STATE(node.start == parent.start + parent.length,
-                "node ",
-                index,
-                " starts at ",
-                node.start,
-                ", its parent ends at ",
-                parent.start + parent.length);
+    CHECK_STATE(node.start == parent.start + parent.length, "node ", index, " starts at ",
+                node.start, ", its parent ends at ", parent.start + parent.length);
   }
   CHECK_STATE(n_live == n_nodes_, n_live, " live nodes, ", n_nodes_, " counted");
   for (int32_t index = 0; index < index_count(); ++index)
     if (nodes_[index].is_live)
-      CHECK_STATE(nodes_[index].n_children == n_children[index],
-                  "node ",
-                  index,
-                  " counts ",
-                  nodes_[index].n_children,
-                  " children, it has ",
-                  n_children[index]);
+      CHECK_STATE(nodes_[index].n_children == n_children[index], "node ", index, " counts ",
+                  nodes_[index].n_children, " children, it has ", n_children[index]);
   pool_.check(held);
 }
 

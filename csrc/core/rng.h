@@ -32,9 +32,7 @@ static inline constexpr Philox4 philox4x32(Philox4 counter, uint64_t key) {
 }
 
 // The four draws of words [4*group, 4*group + 4) at `position` of the branch `lineage`.
-static inline constexpr Philox4 philox_group(uint64_t seed,
-                                             uint64_t lineage,
-                                             uint32_t position,
+static inline constexpr Philox4 philox_group(uint64_t seed, uint64_t lineage, uint32_t position,
                                              uint32_t group) {
   return philox4x32(
       {{static_cast<uint32_t>(lineage), static_cast<uint32_t>(lineage >> 32), position, group}},
@@ -47,9 +45,7 @@ static inline constexpr float unit_float(uint32_t bits) {
   return static_cast<float>((bits >> 9) * 2 + 1) * 0x1p-24f;
 }
 
-static inline constexpr float philox_uniform(uint64_t seed,
-                                             uint64_t lineage,
-                                             uint32_t position,
+static inline constexpr float philox_uniform(uint64_t seed, uint64_t lineage, uint32_t position,
                                              uint32_t word) {
   return unit_float(philox_group(seed, lineage, position, word / 4).lane[word % 4]);
 }

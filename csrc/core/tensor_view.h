@@ -14,8 +14,8 @@ namespace branchwise {
 enum class DType : uint8_t { f32, f16, bf16, i8, u8, i32, i64, u64 };
 
 constexpr const char* dtype_name(DType dtype) {
-  constexpr const char* names[] = {
-      "float32", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "uint64"};
+  constexpr const char* names[] = {"float32", "float16", "bfloat16", "int8",
+                                   "uint8",   "int32",   "int64",    "uint64"};
   return names[static_cast<int>(dtype)];
 }
 
@@ -66,33 +66,19 @@ struct Dim {
 //   const int64_t rows = shapes["rows"];
 class Shapes {
  public:
-  void check(const char* argument,
-             const TensorView& tensor,
-             std::initializer_list<DType> dtypes,
+  void check(const char* argument, const TensorView& tensor, std::initializer_list<DType> dtypes,
              std::initializer_list<Dim> dims) {
     bool known = false;
     for (DType dtype : dtypes) known |= tensor.dtype == dtype;
     CHECK_ARG(known, argument, " is ", dtype_name(tensor.dtype), ", expected ", join(dtypes));
-    CHECK_ARG(tensor.n_dims == static_cast<int32_t>(dims.size()),
-              argument,
-              " has shape ",
-              shape_text(tensor),
-              ", expected ",
-              join(dims));
+    CHECK_ARG(tensor.n_dims == static_cast<int32_t>(dims.size()), argument, " has shape ",
+              shape_text(tensor), ", expected ", join(dims));
     int axis = 0;
     for (const Dim& dim : dims) {
       const int64_t given = tensor.shape[axis++];
       const int64_t expected = dim.name.empty() ? dim.size : bind(dim.name, given);
-      CHECK_ARG(given == expected,
-                argument,
-                " has shape ",
-                shape_text(tensor),
-                ", expected ",
-                join(dims),
-                ": axis ",
-                axis - 1,
-                " must be ",
-                expected);
+      CHECK_ARG(given == expected, argument, " has shape ", shape_text(tensor), ", expected ",
+                join(dims), ": axis ", axis - 1, " must be ", expected);
     }
   }
 
