@@ -19,7 +19,7 @@ class Variable:
 
 
 VARIABLES = (
-    Variable("BRANCHWISE_CPU_ISA", "generic|avx2|avx512|avx512_bf16", "best", "force one set of CPU kernels"),
+    Variable("BRANCHWISE_CPU_ISA", "generic|avx2|avx512|avx512_bf16|amx", "best", "force one set of CPU kernels"),
     Variable("BRANCHWISE_THREADS", "integer >= 1", "physical cores", "threads of every parallel region"),
 )
 

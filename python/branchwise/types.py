@@ -15,7 +15,7 @@ Message = dict[str, str]
 
 @dataclass(slots=True)
 class Cost:
-    """What something cost. Token counts are exact; bytes are computed from the attention plan; seconds are wall time."""
+    """What something cost. Token counts are exact, bytes computed from the attention plan, seconds wall time."""
 
     generated_tokens: int = 0
     prefill_tokens: int = 0
@@ -127,7 +127,7 @@ class Expanded:
 
 @dataclass(slots=True)
 class SearchState:
-    """What a strategy remembers about one problem. `live` are the nodes that may still be expanded: all else is freed."""
+    """What a strategy remembers about one problem. `live` nodes may still be expanded; all else is freed."""
 
     problem: Problem
     root: Node

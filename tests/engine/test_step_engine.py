@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from checkpoints import FAMILY_CONFIGS, character_tokenizer, random_checkpoint
 
 from branchwise._C import lineage_root
 from branchwise.engine.branch import StepLimits, Tree
@@ -16,6 +15,7 @@ from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeErr
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
 from branchwise.types import Node, Sampling
+from checkpoints import FAMILY_CONFIGS, character_tokenizer, random_checkpoint
 
 Steps = dict[tuple[int, ...], tuple[list[int], float, str | None]]
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import FAMILY_CONFIGS, SMALL, random_checkpoint
-from model_tools import all_logits
 
 from branchwise.models.load import load_decoder
+from branchwise.weights import open_checkpoint
+from checkpoints import FAMILY_CONFIGS, SMALL, random_checkpoint
+from model_tools import all_logits
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this test")
 
@@ -41,8 +42,6 @@ def test_logits_equal_transformers(family: str, length: int) -> None:
 
 
 def test_a_saved_folder_loads_and_agrees(tmp_path: Path) -> None:
-    from branchwise.weights import open_checkpoint
-
     checkpoint = random_checkpoint("qwen2", seed=3)
     config = transformers.AutoConfig.for_model(**{**SMALL, **FAMILY_CONFIGS["qwen2"]})
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()

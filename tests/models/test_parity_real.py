@@ -9,18 +9,35 @@ import pytest
 import torch
 
 import branchwise as bw
+from branchwise.models.load import load_decoder
 from branchwise.weights import open_checkpoint
+from model_tools import all_logits
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this test")
 
 LOGIT_TOLERANCE = 1e-3
 PROMPTS = [
-    "The capital of France is", "def fibonacci(n):\n", "Q: What is 12 * 7?\nA:", "Once upon a time, there was a",
-    "1, 2, 3, 5, 8, 13,", "Die Hauptstadt von Deutschland ist", "水は", "import numpy as np\n\nx =",
-    "Water boils at", "SELECT name FROM users WHERE", "The derivative of x^2 is", "Roses are red,",
-    "In 1969, humans first", "#include <stdio.h>\nint main() {", "La fórmula del agua es", "A triangle has sides 3, 4 and",
-    "Subject: Meeting tomorrow\n\nDear", "The three laws of motion are", "{\"name\": \"Alice\", \"age\":", "🙂🙂🙂 means",
-]  # fmt: skip
+    "The capital of France is",
+    "def fibonacci(n):\n",
+    "Q: What is 12 * 7?\nA:",
+    "Once upon a time, there was a",
+    "1, 2, 3, 5, 8, 13,",
+    "Die Hauptstadt von Deutschland ist",
+    "水は",
+    "import numpy as np\n\nx =",
+    "Water boils at",
+    "SELECT name FROM users WHERE",
+    "The derivative of x^2 is",
+    "Roses are red,",
+    "In 1969, humans first",
+    "#include <stdio.h>\nint main() {",
+    "La fórmula del agua es",
+    "A triangle has sides 3, 4 and",
+    "Subject: Meeting tomorrow\n\nDear",
+    "The three laws of motion are",
+    '{"name": "Alice", "age":',
+    "🙂🙂🙂 means",
+]
 
 
 def oracle(path: Path):
@@ -81,10 +98,6 @@ def test_greedy_equals_transformers(models_dir: Path, name: str) -> None:
 @pytest.mark.model
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct-q4_1", "gemma-3-270m-q4_k_m"])
 def test_logits_equal_transformers(models_dir: Path, name: str) -> None:
-    from model_tools import all_logits
-
-    from branchwise.models.load import load_decoder
-
     path = models_dir / f"{name}.gguf"
     if not path.exists():
         pytest.skip(f"{path} is absent")

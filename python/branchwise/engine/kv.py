@@ -16,7 +16,7 @@ from branchwise.models.families import DecoderConfig
 class KvCache:
     """KV tree, planner and pool of one model, plus the blocks that admitted problems have been promised.
 
-    pool: [layer, block, kv_head, 2, block_size * head_dim]; the K half of a block is [head_dim][slot], V [slot][head_dim]
+    pool: [layer, block, kv_head, 2, block_size * head_dim]; K of a block is [head_dim][slot], V [slot][head_dim]
     """
 
     def __init__(self, config: DecoderConfig, n_blocks: int, dtype: torch.dtype) -> None:

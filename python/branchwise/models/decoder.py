@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from branchwise import ops
-from branchwise._C import AttentionPlan
+from branchwise._C import AttentionPlan, Workspace
 from branchwise.models.families import DecoderConfig
 from branchwise.models.rope import rope_table
 from branchwise.ops import Linear
@@ -34,7 +34,7 @@ class Layer:
 class Decoder:
     """A causal language model without its sampler.
 
-    embedding: [vocab, hidden]    final_norm: [hidden]    head: vocabulary tiles of lm_head, None for a PRM with own head
+    embedding: [vocab, hidden]    final_norm: [hidden]    head: lm_head in vocabulary tiles, None for a PRM
     """
 
     config: DecoderConfig
@@ -44,6 +44,7 @@ class Decoder:
     final_norm: Tensor
     head: list[Linear] | None
     rope: dict[bool, tuple[Tensor, Tensor]]  # False: global layers, True: local layers
+    scratch: Workspace = field(default_factory=Workspace)
 
     def forward(self, tokens: Tensor, plan: AttentionPlan, pool: Tensor) -> Tensor:
         """Hidden states after the final norm, one per row.
@@ -80,8 +81,9 @@ class Decoder:
             layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
         )  # fmt: skip
         mixed = torch.empty_like(query)
-        window = config.windows[index]
-        ops.tree_attention(query, kv_layer, plan, mixed, config.scale, window, config.attention_softcap)
+        ops.tree_attention(
+            query, kv_layer, plan, mixed, config.scale, config.windows[index], config.attention_softcap, self.scratch
+        )
         return layer.output(mixed)
 
     def _mlp(self, layer: Layer, x: Tensor) -> Tensor:

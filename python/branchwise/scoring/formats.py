@@ -127,9 +127,7 @@ def _turns(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer) 
     to_verdict, rest = rest.split(verdict)
     to_user = rest.split(second)[0]
     encode = tokenizer.encode
-    turns = TurnFormat(
-        tokenizer, before, encode(to_verdict, special=True), [good, *encode(to_user, special=True)]
-    )
+    turns = TurnFormat(tokenizer, before, encode(to_verdict, special=True), [good, *encode(to_user, special=True)])
     return turns, pair_head(checkpoint, config, good, bad)
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from branchwise import ops
@@ -19,11 +21,13 @@ from branchwise._C import PackedWeight, gemm
 from branchwise.models.families import DecoderConfig
 from branchwise.weights.checkpoint import Checkpoint
 
+Scores = NDArray[np.float32]
+
 
 class Head(Protocol):
     """Turns hidden states into probabilities, every row by itself."""
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor) -> Scores:
         """hidden: [rows, hidden], any float dtype -> [rows] fp32."""
         ...
 
@@ -48,7 +52,7 @@ class PairHead:
     def __init__(self, good: Tensor, bad: Tensor) -> None:
         self.pair = _Linear(torch.stack([good, bad]).float(), None)
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor) -> Scores:
         return ops.prm_probability(self.pair(hidden.float()), "softmax0")
 
 
@@ -62,7 +66,7 @@ class MlpHead:
         self.first = _Linear(first, first_bias)
         self.second = _Linear(second, second_bias)
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor) -> Scores:
         return ops.prm_probability(self.second(self.first(hidden.float()).relu_()), "softmax1")
 
 
@@ -75,7 +79,7 @@ class ValueHead:
         weight, bias = (checkpoint.load(name, torch.float32) for name in self.tensors)
         self.value = _Linear(weight.reshape(1, -1), bias.reshape(-1))
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor) -> Scores:
         return ops.prm_probability(self.value(hidden.float()), "sigmoid")
 
 

@@ -1,0 +1,112 @@
+"""Decode iterations against their matrix products alone: same shapes, same packed weights, same process.
+
+    python benchmarks/engine/bench_decode.py --policy qwen2.5-0.5b.gguf --rows 16 64
+
+The two are timed in turn, iteration by iteration, so that noise hits both. Prints medians, their ratio and tokens/s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+import branchwise as bw
+from branchwise import _C
+from branchwise.engine.branch import StepLimits
+from branchwise.models.decoder import Decoder
+from branchwise.types import Sampling
+
+DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+TEXT = (
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did "
+    "Natalia sell altogether in April and May? Explain every step, and say what each number means before you use it. "
+)
+
+
+def matmuls_alone(model: Decoder, rows: int) -> float:
+    """Seconds of all matrix products of one iteration, in the order in which the model runs them."""
+    x = torch.randn(rows, model.config.hidden_size).to(model.dtype)
+    query = torch.randn(rows, model.config.n_heads * model.config.head_dim).to(model.dtype)
+    inner = torch.randn(rows, model.config.intermediate_size).to(model.dtype)
+    assert model.head is not None
+    begin = time.perf_counter()
+    for layer in model.layers:
+        layer.qkv(x)
+        layer.output(query)
+        layer.gate_up(x)
+        layer.down(inner)
+    for tile in model.head:
+        tile(x)
+    return time.perf_counter() - begin
+
+
+def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict[str, object]:
+    """Grow `rows` branches from one 110-token prompt by `tokens` tokens."""
+    steps = engine.steps
+    prompt = (steps.tokenizer.encode(TEXT) * 5)[:110]
+    steps.tokenizer.eos_ids = frozenset()  # every branch stays alive, so that all iterations have the same rows
+    tree = steps.open(
+        prompt, lineage=1, branches=rows, max_steps=1, limits=StepLimits(tokens + 8, tokens + 8), sampling=sampling,
+        seed=0, delimiter="\0never\0",
+    )  # fmt: skip
+    assert tree is not None
+    steps.expand(tree, tree.root, rows)
+    for _ in range(4):  # prompt and warm-up
+        steps.poll()
+        matmuls_alone(steps.model, rows)
+    iterations, products = [], []
+    for _ in range(tokens - 4):
+        begin = time.perf_counter()
+        steps.poll()
+        iterations.append(time.perf_counter() - begin)
+        products.append(matmuls_alone(steps.model, rows))
+    steps.close(tree)
+    iteration, product = statistics.median(iterations), statistics.median(products)
+    return {
+        "bench": "decode",
+        "rows": rows,
+        "prompt_tokens": len(prompt),
+        "tokens": tokens,
+        "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p},
+        "iteration_ms": round(iteration * 1e3, 3),
+        "matmuls_ms": round(product * 1e3, 3),
+        "ratio": round(iteration / product, 3),
+        "tokens_per_s": round(rows / iteration, 1),
+        "isa": _C.isa(),
+        "threads": torch.get_num_threads(),
+        "dtype": engine.resolved.dtype,
+    }
+
+
+def main() -> None:
+    models = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", default=str(models / DEFAULT_MODEL), help="folder, .gguf file or hub id")
+    parser.add_argument("--rows", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--top-p", type=float, nargs="+", default=[0.95, 1.0])
+    parser.add_argument("--out", type=Path, help="append the records to this JSONL file")
+    options = parser.parse_args()
+    engine = bw.Engine(options.policy, dtype=options.dtype, threads=options.threads, kv_memory=1 << 30)
+    for rows in options.rows:
+        for top_p in options.top_p:
+            record = bench(engine, rows, options.tokens, Sampling(options.temperature, top_p))
+            record["model"] = Path(options.policy).stem
+            line = json.dumps(record)
+            print(line, flush=True)
+            if options.out:
+                with options.out.open("a") as file:
+                    file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
