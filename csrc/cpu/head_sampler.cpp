@@ -31,10 +31,24 @@ HeadRow head_row(const DrawSpec& spec) {
   return row;
 }
 
-std::vector<uint32_t> keys_of(const std::vector<float>& logits, float scale) {
-  std::vector<uint32_t> keys(logits.size());
+void find_keys(const std::vector<float>& logits, float scale, std::vector<uint32_t>& keys) {
+  keys.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) keys[i] = order_key(logits[i] * scale);
-  return keys;
+}
+
+// Keeps the elements of parallel arrays for which wanted(i) holds, in order. No branch: whether a
+// candidate stays is a coin toss.
+template <typename Wanted, typename... Arrays>
+void keep(Wanted&& wanted, std::vector<float>& first, Arrays&... rest) {
+  size_t kept = 0;
+  for (size_t i = 0; i < first.size(); ++i) {
+    const bool stays = wanted(i);
+    first[kept] = first[i];
+    ((rest[kept] = rest[i]), ...);
+    kept += stays;
+  }
+  first.resize(kept);
+  (rest.resize(kept), ...);
 }
 
 }  // namespace
@@ -160,18 +174,15 @@ void HeadSampler::tighten(Row& row) const {
   if (spec.top_k > 0) {  // the k-th largest so far; top-p needs the mass of all k
     if (row.logits.size() < row.prune_at || row.logits.size() <= static_cast<size_t>(spec.top_k))
       return;
-    const auto keys = keys_of(row.logits, row.head.inv_temperature);
+    std::vector<uint32_t> keys;
+    find_keys(row.logits, row.head.inv_temperature, keys);
     const Cut cut = select(keys, {}, spec.top_k);
-    for (size_t i = 0; i < keys.size(); ++i)
-      if (keys[i] == cut.key) floor = row.logits[i] * row.head.inv_temperature;
-    size_t kept = 0;
-    for (size_t i = 0; i < keys.size(); ++i)
-      if (keys[i] >= cut.key) {
-        row.words[kept] = row.words[i];
-        row.logits[kept++] = row.logits[i];
-      }
-    row.words.resize(kept), row.logits.resize(kept);
-    row.prune_at = std::max(row.prune_at, 2 * kept);  // only ties can hold more than k
+    keep([&](size_t i) { return keys[i] >= cut.key; }, row.logits, row.words);
+    for (const float logit : row.logits) {
+      const float z = logit * row.head.inv_temperature;
+      if (order_key(z) == cut.key) floor = z;
+    }
+    row.prune_at = std::max(row.prune_at, 2 * row.logits.size());  // only ties can hold more than k
   } else {
     // Words below a share (1 - p) / vocab_size weigh less than 1 - p together: the rest reach p.
     if (spec.top_p < 1 && row.scaled.sum > 0)
@@ -184,43 +195,40 @@ void HeadSampler::tighten(Row& row) const {
 }
 
 // Cuts the candidates to the exact set, then draws among them.
-void HeadSampler::choose(Row& row) const {
+void HeadSampler::choose(Row& row, Scratch& scratch) const {
   const DrawSpec& spec = row.spec;
-  std::vector<uint32_t> keys = keys_of(row.logits, row.head.inv_temperature);
-  std::vector<float> weights(keys.size());
-  kernels().head_weights(row.head, row.logits.data(), static_cast<int64_t>(keys.size()),
-                         static_cast<float>(row.scaled.max), weights.data());
-  const auto keep = [&](auto&& wanted) {
-    size_t kept = 0;
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (!wanted(i)) continue;
-      keys[kept] = keys[i], weights[kept] = weights[i];
-      row.logits[kept] = row.logits[i], row.words[kept] = row.words[i];
-      ++kept;
-    }
-    keys.resize(kept), weights.resize(kept), row.logits.resize(kept), row.words.resize(kept);
-  };
+  auto& [keys, weights, masses] = scratch;
+  find_keys(row.logits, row.head.inv_temperature, keys);
   const auto keep_cut = [&](Cut cut) {
-    keep([&, left = cut.ties](size_t i) mutable {
-      return keys[i] > cut.key || (keys[i] == cut.key && left-- > 0);
-    });
+    auto inside = [&, left = cut.ties](size_t i) mutable {
+      const bool tied = keys[i] == cut.key && left > 0;
+      left -= tied;
+      return keys[i] > cut.key || tied;
+    };
+    keep(inside, row.logits, row.words, keys);
+  };
+  const auto weigh = [&] {
+    weights.resize(row.logits.size());
+    kernels().head_weights(row.head, row.logits.data(), static_cast<int64_t>(weights.size()),
+                           static_cast<float>(row.scaled.max), weights.data());
   };
   if (spec.top_k > 0 && static_cast<size_t>(spec.top_k) < keys.size())
     keep_cut(select(keys, {}, spec.top_k));
   if (spec.top_p < 1) {
-    std::vector<uint64_t> masses(keys.size());
-    std::transform(weights.begin(), weights.end(), masses.begin(), mass_of);
-    double total = row.scaled.sum / kMassUnit;
-    if (spec.top_k > 0) {
-      uint64_t sum = 0;
-      for (const uint64_t mass : masses) sum += mass;
-      total = static_cast<double>(sum);
-    }
+    weigh();
+    masses.resize(weights.size());
+    uint64_t kept_mass = 0;
+    for (size_t i = 0; i < weights.size(); ++i) kept_mass += masses[i] = mass_of(weights[i]);
+    const double total = spec.top_k > 0 ? static_cast<double>(kept_mass)
+                                        : row.scaled.sum / kMassUnit;
     keep_cut(select(keys, masses, static_cast<uint64_t>(std::ceil(spec.top_p * total))));
   }
-  if (spec.min_p > 0) keep([&](size_t i) { return weights[i] >= spec.min_p; });
+  if (spec.min_p > 0) {
+    weigh();
+    keep([&](size_t i) { return weights[i] >= spec.min_p; }, row.logits, row.words);
+  }
   const int64_t index = kernels().head_gumbel(row.head, row.logits.data(), row.words.data(),
-                                              static_cast<int64_t>(keys.size()));
+                                              static_cast<int64_t>(row.words.size()));
   if (index >= 0) row.word = row.words[index], row.logit = row.logits[index];
 }
 
@@ -229,10 +237,11 @@ void HeadSampler::finish(int32_t* tokens, float* logprobs) {
             " of ", vocab_size_, " words");
   next_word_ = -1;
   const int64_t n_rows = rows();
+  scratch_.resize(omp_get_max_threads());
 #pragma omp parallel for schedule(dynamic) if (n_rows > 1)
   for (int64_t i = 0; i < n_rows; ++i) {
     Row& row = rows_[i];
-    if (row.head.draw == Draw::candidates) choose(row);
+    if (row.head.draw == Draw::candidates) choose(row, scratch_[omp_get_thread_num()]);
     tokens[i] = row.word;
     logprobs[i] = static_cast<float>(row.logit - row.raw.max - std::log(row.raw.sum));
   }

@@ -44,6 +44,11 @@ class HeadSampler {
     double max, sum;
     void add(float other_max, float other_sum);
   };
+  struct Scratch {  // of one thread, for the candidates of one row
+    std::vector<uint32_t> keys;
+    std::vector<float> weights;
+    std::vector<uint64_t> masses;
+  };
   struct Row {
     HeadRow head;
     DrawSpec spec;
@@ -57,11 +62,12 @@ class HeadSampler {
 
   void merge(Row& row, const HeadChunk& chunk, const float* logits, const int32_t* words) const;
   void tighten(Row& row) const;
-  void choose(Row& row) const;
+  void choose(Row& row, Scratch& scratch) const;
 
   int64_t max_rows_, vocab_size_;
   int64_t next_word_ = -1;  // -1: begin was not called
   std::vector<Row> rows_;
+  std::vector<Scratch> scratch_;
 };
 
 }  // namespace branchwise

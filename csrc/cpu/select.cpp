@@ -3,16 +3,8 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 
 namespace branchwise {
-
-uint32_t order_key(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x == 0 ? 0.0f : x);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-uint64_t mass_of(float weight) { return static_cast<uint64_t>(weight / kMassUnit); }
 
 Cut select(std::span<const uint32_t> keys, std::span<const uint64_t> weights, uint64_t target) {
   constexpr int kShifts[] = {21, 10, 0}, kBits[] = {11, 11, 10};

@@ -1,17 +1,23 @@
 // Which of many scored words form the top k or the smallest set of a given mass: radix selection.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <span>
 
 namespace branchwise {
 
 // Order-preserving map of floats to integers; NaN is not allowed.
-uint32_t order_key(float x);
+inline uint32_t order_key(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x == 0 ? 0.0f : x);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
 
 // Probabilities as integers, so that their sums do not depend on the order: units of 2^-40.
 inline constexpr double kMassUnit = 0x1p-40;
-uint64_t mass_of(float weight);
+inline uint64_t mass_of(float weight) {
+  return static_cast<uint64_t>(static_cast<int64_t>(weight / static_cast<float>(kMassUnit)));
+}
 
 // A set in descending order of keys, ties in order of index: all above `key`, and the first `ties`
 // of those equal to it.

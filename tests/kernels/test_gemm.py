@@ -1,0 +1,85 @@
+"""Our GEMM against float64, and its row invariance to the bit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from branchwise import _C
+from tolerances import assert_close
+
+ROWS = [1, 2, 3, 5, 6, 7, 12, 13, 16, 17, 31, 33, 64, 100, 257, 300]
+
+
+def product(x: Tensor, weight: _C.PackedWeight, bias: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    out = torch.full((len(x), weight.shape[0]), math.nan, dtype=dtype or x.dtype)
+    _C.gemm(x, weight, out, bias)
+    return out
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 896), (31, 33), (32, 256), (77, 257), (100, 1000), (40, 4864)])
+@pytest.mark.parametrize("rows", [1, 4, 13, 40])
+def test_product(isa: str, dtype: torch.dtype, rows: int, n: int, k: int) -> None:
+    torch.manual_seed(rows + n)
+    x, weight, bias = torch.randn(rows, k).to(dtype), torch.randn(n, k).to(dtype), torch.randn(n).to(dtype)
+    packed = _C.PackedWeight(weight)
+    reference = x.double() @ weight.double().T
+    assert_close("gemm", product(x, packed), reference)
+    assert_close("gemm", product(x, packed, bias), reference + bias.double())
+
+
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
+def test_mixed_types(isa: str, dtype: torch.dtype, x_dtype: torch.dtype, out_dtype: torch.dtype) -> None:
+    x, weight = torch.randn(20, 130).to(x_dtype), torch.randn(50, 130).to(dtype)
+    out = product(x, _C.PackedWeight(weight), dtype=out_dtype)
+    assert_close("gemm", out, x.double() @ weight.double().T)
+
+
+@pytest.mark.parametrize(("n", "k"), [(48, 300), (64, 1100)])
+def test_row_does_not_depend_on_the_batch(isa: str, dtype: torch.dtype, n: int, k: int) -> None:
+    x, weight = torch.randn(300, k).to(dtype), torch.randn(n, k).to(dtype)
+    packed = _C.PackedWeight(weight)
+    whole = product(x, packed)
+    for rows in ROWS:
+        assert torch.equal(product(x[:rows].contiguous(), packed), whole[:rows]), rows
+        assert torch.equal(product(x[-rows:].contiguous(), packed), whole[-rows:]), rows
+
+
+def test_threads_do_not_change_bits(isa: str, dtype: torch.dtype) -> None:
+    x, packed = torch.randn(50, 500).to(dtype), _C.PackedWeight(torch.randn(200, 500).to(dtype))
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(product(x, packed))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_no_rows(isa: str) -> None:
+    assert product(torch.zeros(0, 8), _C.PackedWeight(torch.zeros(4, 8))).shape == (0, 4)
+
+
+def test_onednn_still_works_after_ours(isa: str) -> None:
+    """AMX tiles are configured per thread: ours must leave the configuration of others as it was."""
+    x, weight = torch.randn(64, 512).bfloat16(), torch.randn(256, 512).bfloat16()
+    packed = _C.PackedWeight(weight)
+    before = torch.nn.functional.linear(x, weight)
+    for _ in range(3):
+        product(x, packed)
+        assert torch.equal(torch.nn.functional.linear(x, weight), before)
+
+
+def test_mistakes() -> None:
+    packed = _C.PackedWeight(torch.zeros(4, 8))
+    with pytest.raises(ValueError, match=r"x has shape \[2, 7\]"):
+        product(torch.zeros(2, 7), packed)
+    with pytest.raises(ValueError, match=r"bias has shape \[3\]"):
+        product(torch.zeros(2, 8), packed, torch.zeros(3))
+    with pytest.raises(ValueError, match="weight is float16"):
+        _C.PackedWeight(torch.zeros(4, 8).half())
+    with pytest.raises(ValueError, match="it is empty"):
+        _C.PackedWeight(torch.zeros(0, 8))
