@@ -1,0 +1,168 @@
+"""`branchwise doctor`: what this machine offers, what the kernels make of it, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from branchwise import __version__, assets
+from branchwise.cli.options import Json
+from branchwise.cli.output import make_console, print_json
+from branchwise.config import free_memory
+from branchwise.env import VARIABLES
+from branchwise.errors import BranchwiseError
+from branchwise.report import numbers
+
+_LOSSES = (  # in the order in which instruction sets build on each other
+    ("avx2", "no 8-wide kernels: attention, norms and sampling run as plain C++"),
+    ("avx512", "no 16-wide kernels: attention and sampling are up to two times slower"),
+    ("avx512_bf16", "no bf16 products in vector registers: bf16 models are widened to fp32 on the fly"),
+    ("amx", "no matrix units: prompts, PRM batches and large n are slower in bf16"),
+)
+
+
+def doctor(json: Json = False) -> None:
+    """Report hardware, kernels, libraries, bundled models, caches and environment variables."""
+    problems: list[str] = []
+    report = {
+        "branchwise": __version__,
+        "hardware": _hardware(),
+        "kernels": _kernels(problems),
+        "libraries": _libraries(problems),
+        "bundled models": _bundled(problems),
+        "hub cache": _hub_cache(),
+        "environment": [
+            {"name": each.name, "value": os.environ.get(each.name), "values": each.values, "default": each.default,
+             "meaning": each.meaning}
+            for each in VARIABLES
+        ],
+        "problems": problems,
+    }  # fmt: skip
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _hardware() -> dict[str, Any]:
+    return {
+        "cpu": _cpu_model(),
+        "architecture": platform.machine(),
+        "cpus": os.cpu_count(),
+        "usable cpus": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "free memory": free_memory(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "unknown"
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown"
+
+
+def _kernels(problems: list[str]) -> dict[str, Any]:
+    try:
+        import torch  # noqa: F401  # first, so that both use one OpenMP runtime
+
+        from branchwise import _C
+
+        chosen, supported = _C.isa(), _C.supported_isas()
+    except (BranchwiseError, ImportError, ValueError, RuntimeError) as error:
+        problems.append(f"the extension branchwise._C does not work: {error}")
+        return {"chosen": None, "supported": [], "missing": {}}
+    missing = {name: loss for name, loss in _LOSSES if name not in supported}
+    return {"chosen": chosen, "supported": supported, "missing": missing}
+
+
+def _libraries(problems: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("torch", "triton", "tokenizers", "huggingface_hub", "math-verify"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+            if name != "triton":
+                problems.append(f"{name} is not installed: pip install {name}")
+    if found["torch"] is not None:
+        import torch
+
+        found["threads"] = torch.get_num_threads()
+        found["cuda"] = torch.version.cuda
+        usable = torch.cuda.is_available()
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if usable else []
+    return found
+
+
+def _bundled(problems: list[str]) -> dict[str, int | None]:
+    """Bytes of every bundled asset; None where it is missing."""
+    sizes: dict[str, int | None] = {}
+    for name in assets.NAMES:
+        path = assets.asset_path(name)
+        files = [path] if path.is_file() else [file for file in path.glob("*") if file.is_file()]
+        sizes[name] = sum(file.stat().st_size for file in files) if files else None
+        if not files:
+            problems.append(f"the bundled {name} is missing from {path.parent}: install branchwise again")
+    return sizes
+
+
+def _hub_cache() -> dict[str, Any]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    models = sorted(path.name.removeprefix("models--").replace("--", "/") for path in folder.glob("models--*"))
+    return {"path": str(folder), "models": models}
+
+
+def _print(report: dict[str, Any]) -> None:
+    from branchwise.report.table import table
+
+    console = make_console()
+    hardware, kernels, libraries = report["hardware"], report["kernels"], report["libraries"]
+    rows = [
+        ("branchwise", report["branchwise"]),
+        (
+            "CPU",
+            f"{hardware['cpu']} ({hardware['architecture']}), {hardware['usable cpus']} of {hardware['cpus']} CPUs",
+        ),
+        ("memory", f"{numbers.size(hardware['memory'])}, {numbers.size(hardware['free memory'])} free"),
+        ("system", f"{hardware['system']}, Python {hardware['python']}"),
+        ("kernels", f"{kernels['chosen'] or 'none'} (possible here: {', '.join(kernels['supported']) or 'none'})"),
+        *((f"  no {name}", loss) for name, loss in kernels["missing"].items()),
+        ("torch", f"{libraries['torch'] or 'missing'}, {libraries.get('threads', 0)} threads"),
+        ("GPU", _gpu(libraries)),
+        *((name, libraries[name] or "missing") for name in ("tokenizers", "huggingface_hub", "math-verify")),
+        *((name, numbers.size(size) if size else "missing") for name, size in report["bundled models"].items()),
+        ("hub cache", f"{report['hub cache']['path']}, {len(report['hub cache']['models'])} models"),
+    ]
+    console.print(table(["", "found"], rows, names=2))
+    variables = [
+        (each["name"], each["value"] or f"not set: {each['default']}", each["values"], each["meaning"])
+        for each in report["environment"]
+    ]
+    console.print(table(["variable", "value", "takes", "meaning"], variables, names=4))
+    for problem in report["problems"]:
+        console.print(f"problem: {problem}", style="red", soft_wrap=True)
+    if not report["problems"]:
+        console.print("no problems found")
+
+
+def _gpu(libraries: dict[str, Any]) -> str:
+    triton = f"triton {libraries['triton']}" if libraries["triton"] else "no triton"
+    if libraries.get("gpus"):
+        return f"{', '.join(libraries['gpus'])}, CUDA {libraries['cuda']}, {triton}; this version runs on the CPU"
+    return (
+        f"none seen by torch (CUDA {libraries.get('cuda') or 'not built in'}, {triton}); this version runs on the CPU"
+    )

@@ -1,0 +1,177 @@
+"""The options that `solve` and `eval` share: declared once, as a dataclass, and given to a command in one piece."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from branchwise.config import GIB, EngineConfig
+from branchwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from branchwise.types import Strategy
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": GIB, "t": GIB << 10}
+STRATEGY_OPTIONS = ("n", "expand", "max_steps", "aggregate", "vote")
+_MODELS, _SEARCH, _SAMPLING = "Models", "Search", "Sampling"
+
+
+def _option(panel: str, help_: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help_, metavar=metavar, rich_help_panel=panel)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """Which models search, by which rule, and how they sample. `None` is the default of the strategy or the engine."""
+
+    policy: Annotated[
+        str | None,
+        _option(
+            _MODELS, "Model that writes steps: folder, .gguf file or hub id (org/name). Default: the bundled one.",
+            metavar="MODEL",
+        ),
+    ] = None  # fmt: skip
+    prm: Annotated[
+        str | None,
+        _option(
+            _MODELS, "Process reward model that scores them; for best_of_n, weighted_best_of_n, beam and dvts.",
+            metavar="MODEL",
+        ),
+    ] = None  # fmt: skip
+    prm_format: Annotated[
+        str,
+        _option(
+            _MODELS, "Input of the PRM: math-shepherd, rlhflow, qwen-prm or skywork; auto looks at its tensors.",
+            metavar="NAME",
+        ),
+    ] = "auto"  # fmt: skip
+    instruction: Annotated[
+        str | None,
+        _option(
+            _MODELS, "System message of every question, '' for none. Default: solve it step by step, box the answer."
+        ),
+    ] = None
+    dtype: Annotated[
+        str,
+        _option(
+            _MODELS, "Type of weights and KV: float32, bfloat16, or auto by the size of the policy.", metavar="TYPE"
+        ),
+    ] = "auto"
+    kv_memory: Annotated[
+        str | None,
+        _option(
+            _MODELS, "Memory of both KV caches, as 512M or 4G. Default: a quarter of what is free, at most 8G.",
+            metavar="SIZE",
+        ),
+    ] = None  # fmt: skip
+    strategy: Annotated[
+        str,
+        _option(
+            _SEARCH,
+            "greedy, majority, best_of_n, weighted_best_of_n, beam or dvts.",
+            "--strategy",
+            "-s",
+            metavar="NAME",
+        ),
+    ] = "beam"
+    n: Annotated[
+        int | None,
+        _option(_SEARCH, "Branches that grow at once, all of which end in an answer. Default: 16.", "--n", "-n"),
+    ] = None
+    expand: Annotated[
+        int | None, _option(_SEARCH, "beam, dvts: children of every step that is kept; n/expand are kept. Default: 4.")
+    ] = None
+    max_steps: Annotated[int | None, _option(_SEARCH, "Steps of a solution at most. Default: 40.")] = None
+    aggregate: Annotated[
+        str | None,
+        _option(
+            _SEARCH,
+            "Score of a branch from those of its steps: last, min, prod or mean. Default: last.",
+            metavar="NAME",
+        ),
+    ] = None
+    vote: Annotated[
+        str | None,
+        _option(
+            _SEARCH, "Weight of an answer: majority (how many gave it), max (best score), weighted (sum of scores)."
+            " Default: that of the strategy.", metavar="NAME",
+        ),
+    ] = None  # fmt: skip
+    temperature: Annotated[float, _option(_SAMPLING, "0 takes the likeliest token; higher is more diverse.")] = 0.8
+    top_p: Annotated[
+        float, _option(_SAMPLING, "Likeliest tokens that hold this share in all; 1 keeps every token.")
+    ] = 1.0
+    top_k: Annotated[int, _option(_SAMPLING, "That many likeliest tokens; 0 keeps every token.")] = 0
+    min_p: Annotated[
+        float, _option(_SAMPLING, "Tokens with this share of the likeliest one's; 0 keeps every token.")
+    ] = 0.0
+    max_tokens: Annotated[int, _option(_SAMPLING, "Tokens of one solution at most.")] = 2048
+    seed: Annotated[int, _option(_SAMPLING, "The same seed gives the same tree, bit for bit.")] = 0
+
+    def make_strategy(self) -> Strategy:
+        """The strategy with the options that were given. ConfigError says what cannot work, before models load."""
+        from branchwise.search.registry import make_strategy
+
+        given = {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}
+        strategy = make_strategy(self.strategy, **given)
+        if strategy.uses_scores and self.policy is not None and self.prm is None:
+            raise ConfigError(
+                f"strategy {strategy.name!r} needs step scores: name a process reward model with --prm,"
+                " or choose --strategy majority, which needs none"
+            )
+        return strategy
+
+    def engine_config(self) -> EngineConfig:
+        """The engine options. ConfigError for one that cannot work."""
+        return EngineConfig(
+            dtype=self.dtype,  # type: ignore[arg-type]  # EngineConfig checks it
+            kv_memory=parse_size(self.kv_memory) if self.kv_memory is not None else None,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            seed=self.seed,
+            prm_format=self.prm_format,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All options by name, as they were given."""
+        return asdict(self)
+
+
+def with_search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every option of `SearchOptions`; its parameter `options` receives them in one piece."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    hints = get_type_hints(SearchOptions, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter(field.name, keyword, default=field.default, annotation=hints[field.name])
+        for field in fields(SearchOptions)
+    ]
+    parameters = [each.replace(kind=keyword) for each in own if each.name != "options"] + shared
+
+    def run(**given: Any) -> None:
+        chosen = {field.name: given.pop(field.name) for field in fields(SearchOptions)}
+        command(options=SearchOptions(**chosen), **given)
+
+    run.__doc__ = command.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "512M", "4G", "1.5 GiB" or "1073741824"; units are powers of 1024. ConfigError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"--kv-memory {text!r} is no size: write it as 512M, 4G or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].lower()])

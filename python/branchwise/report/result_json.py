@@ -1,0 +1,56 @@
+"""Results as JSON: the trace that programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from branchwise.types import Node, Result
+
+
+def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
+    """Everything about a result; `tree` adds all nodes, in order of id, with their parents' ids."""
+    made: dict[str, Any] = {
+        "id": result.problem.id,
+        "problem": result.problem.text,
+        "answer": result.answer,
+        "gold": result.problem.answer,
+        "correct": result.correct,
+        "text": result.text,
+        "score": result.score,
+        "scores": result.scores,
+        "votes": [{"answer": answer, "weight": weight} for answer, weight in result.votes],
+        "why": result.why,
+        "strategy": result.strategy,
+        "cost": asdict(result.cost),
+        "candidates": [
+            {"node": each.node.id, "answer": each.answer, "score": each.score, "finish": each.finish}
+            for each in result.candidates
+        ],
+    }
+    if tree:
+        made["tree"] = [_node(node) for node in _walk(result.tree)]
+    return made
+
+
+def _node(node: Node) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "parent": node.parent.id if node.parent is not None else None,
+        "index": node.index,
+        "depth": node.depth,
+        "text": node.text,
+        "tokens": len(node.tokens),
+        "logprob": node.logprob,
+        "score": node.score,
+        "finish": node.finish,
+        "pruned": node.pruned,
+    }
+
+
+def _walk(root: Node) -> Iterator[Node]:
+    level = [root]
+    while level:
+        yield from level
+        level = [child for node in level for child in node.children]
