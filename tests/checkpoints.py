@@ -80,6 +80,9 @@ class MemoryCheckpoint:
     def load(self, name: str, dtype: torch.dtype) -> Tensor:
         return self.tensors[name].to(dtype, copy=True).contiguous()
 
+    def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> Tensor:
+        return self.tensors[name][begin:end].to(dtype, copy=True)
+
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
 

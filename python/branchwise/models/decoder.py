@@ -9,6 +9,7 @@ from torch import Tensor
 
 from branchwise import ops
 from branchwise._C import AttentionPlan, Workspace
+from branchwise.models.embedding import Embedding
 from branchwise.models.families import DecoderConfig
 from branchwise.models.rope import rope_table
 from branchwise.ops import Linear
@@ -34,12 +35,12 @@ class Layer:
 class Decoder:
     """A causal language model without its sampler.
 
-    embedding: [vocab, hidden]    final_norm: [hidden]    head: lm_head in vocabulary tiles, None for a PRM
+    final_norm: [hidden]    head: lm_head in vocabulary tiles, None for a PRM
     """
 
     config: DecoderConfig
     dtype: torch.dtype
-    embedding: Tensor
+    embedding: Embedding
     layers: list[Layer]
     final_norm: Tensor
     head: list[Linear] | None
@@ -67,7 +68,7 @@ class Decoder:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens: [rows] int64 -> [rows, hidden]."""
-        rows = self.embedding[tokens]
+        rows = self.embedding(tokens)
         if self.config.family.embed_scale:
             rows = rows * torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
         return rows

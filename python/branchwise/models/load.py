@@ -10,6 +10,7 @@ from torch import Tensor
 
 from branchwise.errors import CheckpointError
 from branchwise.models.decoder import Decoder, Layer, rope_tables
+from branchwise.models.embedding import Embedding
 from branchwise.models.families import DecoderConfig, decoder_config
 from branchwise.ops import Linear
 from branchwise.weights.checkpoint import Checkpoint
@@ -28,15 +29,21 @@ def load_decoder(checkpoint: Checkpoint, dtype: torch.dtype, extra: Iterable[str
     config = decoder_config(checkpoint.config, checkpoint.source)
     reader = _Reader(checkpoint, dtype, expected_shapes(config))
     reader.check_names(set(extra), head_needed=head and not config.tied)
-    embedding = reader.load("model.embed_tokens.weight")
+    embedding = Embedding(checkpoint, config.vocab_size, config.hidden_size, dtype)
     layers = [_load_layer(reader, config, index) for index in range(config.n_layers)]
-    tiles = None
-    if head:
-        source = embedding if config.tied else reader.load("lm_head.weight")
-        tiles = [Linear(source[begin : begin + HEAD_TILE_WORDS]) for begin in range(0, len(source), HEAD_TILE_WORDS)]
+    tiles = _load_head(checkpoint, config, dtype) if head else None
     positions = min(config.max_positions, LONGEST_CONTEXT)
     final_norm = reader.load("model.norm.weight")
     return Decoder(config, dtype, embedding, layers, final_norm, tiles, rope_tables(config, positions))
+
+
+def _load_head(checkpoint: Checkpoint, config: DecoderConfig, dtype: torch.dtype) -> list[Linear]:
+    name = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
+    tiles = []
+    for begin in range(0, config.vocab_size, HEAD_TILE_WORDS):
+        end = min(begin + HEAD_TILE_WORDS, config.vocab_size)
+        tiles.append(Linear(checkpoint.load_rows(name, begin, end, dtype)))
+    return tiles
 
 
 def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:

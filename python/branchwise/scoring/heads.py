@@ -86,5 +86,6 @@ class ValueHead:
 def pair_head(checkpoint: Checkpoint, config: DecoderConfig, good: int, bad: int) -> PairHead:
     """Rows `good` and `bad` of lm_head (of the embedding where the two are tied)."""
     tied = config.tied and "lm_head.weight" not in checkpoint.names()
-    weight = checkpoint.load("model.embed_tokens.weight" if tied else "lm_head.weight", torch.float32)
-    return PairHead(weight[good].clone(), weight[bad].clone())
+    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    rows = [checkpoint.load_rows(name, word, word + 1, torch.float32)[0] for word in (good, bad)]
+    return PairHead(*rows)

@@ -39,6 +39,10 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+        """Rows [begin, end) of the embedding or lm_head, without reading the others. Raises CheckpointError."""
+        ...
+
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer stored beside the weights. Raises TokenizerError."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +22,26 @@ def read_tensor(path: Path, tensor: GgufTensor, dtype: torch.dtype) -> torch.Ten
 
     Returns a contiguous tensor of `tensor.shape`. Raises CheckpointError when the file cannot be read or ends too soon.
     """
-    out = torch.empty(tensor.shape, dtype=dtype)
+    return read_rows(path, tensor, 0, tensor.shape[0], dtype)
+
+
+def read_rows(path: Path, tensor: GgufTensor, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows [begin, end) of a tensor, as `read_tensor` reads them."""
+    out = torch.empty((end - begin, *tensor.shape[1:]), dtype=dtype)
     try:
-        _read_into(out.view(-1), path, tensor)
+        _read_into(out.view(-1), path, tensor, first=begin * math.prod(tensor.shape[1:]))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read tensor {tensor.name!r}: {error.strerror}.") from error
     return out
 
 
-def _read_into(flat: torch.Tensor, path: Path, tensor: GgufTensor) -> None:
+def _read_into(flat: torch.Tensor, path: Path, tensor: GgufTensor, first: int) -> None:
     block, block_bytes = GGML_QUANT_SIZES[tensor.type]
     assert CHUNK % block == 0
     buffer = np.empty(CHUNK // block * block_bytes, dtype=np.uint8)
     # A damaged file may hold infinite scales: those become inf and nan, without a warning per chunk.
     with path.open("rb") as file, np.errstate(over="ignore", invalid="ignore"):
-        file.seek(tensor.offset)
+        file.seek(tensor.offset + first // block * block_bytes)
         for begin in range(0, len(flat), CHUNK):
             target = flat[begin : begin + CHUNK]
             # One wide row: the library's work is per group of rows, and model rows are too short to keep it busy.

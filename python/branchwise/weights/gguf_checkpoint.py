@@ -9,7 +9,7 @@ import torch
 
 from branchwise.errors import CheckpointError
 from branchwise.weights.checkpoint import some, unknown_tensor
-from branchwise.weights.dequantise import read_tensor
+from branchwise.weights.dequantise import read_rows, read_tensor
 from branchwise.weights.gguf_config import architecture_of, gguf_config
 from branchwise.weights.gguf_file import GgufTensor, read_gguf
 from branchwise.weights.gguf_names import DERIVED, hf_name
@@ -47,6 +47,11 @@ class GgufCheckpoint:
         if self._architecture.interleaved_rope and ".self_attn.k_proj." in name:
             return self._half_split(name, out, self.config["num_key_value_heads"])
         return out
+
+    def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+        """Rows [begin, end) of the embedding or lm_head, which no converter reorders. Raises CheckpointError."""
+        assert name.endswith(("embed_tokens.weight", "lm_head.weight")), name
+        return read_rows(self._file.path, self._tensor(name), begin, end, dtype)
 
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer from the file's metadata. Raises TokenizerError."""

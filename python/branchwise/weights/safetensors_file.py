@@ -59,6 +59,13 @@ class SafetensorsCheckpoint:
 
     def load(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """Copy one tensor out of its memory-mapped file. Raises CheckpointError, also for integer and 8-bit types."""
+        return self._load(name, dtype, slice(None))
+
+    def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+        """Rows [begin, end) of the embedding or lm_head. Raises CheckpointError."""
+        return self._load(name, dtype, slice(begin, end))
+
+    def _load(self, name: str, dtype: torch.dtype, rows: slice) -> torch.Tensor:
         stored = self._tensor(name)
         if stored.dtype not in _LOADABLE:
             raise CheckpointError(
@@ -68,7 +75,9 @@ class SafetensorsCheckpoint:
         try:
             # Opened per tensor: closing drops the pages that were read, so they never add up to the whole file.
             with safe_open(stored.path, framework="pt") as file:
-                return file.get_tensor(name).to(dtype, copy=True)  # type: ignore[no-any-return]
+                whole = rows == slice(None)
+                part = file.get_tensor(name) if whole else file.get_slice(name)[rows]
+                return part.to(dtype, copy=True)  # type: ignore[no-any-return]
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{stored.path}: cannot read tensor {name!r}: {error}. Download it again.") from error
 

@@ -1,0 +1,135 @@
+"""The bundled pair through the public engine: every strategy, one result whatever runs beside it, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+
+import branchwise as bw
+from branchwise.assets import asset_path
+from branchwise.search.registry import STRATEGIES
+from branchwise.types import Result
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[bw.Engine]:
+    with bw.Engine(kv_memory=256 << 20, max_tokens=300) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def problems() -> list[bw.Problem]:
+    rows = [json.loads(line) for line in asset_path("problems.jsonl").read_text().splitlines()]
+    return [bw.Problem(id=row["id"], text=row["problem"], answer=row["answer"]) for row in rows]
+
+
+def options(name: str) -> dict[str, Any]:
+    return {} if name == "greedy" else {"n": 8}
+
+
+def facts(result: Result) -> dict[str, Any]:
+    """What must not depend on timing: everything but seconds and row statistics."""
+    nodes, stack = [], [result.tree]
+    while stack:
+        node = stack.pop()
+        nodes.append((node.id, node.lineage_path, tuple(node.tokens), node.logprob, node.score, node.finish))
+        stack += node.children
+    cost = asdict(result.cost)
+    kept = {name: cost[name] for name in ("generated_tokens", "prefill_tokens", "prm_tokens", "flops")}
+    return {"answer": result.answer, "votes": result.votes, "scores": result.scores, "nodes": sorted(nodes), **kept}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_runs_and_counts(engine: bw.Engine, problems: list[bw.Problem], name: str) -> None:
+    results = list(engine.solve_many(problems[:4], name, **options(name)))
+    assert sorted(result.problem.id for result in results) == sorted(problem.id for problem in problems[:4])
+    for result in results:
+        assert len(result.candidates) == options(name).get("n", 1)
+        assert result.correct is not None
+        assert result.cost.generated_tokens == sum(len(node.tokens) for node in walk(result))
+        assert (result.cost.prm_tokens > 0) == STRATEGIES[name].uses_scores
+    assert engine.steps.kv.tree.n_free_blocks == engine.steps.kv.n_blocks
+    assert engine.scorer is not None
+    assert engine.scorer.kv.tree.n_free_blocks == engine.scorer.kv.n_blocks
+
+
+def walk(result: Result) -> Iterator[bw.Node]:
+    stack = [result.tree]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack += node.children
+
+
+@pytest.mark.parametrize("name", ["beam", "dvts", "weighted_best_of_n"])
+def test_a_result_depends_on_its_problem_and_seed_alone(
+    engine: bw.Engine, problems: list[bw.Problem], name: str
+) -> None:
+    threads = torch.get_num_threads()
+    together = {r.problem.id: facts(r) for r in engine.solve_many(problems[:5], name, n=8)}
+    torch.set_num_threads(1)
+    try:
+        alone = list(engine.solve_many(reversed(problems[:5]), name, n=8, max_in_flight=1))
+    finally:
+        torch.set_num_threads(threads)
+    assert {r.problem.id: facts(r) for r in alone} == together
+    other = engine.solve(problems[0], name, n=8, seed=1)
+    assert facts(other)["nodes"] != together[problems[0].id]["nodes"]
+
+
+def test_steps_by_hand(engine: bw.Engine) -> None:
+    with engine.open("12+3*4-5=?") as tree:
+        children = tree.expand(tree.root, n=4, stop="\n\n", max_tokens=64, temperature=0.8)
+        scores = tree.score(children)
+        assert len(children) == 4
+        assert all(score is None or 0 <= score <= 1 for score in scores)
+        tree.prune(children[2])
+        with pytest.raises(bw.StaleNodeError):
+            tree.expand(children[2])
+        grown = [child for child in (children[0], children[1], children[3]) if child.finish == "stop"]
+        for child in grown:
+            (step,) = tree.expand(child, max_tokens=3)
+            assert step.parent is child
+            assert len(step.tokens) <= 3
+        with pytest.raises(bw.ConfigError, match="temperature"):
+            tree.expand(tree.root, temperature=-1)
+    with pytest.raises(bw.StaleNodeError):
+        tree.expand(tree.root)
+    assert engine.steps.kv.tree.n_free_blocks == engine.steps.kv.n_blocks
+
+
+def test_stopping_early_frees_everything(engine: bw.Engine, problems: list[bw.Problem]) -> None:
+    results = engine.solve_many(problems[:6], "beam", n=8, max_in_flight=3)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert engine.steps.kv.tree.n_free_blocks == engine.steps.kv.n_blocks
+    assert engine.steps.idle
+
+
+def test_mistakes_are_named(engine: bw.Engine) -> None:
+    with pytest.raises(bw.InputError, match="empty question"):
+        engine.solve("   ")
+    with pytest.raises(bw.ConfigError, match="n=10 is no multiple of expand=4"):
+        engine.solve("1+1=?", "beam", n=10, expand=4)
+    with pytest.raises(bw.ConfigError, match="did you mean 'beam'"):
+        engine.solve("1+1=?", "bean")
+    with pytest.raises(bw.ConfigError, match="no option 'wdith'"):
+        engine.solve("1+1=?", "beam", wdith=3)
+    with pytest.raises(bw.InputError, match="context"):
+        engine.solve("1+" * 5000 + "1=?", "greedy")
+    with pytest.raises(bw.ConfigError, match="top_p"):
+        engine.solve("1+1=?", "greedy", top_p=0)
+    with pytest.raises(bw.OutOfMemory, match="raise kv_memory"):
+        engine.solve("1+1=?", "majority", n=200_000)
+    with pytest.raises(bw.ConfigError, match="unknown engine option 'dtpye'"):
+        bw.Engine(dtpye="float32")
+    with pytest.raises(bw.CheckpointError, match="no model at"):
+        bw.Engine("/nowhere/at/all")
+    without = bw.Engine(asset_path("policy-small"), kv_memory=64 << 20)
+    with pytest.raises(bw.ConfigError, match="give the engine a PRM"):
+        without.solve("1+1=?", "beam")
