@@ -11,13 +11,18 @@ namespace {
 
 constexpr uint32_t kLastGeneration = std::numeric_limits<int32_t>::max();  // handles stay positive
 
-}  // namespace
-
-KvTree::KvTree(int32_t n_blocks, int32_t block_size) : block_size_(block_size), pool_(n_blocks) {
+// Checks before the pool takes any memory.
+int32_t checked_block_count(int32_t n_blocks, int32_t block_size) {
   CHECK_ARG(block_size >= 1, "block_size is ", block_size, ", expected at least 1");
   CHECK_ARG(int64_t{n_blocks} * block_size <= std::numeric_limits<int32_t>::max(), n_blocks,
             " blocks of ", block_size, " slots are too many: slots are numbered in int32");
+  return n_blocks;
 }
+
+}  // namespace
+
+KvTree::KvTree(int32_t n_blocks, int32_t block_size)
+    : block_size_(block_size), pool_(checked_block_count(n_blocks, block_size)) {}
 
 NodeHandle KvTree::add_root() { return create(-1); }
 
