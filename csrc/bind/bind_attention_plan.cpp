@@ -34,7 +34,8 @@ std::span<const T> span_of(const py::array_t<T, py::array::c_style>& values, con
 AttentionPlan build(Planner& planner, const py::array_t<int64_t, py::array::c_style>& nodes,
                     const py::array_t<int32_t, py::array::c_style>& counts) {
   // Keeps the GIL: it takes tens of microseconds and nothing else may change the tree meanwhile.
-  return planner.build(span_of(nodes, "nodes"), span_of(counts, "counts"));
+  const std::span<const int64_t> node_span = span_of(nodes, "nodes");
+  return planner.build(node_span, span_of(counts, "counts"));
 }
 
 }  // namespace

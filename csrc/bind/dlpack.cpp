@@ -37,13 +37,14 @@ std::optional<DType> dtype_of(const dlpack::Tensor& tensor) {
 
 bool is_contiguous(const dlpack::Tensor& tensor) {
   if (tensor.strides == nullptr) return true;
+  bool has_gaps = false, is_empty = false;
   int64_t expected = 1;
   for (int axis = tensor.n_dims - 1; axis >= 0; --axis) {
-    if (tensor.shape[axis] == 0) return true;
-    if (tensor.shape[axis] != 1 && tensor.strides[axis] != expected) return false;
+    is_empty |= tensor.shape[axis] == 0;
+    has_gaps |= tensor.shape[axis] != 1 && tensor.strides[axis] != expected;
     expected *= tensor.shape[axis];
   }
-  return true;
+  return is_empty || !has_gaps;
 }
 
 TensorView view_of(const dlpack::Tensor& tensor, const char* argument) {
