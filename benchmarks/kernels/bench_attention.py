@@ -6,14 +6,10 @@ python benchmarks/kernels/bench_attention.py --threads 1 --clock cpu [--save]
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import common
+from benchmarks import common
 
 from branchwise import _C
 
@@ -48,11 +44,12 @@ def main() -> None:
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: for one thread on a busy machine"
     )
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results/attention.jsonl")
+    parser.add_argument("--quick", action="store_true", help="first case only, to see that it runs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(common.machine())
     records = []
-    for case, sizes in CASES.items():
+    for case, sizes in list(CASES.items())[: 1 if options.quick else None]:
         plan, n_blocks = plan_of(*sizes)
         for dtype in (torch.bfloat16, torch.float32):
             pool = torch.randn(n_blocks, KV_HEADS, 2, BLOCK * HEAD_DIM).to(dtype)

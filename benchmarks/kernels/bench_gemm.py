@@ -6,17 +6,13 @@ python benchmarks/kernels/bench_gemm.py --threads 1 --clock cpu [--rows 1 16 64]
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks import common
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import common
 
 from branchwise import _C
 
@@ -84,7 +80,10 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--budget", type=float, default=0.1, help="seconds per figure")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results/gemm.jsonl")
+    parser.add_argument("--quick", action="store_true", help="few sizes, to see that it runs")
     options = parser.parse_args()
+    if options.quick:
+        options.rows, options.layers, options.budget = [1, 16, 64], ["qkv"], 0.01
     torch.set_num_threads(options.threads)
     print(f"GFLOP/s at rows {options.rows}, {common.machine()}")
     for layer in options.layers:

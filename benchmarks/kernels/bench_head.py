@@ -6,16 +6,12 @@ python benchmarks/kernels/bench_head.py --threads 1 --clock cpu [--save]
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks import common
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import common
 
 from branchwise import _C
 
@@ -53,10 +49,11 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results/head.jsonl")
+    parser.add_argument("--quick", action="store_true", help="4 rows, to see that it runs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(common.machine())
-    rows, records = options.rows, []
+    rows, records = (4 if options.quick else options.rows), []
     sampler = _C.HeadSampler(rows, VOCAB_SIZE)
     ids = np.arange(rows)
 

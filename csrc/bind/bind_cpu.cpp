@@ -147,17 +147,17 @@ void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan
   check_plan(plan, shapes["blocks"]);
   for (const WorkItem& item : plan.items)
     CHECK_ARG(item.key_count <= kMaxItemKeys, "a work item has ", item.key_count,
-              " keys, the kernel takes ", kMaxItemKeys, ": plan with chunk_slots <= ", kMaxItemKeys);
+              " keys, the kernel takes ", kMaxItemKeys,
+              ": plan with chunk_slots <= ", kMaxItemKeys);
   py::gil_scoped_release release;
   const size_t states = static_cast<size_t>(plan.n_partials) * n_heads;
   Workspace own;
   float* memory = (workspace ? workspace : &own)->get(states * (dim + 2));
-  kernels().tree_attention({q_->data, kv_->data, out_->data, plan.items.data(),
-                            plan.block_ids.data(), plan.positions.data(),
-                            plan.row_partial_begin.data(), plan.row_partials.data(), memory,
-                            memory + states * dim, rows, plan.n_items, n_heads,
-                            static_cast<int32_t>(shapes["kv_heads"]), static_cast<int32_t>(dim),
-                            scale, window, softcap, real_of(q_->dtype)});
+  kernels().tree_attention(
+      {q_->data, kv_->data, out_->data, plan.items.data(), plan.block_ids.data(),
+       plan.positions.data(), plan.row_partial_begin.data(), plan.row_partials.data(), memory,
+       memory + states * dim, rows, plan.n_items, n_heads, static_cast<int32_t>(shapes["kv_heads"]),
+       static_cast<int32_t>(dim), scale, window, softcap, real_of(q_->dtype)});
 }
 
 void gemm(py::object x, const PackedWeight& packed, py::object out, py::object bias) {
@@ -195,7 +195,6 @@ py::array_t<float> prm_probability(py::object logits, const std::string& kind) {
   return out;
 }
 
-
 void apply(const std::string& name, py::object x, py::object out) {
   constexpr std::pair<const char*, Function> kFunctions[] = {{"exp2", Function::exp2},
                                                              {"exp", Function::exp},
@@ -228,7 +227,7 @@ void begin(HeadSampler& sampler, const Array<uint64_t>& seeds, const Array<uint6
   std::vector<DrawSpec> specs(seeds.size());
   for (py::ssize_t i = 0; i < seeds.size(); ++i)
     specs[i] = {seeds.at(i), lineages.at(i), positions.at(i), temperature.at(i),
-                top_p.at(i), top_k.at(i), min_p.at(i)};
+                top_p.at(i), top_k.at(i),    min_p.at(i)};
   sampler.begin(specs);
 }
 
@@ -277,9 +276,11 @@ void bind_layers(py::module_& module) {
 
 void bind_head(py::module_& module) {
   py::class_<PackedWeight>(module, "PackedWeight", "A weight [out, in] packed for gemm.")
-      .def(py::init([](py::object weight) { return PackedWeight(borrow(weight, "weight").view()); }),
-           "weight"_a)
-      .def_property_readonly("shape", [](const PackedWeight& w) { return py::make_tuple(w.n(), w.k()); })
+      .def(
+          py::init([](py::object weight) { return PackedWeight(borrow(weight, "weight").view()); }),
+          "weight"_a)
+      .def_property_readonly("shape",
+                             [](const PackedWeight& w) { return py::make_tuple(w.n(), w.k()); })
       .def_property_readonly("nbytes", &PackedWeight::bytes);
   module.def("gemm", &gemm, "x"_a, "packed"_a, "out"_a, "bias"_a = py::none(),
              "out = x @ weight.T + bias; x: [rows, in], out: [rows, out], fp32 or bf16 each; bias "

@@ -103,7 +103,8 @@ void value_columns(const Chunk& chunk, const Tile& tile, int low, int high, int 
 }
 
 // Turns the scores of keys [begin, end) into weights 2^(s - m); keys outside [low, high) get 0.
-BW_INLINE void softmax(float* s, int begin, int end, int low, int high, float softcap, float* stats) {
+BW_INLINE void softmax(float* s, int begin, int end, int low, int high, float softcap,
+                       float* stats) {
   Vec top = splat(kNegInf);
   for (int j = begin; j < end; j += kLanes) {
     Vec score = load(s + j);
@@ -173,15 +174,23 @@ void attend(const Chunk& chunk, int first, Tile& tile) {
 template <typename T>
 void attend_n(int n, const Chunk& chunk, int first, Tile& tile) {
   switch (n) {
-    case 1: return attend<1, T>(chunk, first, tile);
-    case 2: return attend<2, T>(chunk, first, tile);
-    case 3: return attend<3, T>(chunk, first, tile);
-    case 4: return attend<4, T>(chunk, first, tile);
-    case 5: return attend<5, T>(chunk, first, tile);
-    case 6: return attend<6, T>(chunk, first, tile);
+    case 1:
+      return attend<1, T>(chunk, first, tile);
+    case 2:
+      return attend<2, T>(chunk, first, tile);
+    case 3:
+      return attend<3, T>(chunk, first, tile);
+    case 4:
+      return attend<4, T>(chunk, first, tile);
+    case 5:
+      return attend<5, T>(chunk, first, tile);
+    case 6:
+      return attend<6, T>(chunk, first, tile);
 #if defined(__AVX512F__)
-    case 7: return attend<7, T>(chunk, first, tile);
-    case 8: return attend<8, T>(chunk, first, tile);
+    case 7:
+      return attend<7, T>(chunk, first, tile);
+    case 8:
+      return attend<8, T>(chunk, first, tile);
 #endif
   }
 }
@@ -218,8 +227,8 @@ void merge_head(const AttentionArgs& args, int64_t row, int head) {
     for (const int32_t* p = begin; p < end; ++p) {
       const float* stats = stats_of(*p);
       if (stats[1] == 0) continue;  // sees nothing: o is 0, m is -inf
-      const float* o = args.partials +
-                       (static_cast<int64_t>(*p) * args.n_heads + head) * args.head_dim + column;
+      const float* o =
+          args.partials + (static_cast<int64_t>(*p) * args.n_heads + head) * args.head_dim + column;
       sum = fma(load_up_to(o, lanes), exp2(splat(stats[0] - top)), sum);
     }
     store_up_to(out + column, sum * inverse, lanes);

@@ -1,9 +1,10 @@
 // out = x * W^T + bias with W packed in panels of 32 columns, bf16 or fp32, fp32 accumulation.
 //
-// Panels: bf16 [n / 32][k / 2][32][2] (k padded to 32; a 32-bit lane holds two steps of k, so that one shift or
-// one mask makes fp32), fp32 [n / 32][k][32]. x is repacked as [group of rows][k][rows]. Each
-// output is one chain of fused multiply-adds over k in order: neither the number of rows nor their
-// grouping changes its bits. A task is a panel and a block of rows: its slice of k stays in cache.
+// Panels: bf16 [n / 32][k / 2][32][2] (k padded to 32; a 32-bit lane holds two steps of k, so that
+// one shift or one mask makes fp32), fp32 [n / 32][k][32]. x is repacked as [group of
+// rows][k][rows]. Each output is one chain of fused multiply-adds over k in order: neither the
+// number of rows nor their grouping changes its bits. A task is a panel and a block of rows: its
+// slice of k stays in cache.
 #include "cpu/isa_entry.h"
 #include "cpu/simd.h"
 #if defined(__AMX_BF16__)
@@ -87,19 +88,31 @@ void group_times_panel(const float* a, const void* panel, int64_t steps, float* 
 template <typename Format>
 void dispatch(int64_t m, const float* a, const void* panel, int64_t steps, float* c) {
   switch (m) {
-    case 1: return group_times_panel<1, Format>(a, panel, steps, c);
-    case 2: return group_times_panel<2, Format>(a, panel, steps, c);
-    case 3: return group_times_panel<3, Format>(a, panel, steps, c);
-    case 4: return group_times_panel<4, Format>(a, panel, steps, c);
-    case 5: return group_times_panel<5, Format>(a, panel, steps, c);
-    case 6: return group_times_panel<6, Format>(a, panel, steps, c);
+    case 1:
+      return group_times_panel<1, Format>(a, panel, steps, c);
+    case 2:
+      return group_times_panel<2, Format>(a, panel, steps, c);
+    case 3:
+      return group_times_panel<3, Format>(a, panel, steps, c);
+    case 4:
+      return group_times_panel<4, Format>(a, panel, steps, c);
+    case 5:
+      return group_times_panel<5, Format>(a, panel, steps, c);
+    case 6:
+      return group_times_panel<6, Format>(a, panel, steps, c);
 #if defined(__AVX512F__)
-    case 7: return group_times_panel<7, Format>(a, panel, steps, c);
-    case 8: return group_times_panel<8, Format>(a, panel, steps, c);
-    case 9: return group_times_panel<9, Format>(a, panel, steps, c);
-    case 10: return group_times_panel<10, Format>(a, panel, steps, c);
-    case 11: return group_times_panel<11, Format>(a, panel, steps, c);
-    case 12: return group_times_panel<12, Format>(a, panel, steps, c);
+    case 7:
+      return group_times_panel<7, Format>(a, panel, steps, c);
+    case 8:
+      return group_times_panel<8, Format>(a, panel, steps, c);
+    case 9:
+      return group_times_panel<9, Format>(a, panel, steps, c);
+    case 10:
+      return group_times_panel<10, Format>(a, panel, steps, c);
+    case 11:
+      return group_times_panel<11, Format>(a, panel, steps, c);
+    case 12:
+      return group_times_panel<12, Format>(a, panel, steps, c);
 #endif
   }
 }
@@ -112,8 +125,8 @@ void pack_rows(const GemmArgs& args, int64_t begin, int64_t m, int64_t words, fl
     if constexpr (Format::kPairs) {
       const auto bits = [&](int64_t k) { return k < args.k ? x[k].bits : uint16_t{0}; };
       for (int64_t w = 0; w < words; ++w)
-        a[w * m + i] = __builtin_bit_cast(
-            float, bits(2 * w) | static_cast<uint32_t>(bits(2 * w + 1)) << 16);
+        a[w * m + i] =
+            __builtin_bit_cast(float, bits(2 * w) | static_cast<uint32_t>(bits(2 * w + 1)) << 16);
     } else {
       for (int64_t k = 0; k < args.k; ++k) a[k * m + i] = to_float(x[k]);
       for (int64_t k = args.k; k < words; ++k) a[k * m + i] = 0;
@@ -156,8 +169,8 @@ void gemm_typed(const GemmArgs& args) {
       for (int64_t p = 0; p < n_panels; ++p) {
         const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * panel_words;
         const int64_t first = block * block_groups;
-        const int64_t last = first + block_groups < groups.n_groups ? first + block_groups
-                                                                    : groups.n_groups;
+        const int64_t last =
+            first + block_groups < groups.n_groups ? first + block_groups : groups.n_groups;
         const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
         for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) c[i] = 0;
         for (int64_t k = 0; k < k_padded; k += kSlice) {

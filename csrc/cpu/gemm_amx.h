@@ -2,7 +2,8 @@
 //
 // A tile holds 16 rows of 64 bytes. A panel row of 32 lanes is two rows of B tiles, in the pair
 // layout that the dot product wants, so weights are used as they lie. Rows of x are
-// padded with zeros to 16; each output is its own chain over k, so padding and grouping do not change bits.
+// padded with zeros to 16; each output is its own chain over k, so padding and grouping do not
+// change bits.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -13,9 +14,9 @@ namespace {
 
 constexpr int kTileRows = 16, kTileSteps = 32;  // rows of a tile, and the k that a row of A holds
 constexpr int kTileSize = kTileRows * kTileSteps;  // also the words of a panel per tile step
-constexpr int kFetchAhead = 4096;               // words of weights that are fetched in advance
-constexpr int kTileBlock = 256;                 // rows of a task at most
-constexpr int64_t kTileCache = 1 << 20;         // bytes of x that a task keeps in L2
+constexpr int kFetchAhead = 4096;                  // words of weights that are fetched in advance
+constexpr int kTileBlock = 256;                    // rows of a task at most
+constexpr int64_t kTileCache = 1 << 20;            // bytes of x that a task keeps in L2
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -40,8 +41,8 @@ class TileScope {
 // c[16 or 32][32] (+)= a * slice. a: tiles [rows / 16][k / 32][16][32] bf16, groups of rows
 // `group_size` elements apart; slice: [steps / 2][32][2] bf16. kFetch: weights come from memory.
 template <bool kTwo, bool kFetch>
-void tiles_times_slice(const Bf16* a, int64_t group_size, const uint32_t* slice,
-                                 int64_t steps, bool first, float* c) {
+void tiles_times_slice(const Bf16* a, int64_t group_size, const uint32_t* slice, int64_t steps,
+                       bool first, float* c) {
   constexpr int64_t kRowBytes = kPanelWidth * 4, kHalf = kPanelWidth / 2, kTileBytes = 64;
   float* const c_below = c + kTileRows * kPanelWidth;
   const Bf16* a_below = a + group_size;

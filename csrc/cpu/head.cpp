@@ -175,13 +175,14 @@ BW_INLINE void draw_gumbel(const HeadRow& row, const float* x, int n, int first_
 }
 
 // Appends the words whose logit / T is at least row.floor, in order.
-BW_INLINE void keep_candidates(const HeadRow& row, const float* x, int n,
-                               const HeadChunkArgs& args, HeadChunk& out) {
+BW_INLINE void keep_candidates(const HeadRow& row, const float* x, int n, const HeadChunkArgs& args,
+                               HeadChunk& out) {
   int kept = 0;
   for (int i = 0; i < n; i += kLanes) {
     const Vec value = load(x + i);
     const IVec word = iota() + (args.first_word + i);
-    uint32_t hits = lane_bits((IVec)((value * row.inv_temperature >= row.floor) & (value > kNegInf)));
+    uint32_t hits =
+        lane_bits((IVec)((value * row.inv_temperature >= row.floor) & (value > kNegInf)));
     if (!hits) continue;
 #if defined(__AVX512F__)
     const __mmask16 mask = static_cast<__mmask16>(hits);
@@ -213,8 +214,10 @@ void head_chunk(const HeadRow& row, const HeadChunkArgs& args, HeadChunk& out) {
   out.sum = sum_exp(x, padded, 1.0f, top == kNegInf ? 0.0f : top);
   if (top == kNegInf) return;
   switch (row.draw) {
-    case Draw::greedy: return arg_max(x, padded, top, args.first_word, out);
-    case Draw::gumbel: return draw_gumbel(row, x, padded, args.first_word, out);
+    case Draw::greedy:
+      return arg_max(x, padded, top, args.first_word, out);
+    case Draw::gumbel:
+      return draw_gumbel(row, x, padded, args.first_word, out);
     case Draw::candidates:
       out.z_max = top * row.inv_temperature;
       if (row.wants_mass) out.z_sum = sum_exp(x, padded, row.inv_temperature, out.z_max);

@@ -15,8 +15,8 @@ namespace branchwise {
 namespace {
 
 constexpr float kNegInf = -std::numeric_limits<float>::infinity();
-constexpr double kBoundSlack = 0.01;     // more than the rounding of a bound, in logits
-constexpr size_t kMinPrune = 4096;       // candidates: fewer are not worth a selection
+constexpr double kBoundSlack = 0.01;  // more than the rounding of a bound, in logits
+constexpr size_t kMinPrune = 4096;    // candidates: fewer are not worth a selection
 constexpr int64_t kSlotSize = kHeadChunk + 64;
 
 HeadRow head_row(const DrawSpec& spec) {
@@ -219,8 +219,8 @@ void HeadSampler::choose(Row& row, Scratch& scratch) const {
     masses.resize(weights.size());
     uint64_t kept_mass = 0;
     for (size_t i = 0; i < weights.size(); ++i) kept_mass += masses[i] = mass_of(weights[i]);
-    const double total = spec.top_k > 0 ? static_cast<double>(kept_mass)
-                                        : row.scaled.sum / kMassUnit;
+    const double total =
+        spec.top_k > 0 ? static_cast<double>(kept_mass) : row.scaled.sum / kMassUnit;
     keep_cut(select(keys, masses, static_cast<uint64_t>(std::ceil(spec.top_p * total))));
   }
   if (spec.min_p > 0) {
@@ -246,8 +246,9 @@ void HeadSampler::finish(int32_t* tokens, float* logprobs) {
     logprobs[i] = static_cast<float>(row.logit - row.raw.max - std::log(row.raw.sum));
   }
   for (int64_t i = 0; i < n_rows; ++i)
-    CHECK_ARG(tokens[i] >= 0 && std::isfinite(logprobs[i]), "the logits of row ", i,
-              " hold NaN or infinity, or no finite value: the model's weights or input are damaged");
+    CHECK_ARG(
+        tokens[i] >= 0 && std::isfinite(logprobs[i]), "the logits of row ", i,
+        " hold NaN or infinity, or no finite value: the model's weights or input are damaged");
 }
 
 }  // namespace branchwise

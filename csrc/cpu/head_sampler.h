@@ -52,10 +52,10 @@ class HeadSampler {
   struct Row {
     HeadRow head;
     DrawSpec spec;
-    Sum raw, scaled;   // of logits, of logits / T
+    Sum raw, scaled;  // of logits, of logits / T
     float score, logit;
     int32_t word;
-    std::vector<float> logits;   // candidates, in order of words
+    std::vector<float> logits;  // candidates, in order of words
     std::vector<int32_t> words;
     size_t prune_at;  // candidates that trigger the next selection
   };

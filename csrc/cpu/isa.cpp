@@ -72,15 +72,16 @@ constexpr Isa kIsas[] = {
 std::string names(bool supported_only) {
   std::string text;
   for (const Isa& isa : kIsas)
-    if (!supported_only || isa.supported()) text += (text.empty() ? "" : ", ") + std::string(isa.name);
+    if (!supported_only || isa.supported())
+      text += (text.empty() ? "" : ", ") + std::string(isa.name);
   return text;
 }
 
 const Isa& find(std::string_view name, const char* what) {
   for (const Isa& isa : kIsas) {
     if (isa.name != name) continue;
-    CHECK_ARG(isa.supported(), what, " is '", name, "', which this CPU does not support: it supports ",
-              names(true));
+    CHECK_ARG(isa.supported(), what, " is '", name,
+              "', which this CPU does not support: it supports ", names(true));
     return isa;
   }
   CHECK_ARG(false, what, " is '", name, "', which is unknown: known are ", names(false),

@@ -12,11 +12,11 @@ struct WorkItem;
 
 enum class Real : uint8_t { f32, bf16 };
 
-inline constexpr int kBlockSlots = 32;     // KV slots of a block: keys are scored 32 at a time
-inline constexpr int kMaxItemKeys = 256;   // keys of one attention work item
+inline constexpr int kBlockSlots = 32;    // KV slots of a block: keys are scored 32 at a time
+inline constexpr int kMaxItemKeys = 256;  // keys of one attention work item
 inline constexpr int kMaxHeadDim = 512;
-inline constexpr int kPanelWidth = 32;     // output columns of a packed weight panel
-inline constexpr int kHeadChunk = 1024;    // words whose logits are reduced as one unit
+inline constexpr int kPanelWidth = 32;   // output columns of a packed weight panel
+inline constexpr int kHeadChunk = 1024;  // words whose logits are reduced as one unit
 
 // out = norm(x), or with a residual: residual += x, out = norm(residual). x: [rows, dim]
 struct NormArgs {
@@ -47,7 +47,7 @@ struct RopeArgs {
   const int32_t* slots;
   const float *cos, *sin;  // [max_positions, head_dim / 2]
   void* q_out;
-  void* kv;  // [block, kv_head, 2, 32 * head_dim]
+  void* kv;                     // [block, kv_head, 2, 32 * head_dim]
   const void *q_norm, *k_norm;  // [head_dim] or null
   int64_t rows;
   int32_t n_heads, n_kv_heads, head_dim;
@@ -73,7 +73,9 @@ struct AttentionArgs {
 };
 
 // out[rows, n] = x[rows, k] * weight[n, k]^T + bias
-static inline constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+static inline constexpr int64_t round_up(int64_t n, int64_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
 // Rows of 32 lanes of a panel. bf16: a lane holds two steps of k, padded to what an AMX tile holds.
 static inline constexpr int64_t panel_depth(Real weight_dtype, int64_t k) {
   return weight_dtype == Real::f32 ? k : round_up(k, 32) / 2;
@@ -102,7 +104,7 @@ struct HeadRow {
   uint64_t seed, lineage;
   uint32_t position;
   Draw draw;
-  bool wants_mass;          // also reduce exp(logit / T)
+  bool wants_mass;  // also reduce exp(logit / T)
   float inv_temperature;
   float floor;  // gumbel: scores below cannot win; candidates: logits / T below cannot matter
 };

@@ -1,4 +1,5 @@
-// Packs weights: bf16 as [n / 32][k / 2][32][2], fp32 as [n / 32][k][32], padded with zeros (bf16: k to 32).
+// Packs weights: bf16 as [n / 32][k / 2][32][2], fp32 as [n / 32][k][32], padded with zeros (bf16:
+// k to 32).
 #include "cpu/packed_weight.h"
 
 #include <cstdlib>

@@ -13,9 +13,9 @@ Cut select(std::span<const uint32_t> keys, std::span<const uint64_t> weights, ui
   for (size_t i = 0; i < keys.size(); ++i) total += weight_of(i);
   target = std::clamp<uint64_t>(target, 1, std::max<uint64_t>(total, 1));
 
-  uint32_t prefix = 0;   // the digits of the cut found so far
-  uint64_t above = 0;    // weight of all keys above every key with that prefix
-  uint64_t tied = 1;     // weight of one key equal to the cut
+  uint32_t prefix = 0;  // the digits of the cut found so far
+  uint64_t above = 0;   // weight of all keys above every key with that prefix
+  uint64_t tied = 1;    // weight of one key equal to the cut
   std::array<uint64_t, 2048> histogram;
   for (int digit = 0; digit < 3; ++digit) {
     const int shift = kShifts[digit], bits = kBits[digit];

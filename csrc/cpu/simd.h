@@ -2,7 +2,8 @@
 //
 // Included inside ISA sources only. Everything has internal linkage, so that the linker never
 // replaces one instruction set's copy by another's. Fused multiply-adds are explicit: the sources
-// are compiled with -ffp-contract=off, so that equal arithmetic gives equal bits in every tile size.
+// are compiled with -ffp-contract=off, so that equal arithmetic gives equal bits in every tile
+// size.
 #pragma once
 
 #include <cstdint>
@@ -86,9 +87,7 @@ BW_INLINE Vec vmin(Vec a, Vec b) {
 #endif
 }
 // x in [low, high]; NaN stays NaN.
-BW_INLINE Vec clamp(Vec x, float low, float high) {
-  return vmin(splat(high), vmax(splat(low), x));
-}
+BW_INLINE Vec clamp(Vec x, float low, float high) { return vmin(splat(high), vmax(splat(low), x)); }
 
 // One bit per lane of a comparison's result, lane 0 lowest.
 BW_INLINE uint32_t lane_bits(IVec mask) {
