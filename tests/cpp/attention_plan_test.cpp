@@ -49,6 +49,7 @@ std::vector<int32_t> planned_slots(const AttentionPlan& plan, int32_t row) {
       const int32_t offset = plan.row_partials[i] - item.partial_begin;
       if (offset < 0 || offset >= item.row_end - item.row_begin) continue;
       EXPECT_EQ(item.row_begin + offset, row);
+      EXPECT(item.key_position <= plan.positions[row]);  // sees at least one key
       for (int32_t key = 0; key < item.key_count; ++key) {
         const bool is_after = item.key_position + key > plan.positions[row];
         EXPECT(item.causal || !is_after);
