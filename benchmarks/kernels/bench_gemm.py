@@ -25,15 +25,11 @@ def products(weight: Tensor) -> dict[str, Callable[[Tensor], object]]:
     onednn = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     packed = _C.PackedWeight(weight)
 
-    def ours(isa: str) -> Callable[[Tensor], object]:
-        def run(x: Tensor) -> None:
-            _C._use_isa(isa)
-            _C.gemm(x, packed, torch.empty(len(x), weight.shape[0], dtype=x.dtype))
-
-        return run
+    def ours(x: Tensor) -> None:
+        _C.gemm(x, packed, torch.empty(len(x), weight.shape[0], dtype=x.dtype))
 
     return {
-        **{f"ours {isa}": ours(isa) for isa in _C.supported_isas()},
+        **{f"ours {isa}": ours for isa in _C.supported_isas()},
         "onednn packed": lambda x: torch.ops.mkldnn._linear_pointwise(x, onednn, None, "none", [], ""),
         "torch linear": lambda x: torch.nn.functional.linear(x, weight),
     }
@@ -44,6 +40,8 @@ def bench(layer: str, dtype: torch.dtype, rows: list[int], options: argparse.Nam
     k, n = SHAPES[layer]
     records = []
     for name, product in products(torch.randn(n, k).to(dtype) * 0.05).items():
+        if name.startswith("ours"):
+            _C._use_isa(name.split()[1])
         line = f"{layer:8} {str(dtype)[6:]:9} {name:17}"
         for m in rows:
             if layer == "lm_head" and name == "ours generic" and m > 16:

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kMaxRows = kRegisters == 32 ? 12 : 6;  // rows of a micro tile: x 2 accumulators
 constexpr int kSlice = 256;                          // steps of k per pass over the rows
-constexpr int kRowBlock = 8 * kMaxRows;              // rows of one parallel task
+constexpr int kBlockGroups = 8;                      // micro tiles of rows in one parallel task
 constexpr int64_t kMinParallelWork = 1 << 16;        // multiply-adds
 
 // How a 32-bit lane of a panel becomes multiply-adds with x[k]. A lane holds kStep steps of k, that
@@ -43,9 +43,11 @@ struct Bf16Pairs : Fp32Weights {
 };
 #endif
 
-struct Grouping {  // rows in the fewest groups of at most kMaxRows, of nearly equal size
-  int64_t rows, n_groups;
-  int64_t begin(int64_t group) const { return group * rows / n_groups; }
+// [0, size) in the fewest parts of at most `limit`, of nearly equal size.
+struct Parts {
+  int64_t size, count;
+  Parts(int64_t size, int64_t limit) : size(size), count((size + limit - 1) / limit) {}
+  int64_t begin(int64_t part) const { return part * size / count; }
 };
 
 // c[m][kVecs * kLanes] += a[k][m] * panel columns, over `steps` steps of k.
@@ -148,29 +150,25 @@ BW_INLINE void write_row(const GemmArgs& args, const float* c, int64_t row, int6
 
 template <typename Format, typename X, typename Out>
 void gemm_typed(const GemmArgs& args) {
-  const Grouping groups = {args.rows, (args.rows + kMaxRows - 1) / kMaxRows};
+  const Parts groups(args.rows, kMaxRows), blocks(groups.count, kBlockGroups);
   const int64_t k_padded = (args.k + Format::kStep - 1) / Format::kStep * Format::kStep;
   const int64_t words = Format::kPairs ? k_padded / 2 : k_padded;  // of a packed row
   const int64_t panel_words = panel_depth(args.weight_dtype, args.k) * kPanelWidth;
   const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
-  const int64_t block_groups = kRowBlock / kMaxRows;
-  const int64_t n_blocks = (groups.n_groups + block_groups - 1) / block_groups;
 #pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
   {
 #pragma omp for schedule(static)
-    for (int64_t g = 0; g < groups.n_groups; ++g) {
+    for (int64_t g = 0; g < groups.count; ++g) {
       const int64_t begin = groups.begin(g);
       pack_rows<Format, X>(args, begin, groups.begin(g + 1) - begin, words,
                            args.scratch + begin * words);
     }
-    float c[kRowBlock * kPanelWidth];
+    float c[kBlockGroups * kMaxRows * kPanelWidth];
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t block = 0; block < n_blocks; ++block)
+    for (int64_t block = 0; block < blocks.count; ++block)
       for (int64_t p = 0; p < n_panels; ++p) {
         const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * panel_words;
-        const int64_t first = block * block_groups;
-        const int64_t last =
-            first + block_groups < groups.n_groups ? first + block_groups : groups.n_groups;
+        const int64_t first = blocks.begin(block), last = blocks.begin(block + 1);
         const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
         for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) c[i] = 0;
         for (int64_t k = 0; k < k_padded; k += kSlice) {
@@ -193,36 +191,37 @@ template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
   const int64_t depth = panel_depth(Real::bf16, args.k), k_padded = 2 * depth;
   const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
-  const int64_t n_groups = (args.rows + kTileRows - 1) / kTileRows;
-  const int64_t group_size = kTileRows * k_padded;
-  const int64_t fitting = kTileCache / (2 * k_padded) / (2 * kTileRows) * (2 * kTileRows);
-  const int64_t block_rows = fitting < 2 * kTileRows ? 2 * kTileRows
-                             : fitting > kTileBlock  ? kTileBlock
-                                                     : fitting;
-  const int64_t n_blocks = (args.rows + block_rows - 1) / block_rows;
+  const int64_t group_size = kTileRows * k_padded, pair_rows = 2 * kTileRows;
+  const int64_t fitting = kTileCache / (2 * group_size * static_cast<int64_t>(sizeof(Bf16)));
+  const int64_t n_pairs = (args.rows + pair_rows - 1) / pair_rows;
+  const Parts blocks(n_pairs, fitting < 1 ? 1 : fitting > kTileBlock ? kTileBlock : fitting);
   Bf16* a = reinterpret_cast<Bf16*>(args.scratch);
 #pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
   {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < n_groups * kTileRows; ++row) {
+    for (int64_t row = 0; row < args.rows;
+         ++row) {  // rows beyond stay undefined, nobody reads them
       const Bf16* x = static_cast<const Bf16*>(args.x) + row * args.k;
       Bf16* tiles = a + row / kTileRows * group_size + row % kTileRows * kTileSteps;
-      for (int64_t k = 0; k < k_padded; k += kTileSteps, tiles += kTileSize)
-        for (int64_t i = 0; i < kTileSteps; ++i)
-          tiles[i] = row < args.rows && k + i < args.k ? x[k + i] : Bf16{};
+      int64_t k = 0;
+      for (; k + kTileSteps <= args.k; k += kTileSteps, tiles += kTileSize)
+        __builtin_memcpy(tiles, x + k, kTileSteps * sizeof(Bf16));
+      if (k == args.k) continue;
+      for (int64_t i = 0; i < kTileSteps; ++i) tiles[i] = k + i < args.k ? x[k + i] : Bf16{};
     }
     const TileScope scope;
-    alignas(64) float c[kTileBlock * kPanelWidth];
+    alignas(64) float c[kTileBlock * 2 * kTileRows * kPanelWidth];
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t block = 0; block < n_blocks; ++block)
+    for (int64_t block = 0; block < blocks.count; ++block)
       for (int64_t p = 0; p < n_panels; ++p) {
         const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * depth * kPanelWidth;
-        const int64_t begin = block * block_rows;
-        const int64_t end = begin + block_rows < args.rows ? begin + block_rows : args.rows;
+        const int64_t begin = blocks.begin(block) * pair_rows;
+        const int64_t limit = blocks.begin(block + 1) * pair_rows;
+        const int64_t end = limit < args.rows ? limit : args.rows;
         for (int64_t k = 0; k < k_padded; k += kSlice) {
           const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
           const uint32_t* slice = panel + k / 2 * kPanelWidth;
-          for (int64_t row = begin; row < end; row += 2 * kTileRows) {
+          for (int64_t row = begin; row < end; row += pair_rows) {
             const Bf16* x = a + row / kTileRows * group_size + k * kTileRows;
             float* out = c + (row - begin) * kPanelWidth;
             const auto multiply = row + kTileRows >= end ? tiles_times_slice<false, true>

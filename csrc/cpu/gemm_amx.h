@@ -1,9 +1,8 @@
 // The bf16 GEMM on AMX tiles: 32 rows x 32 columns of output at once, over the same panels.
 //
 // A tile holds 16 rows of 64 bytes. A panel row of 32 lanes is two rows of B tiles, in the pair
-// layout that the dot product wants, so weights are used as they lie. Rows of x are
-// padded with zeros to 16; each output is its own chain over k, so padding and grouping do not
-// change bits.
+// layout that the dot product wants, so weights are used as they lie. Each output is its own chain
+// over k: neither its neighbours in the tile nor the undefined rows that fill it up change its bits.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -14,7 +13,7 @@ namespace {
 
 constexpr int kTileRows = 16, kTileSteps = 32;  // rows of a tile, and the k that a row of A holds
 constexpr int kTileSize = kTileRows * kTileSteps;  // also the words of a panel per tile step
-constexpr int kFetchAhead = 4096;                  // words of weights that are fetched in advance
+constexpr int kFetchAhead = 1024;                  // words of weights that are fetched in advance
 constexpr int kTileBlock = 256;                    // rows of a task at most
 constexpr int64_t kTileCache = 1 << 20;            // bytes of x that a task keeps in L2
 
