@@ -22,6 +22,7 @@ from branchwise.types import Problem, Result
 if TYPE_CHECKING:
     from rich.console import Console
 
+_MAX_TOKENS = 256  # solutions take 40 to 150
 _SEARCHES = ("greedy", "majority", "best_of_n", "beam", "dvts")
 _ROWS = (*(("small", strategy) for strategy in _SEARCHES), ("large", "greedy"))
 
@@ -65,7 +66,7 @@ def demo(
 def _options(policy: str, strategy: str, n: int, seed: int) -> SearchOptions:
     source = None if policy == "small" else str(asset_path("policy-large"))
     budget = None if strategy == "greedy" else n
-    return SearchOptions(policy=source, instruction="", strategy=strategy, n=budget, seed=seed)
+    return SearchOptions(policy=source, instruction="", strategy=strategy, n=budget, seed=seed, max_tokens=_MAX_TOKENS)
 
 
 def _run(options: list[SearchOptions], problems: list[Problem], advance: Callable[[str], None]) -> list[Row]:

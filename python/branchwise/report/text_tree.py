@@ -91,6 +91,7 @@ class _Item:
     text: str = ""  # shortened to fit
     suffix: Text = field(default_factory=Text)
     style: str = ""
+    times: int = 1
     children: list[_Item] = field(default_factory=list)
 
 
@@ -98,11 +99,19 @@ def _items(node: Node, detail: int, marks: Marks, glyphs: Glyphs) -> list[_Item]
     children = list(node.children)  # a copy: the search may be adding to it
     dead = [child for child in children if _is_dead(child)] if detail != ALL else []
     items = []
+    twins: dict[tuple[str, float | None], _Item] = {}  # pruned steps that say the same share a line
     for child in children:
-        if child not in dead:
-            item = _item(child, marks, glyphs)
-            item.children = _items(child, detail, marks, glyphs)
-            items.append(item)
+        if child in dead:
+            continue
+        twin = twins.get((child.text, child.score)) if child.pruned else None
+        if twin is not None:
+            twin.times += 1
+            continue
+        item = _item(child, marks, glyphs)
+        item.children = _items(child, detail, marks, glyphs)
+        items.append(item)
+        if child.pruned:
+            twins[child.text, child.score] = item
     if dead and detail == PRUNED_FOLDED:
         items.append(_folded(dead, glyphs))
     return items
@@ -150,6 +159,7 @@ def _lines(items: list[_Item], indent: str, width: int, glyphs: Glyphs) -> Itera
 
 
 def _line(item: _Item, indent: str, width: int, glyphs: Glyphs) -> Text:
-    room = width - len(indent) - item.label.cell_len - item.suffix.cell_len
+    suffix = item.suffix if item.times == 1 else Text(f"  {item.times} times", style="dim")
+    room = width - len(indent) - item.label.cell_len - suffix.cell_len
     text = Text(shorten(item.text, max(_MIN_TEXT, room), glyphs.more), style=item.style)
-    return Text.assemble((indent, "dim"), item.label, text, item.suffix)
+    return Text.assemble((indent, "dim"), item.label, text, suffix)

@@ -1,0 +1,184 @@
+"""Results files: what is appended comes back, whatever tears off, fills up or differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from branchwise.errors import ResultsError
+from branchwise.report.results_file import ResultsFile
+
+SETTINGS = {"strategy": "beam", "n": 16, "prm": None}
+
+
+def record(id_: str, **more: object) -> dict[str, object]:
+    return {"id": id_, "answer": "24", **more}
+
+
+def filled(path: Path, *ids: str) -> bytes:
+    with ResultsFile(path, SETTINGS) as results:
+        for id_ in ids:
+            results.append(record(id_))
+    return path.read_bytes()
+
+
+def test_a_second_run_finds_what_the_first_wrote(tmp_path):
+    path = tmp_path / "r.jsonl"
+    filled(path, "a", "b")
+    with ResultsFile(path, SETTINGS) as results:
+        assert list(results.done) == ["a", "b"]
+        assert not results.notes
+        results.append(record("c"))
+    header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert header["settings"] == SETTINGS
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=12), unique=True, max_size=5), st.data())
+def test_whatever_a_crash_tears_off_all_whole_lines_survive(ids, data):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "r.jsonl"
+        whole = filled(path, *ids)
+        cut = data.draw(st.integers(0, len(whole)))
+        path.write_bytes(whole[:cut])
+        # A line is whole when its closing brace is there: JSON objects cannot end earlier.
+        survivors = ids[: max(0, len([line for line in whole[:cut].split(b"\n") if line.endswith(b"}")]) - 1)]
+        with ResultsFile(path, SETTINGS) as results:
+            assert list(results.done) == survivors
+            for id_ in ids[len(survivors) :]:
+                results.append(record(id_))
+        assert path.read_bytes() == whole
+
+
+def test_a_torn_line_is_removed_with_a_note(tmp_path):
+    path = tmp_path / "r.jsonl"
+    whole = filled(path, "a")
+    path.write_bytes(whole + b'{"id": "b", "ans')
+    with ResultsFile(path, SETTINGS) as results:
+        assert len(results.notes) == 1
+        assert "torn off (16 bytes)" in results.notes[0]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        ({**SETTINGS, "n": 8}, "written with n=16, this run has n=8"),
+        ({**SETTINGS, "prm": "x"}, 'written with prm=null, this run has prm="x"'),
+        ({**SETTINGS, "new": 1}, "new=null, this run has new=1"),
+        ({"strategy": "beam", "prm": None}, "n=16, this run has n=null"),
+    ],
+)
+def test_other_settings_are_refused_by_name(tmp_path, now, named):
+    path = tmp_path / "r.jsonl"
+    whole = filled(path, "a") + b'{"torn'
+    path.write_bytes(whole)
+    with pytest.raises(ResultsError, match=named):
+        ResultsFile(path, now)
+    assert path.read_bytes() == whole  # a refused file is left as it is
+
+
+@pytest.mark.parametrize("content", [b'{"id": "1", "problem": "1+1=?"}\n', b"notes", b"\x00\xff\n", b"[1]\n", b"{}\n", b'{"b'])
+def test_a_file_of_something_else_is_refused_and_kept(tmp_path, content):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(content)
+    if content == b'{"b':  # might be our own header, torn off
+        ResultsFile(path, SETTINGS).close()
+        return
+    with pytest.raises(ResultsError, match="no results file of branchwise"):
+        ResultsFile(path, SETTINGS)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"garbage\n", "line 3: not a result"),
+        (b'{"answer": 1}\n', "line 3: not a result"),
+        (b'{"id": "a"}\n', "line 3: a second result of 'a'"),
+        (b"\n", "line 3: not a result"),
+    ],
+)
+def test_damage_inside_is_named_by_line(tmp_path, line, message):
+    path = tmp_path / "r.jsonl"
+    whole = filled(path, "a")
+    path.write_bytes(whole + line + b'{"id": "z"}\n')
+    with pytest.raises(ResultsError, match=message):
+        ResultsFile(path, SETTINGS)
+
+
+def test_another_format_is_refused(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'{"branchwise_results": 99, "settings": {}}\n')
+    with pytest.raises(ResultsError, match="format 99"):
+        ResultsFile(path, {})
+
+
+def test_two_runs_cannot_write_one_file(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with ResultsFile(path, SETTINGS), pytest.raises(ResultsError, match="written by another run"):
+        ResultsFile(path, SETTINGS)
+    ResultsFile(path, SETTINGS).close()
+
+
+def test_a_full_disk_at_the_start():
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(ResultsError, match=r"No space left on device. 0 results are safe in it; free some space"):
+        ResultsFile(Path("/dev/full"), SETTINGS)
+
+
+def test_a_disk_that_fills_up_keeps_every_whole_line(tmp_path):
+    path = tmp_path / "r.jsonl"
+    whole = filled(path, "a", "b")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with ResultsFile(path, SETTINGS) as results:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limit[1]))  # the write gets 10 bytes far
+        try:
+            with pytest.raises(ResultsError, match="File too large. 2 results are safe"):
+                results.append(record("c"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert path.read_bytes() == whole
+        results.append(record("c"))  # there is room again
+    with ResultsFile(path, SETTINGS) as results:
+        assert list(results.done) == ["a", "b", "c"]
+
+
+def test_a_killed_writer_loses_nothing_it_appended(tmp_path):
+    path = tmp_path / "r.jsonl"
+    script = (
+        "import os, sys; from pathlib import Path; from branchwise.report.results_file import ResultsFile\n"
+        f"results = ResultsFile(Path(sys.argv[1]), {SETTINGS!r})\n"
+        "results.append({'id': 'a'}); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], check=False, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    with ResultsFile(path, SETTINGS) as results:
+        assert list(results.done) == ["a"]
+
+
+@pytest.mark.parametrize("where", ["", "missing/r.jsonl"])
+def test_a_path_that_cannot_be_opened(tmp_path, where):
+    with pytest.raises(ResultsError, match="cannot open the results file"):
+        ResultsFile(tmp_path / where, SETTINGS)
+
+
+def test_texts_of_any_kind_survive(tmp_path):
+    path = tmp_path / "r.jsonl"
+    text = "line\nbreak \u2028 日本 \U0001f600 \ud83d"
+    with ResultsFile(path, SETTINGS) as results:
+        results.append(record("a", text=text))
+    with ResultsFile(path, SETTINGS) as results:
+        assert results.done["a"]["text"] == text
+    assert os.stat(path).st_size == len(path.read_bytes())
