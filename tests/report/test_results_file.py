@@ -88,7 +88,9 @@ def test_other_settings_are_refused_by_name(tmp_path, now, named):
     assert path.read_bytes() == whole  # a refused file is left as it is
 
 
-@pytest.mark.parametrize("content", [b'{"id": "1", "problem": "1+1=?"}\n', b"notes", b"\x00\xff\n", b"[1]\n", b"{}\n", b'{"b'])
+@pytest.mark.parametrize(
+    "content", [b'{"id": "1", "problem": "1+1=?"}\n', b"notes", b"\x00\xff\n", b"[1]\n", b"{}\n", b'{"b']
+)
 def test_a_file_of_something_else_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "r.jsonl"
     path.write_bytes(content)
@@ -145,7 +147,7 @@ def test_a_disk_that_fills_up_keeps_every_whole_line(tmp_path):
     with ResultsFile(path, SETTINGS) as results:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limit[1]))  # the write gets 10 bytes far
         try:
-            with pytest.raises(ResultsError, match="File too large. 2 results are safe"):
+            with pytest.raises(ResultsError, match=r"File too large\. 2 results are safe"):
                 results.append(record("c"))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)

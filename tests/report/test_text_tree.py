@@ -132,11 +132,14 @@ def test_shortened_text_fits(text, width):
 
 
 STEPS = st.recursive(
-    st.builds(
-        Step, st.text(max_size=30), st.none() | st.floats(0, 1), st.booleans(), st.sampled_from(("eos", "stop"))
-    ),
+    st.builds(Step, st.text(max_size=30), st.none() | st.floats(0, 1), st.booleans(), st.sampled_from(("eos", "stop"))),
     lambda kids: st.builds(
-        Step, st.text(max_size=30), st.none() | st.floats(0, 1), st.just(False), st.just("stop"), st.lists(kids, max_size=4)
+        Step,
+        st.text(max_size=30),
+        st.none() | st.floats(0, 1),
+        st.just(False),
+        st.just("stop"),
+        st.lists(kids, max_size=4),
     ),
     max_leaves=30,
 )

@@ -22,7 +22,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BranchwiseError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
             raise SystemExit(2) from None
         except KeyboardInterrupt as interrupt:
             typer.echo(str(interrupt) or "interrupted", err=True)

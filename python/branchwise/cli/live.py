@@ -110,7 +110,7 @@ def _votes(result: Result, console: Console) -> Iterator[Text]:
             ("votes    " if place == 0 else " " * 9, "bold"), f"{name:>{width}} ", (bar, "cyan"), f" {amount}"
         )
     if len(result.votes) > _VOTES:
-        yield Text(f"         and {len(result.votes) - _VOTES} more answers", style="dim")
+        yield Text(f"         and {len(result.votes) - _VOTES} more", style="dim")
 
 
 def _readable(text: str) -> str:

@@ -1,0 +1,42 @@
+"""An engine without models for command line tests: the real driver over a scripted step engine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from branchwise.search.driver import run
+from branchwise.types import Problem, Result
+from search.scripted import ScriptedEngine
+
+
+@dataclass
+class FakeEngine:
+    """Stands for `branchwise.api.Engine`. `interrupt_after` results, Ctrl-C is pressed; `seen` lists what was asked."""
+
+    interrupt_after: int | None = None
+    seen: list[str] = field(default_factory=list)
+    opened: int = 0
+
+    def __enter__(self) -> FakeEngine:
+        self.opened += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def solve(self, question: str, strategy: Any, **options: Any) -> Result:
+        return next(self.solve_many([Problem("question", question)], strategy, **options))
+
+    def solve_many(self, problems: Any, strategy: Any, **options: Any) -> Iterator[Result]:
+        options["max_in_flight"] = options.get("max_in_flight") or 2
+        backend = ScriptedEngine(order=random.Random(0))
+        found = run(problems, strategy, backend, grade=lambda answer, gold: answer == gold, **options)
+        for count, result in enumerate(found):
+            if count == self.interrupt_after:
+                raise KeyboardInterrupt
+            self.seen.append(result.problem.id)
+            result.cost.flops = 1e6 * result.cost.generated_tokens
+            yield result

@@ -1,0 +1,34 @@
+"""`doctor` reports what is there, and by its exit code whether something is missing."""
+
+from __future__ import annotations
+
+from branchwise import assets
+from branchwise.env import VARIABLES
+
+
+def test_report(command, monkeypatch):
+    monkeypatch.setenv("BRANCHWISE_THREADS", "2")
+    done = command("doctor")
+    for word in ("CPU", "memory", "kernels", "torch", "GPU", "hub cache", *assets.NAMES):
+        assert word in done.out
+    for variable in VARIABLES:
+        assert variable.name in done.out
+    assert done.code == (0 if "no problems found" in done.out else 1)
+
+
+def test_json(command):
+    document = command("doctor", "--json").document
+    assert document["hardware"]["usable cpus"] >= 1
+    assert document["libraries"]["torch"]
+    kernels = document["kernels"]
+    assert kernels["chosen"] in kernels["supported"]
+    assert not set(kernels["missing"]) & set(kernels["supported"])
+    assert {each["name"] for each in document["environment"]} == {variable.name for variable in VARIABLES}
+
+
+def test_a_missing_model_is_a_problem(command, monkeypatch, tmp_path):
+    monkeypatch.setattr(assets, "asset_path", lambda name: tmp_path / name)
+    done = command("doctor", "--json")
+    assert done.code == 1
+    assert len(done.document["problems"]) == len(assets.NAMES)
+    assert "install branchwise again" in done.document["problems"][0]

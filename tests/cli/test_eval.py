@@ -1,0 +1,243 @@
+"""`eval` neither loses nor repeats a problem, whatever interrupts it, and mixes no two experiments."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RESULTS = "sums-beam.results.jsonl"
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()[1:]]
+
+
+def test_a_run_ends_with_a_table_and_a_file(command, engine, problems):
+    done = command("eval", problems, "-n", 4)
+    assert done.code == 0
+    assert "strategy" in done.out
+    assert "6 of" not in done.err
+    assert "6/6" in done.err
+    assert f"results: {RESULTS}" in done.out
+    assert sorted(ids(problems.parent / RESULTS)) == [f"p{i}" for i in range(6)]
+    assert len(engine.seen) == 6
+
+
+def test_json_is_all_that_stdout_holds(command, engine, problems):
+    done = command("eval", problems, "-n", 4, "--json", "--limit", 3, "--out", "r.jsonl")
+    document = done.document
+    assert (document["problems"], document["graded"], document["results"]) == (3, 3, "r.jsonl")
+    assert document["settings"]["n"] == 4
+    assert document["generated_tokens"] > 0
+    rows = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()[1:]]
+    assert sum(row["correct"] for row in rows) == document["right"]
+    assert sum(row["wall_seconds"] for row in rows) == pytest.approx(document["seconds"])
+
+
+def test_an_interrupted_run_goes_on_where_it_was(command, engine, problems):
+    whole = command("eval", problems, "-n", 4, "--json", "--out", "whole.jsonl").document
+    engine.seen.clear()
+    engine.interrupt_after = 2
+    done = command("eval", problems, "-n", 4)
+    assert done.code == 130
+    assert done.err.count("interrupted") == 1
+    assert "2 results are safe in sums-beam.results.jsonl; run the same command again" in done.err
+    assert not done.out
+    engine.interrupt_after = None
+    again = command("eval", problems, "-n", 4, "--json")
+    assert again.code == 0
+    assert "holds 2 of 6 results" in again.err
+    assert sorted(engine.seen) == [f"p{i}" for i in range(6)]  # each asked once, over both runs
+    assert sorted(ids(Path(RESULTS))) == sorted(engine.seen)
+    timed = ("results", "seconds", "problems_per_hour")
+    assert {k: v for k, v in again.document.items() if k not in timed} == {
+        k: v for k, v in whole.items() if k not in timed
+    }
+
+
+def test_a_finished_run_loads_no_model(command, engine, problems):
+    first = command("eval", problems, "-n", 4, "--json").document
+    assert command("eval", problems, "-n", 4, "--json").document == first
+    assert engine.opened == 1
+
+
+def test_a_larger_limit_adds_to_the_same_file(command, engine, problems):
+    assert command("eval", problems, "--limit", 2, "-n", 4).code == 0
+    assert command("eval", problems, "--limit", 5, "-n", 4).code == 0
+    assert sorted(engine.seen) == [f"p{i}" for i in range(5)]
+
+
+def test_a_torn_line_is_repaired_and_said(command, engine, problems):
+    command("eval", problems, "--limit", 2, "-n", 4)
+    with open(RESULTS, "ab") as file:
+        file.write(b'{"id": "p3", "answer')
+    done = command("eval", problems, "-n", 4)
+    assert done.code == 0
+    assert "note: sums-beam.results.jsonl: its last line was torn off" in done.err
+    assert sorted(ids(Path(RESULTS))) == [f"p{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("-n", 8), "n=4, this run has n=8"),
+        (("-n", 4, "--seed", 1), "seed=0, this run has seed=1"),
+        (("-n", 4, "--temperature", 0.5), "temperature=0.8, this run has temperature=0.5"),
+        (
+            ("-n", 4, "--policy", "m.gguf", "--prm", "m.gguf"),
+            'policy="bundled policy-small", this run has policy="m.gguf"',
+        ),
+        (("-n", 4, "--strategy", "dvts", "--out", RESULTS), 'strategy="beam", this run has strategy="dvts"'),
+    ],
+)
+def test_other_settings_are_refused_before_anything_runs(command, engine, problems, words, named):
+    command("eval", problems, "--limit", 2, "-n", 4)
+    before = Path(RESULTS).read_bytes()
+    done = command("eval", problems, *words)
+    assert (done.code, done.out) == (2, "")
+    assert named in done.err
+    assert len(done.err.splitlines()) == 1
+    assert Path(RESULTS).read_bytes() == before
+    assert engine.opened == 1
+
+
+def test_memory_for_kv_changes_no_result_and_may_differ(command, engine, problems):
+    command("eval", problems, "--limit", 2, "-n", 4)
+    assert command("eval", problems, "-n", 4, "--kv-memory", "64M").code == 0
+
+
+def test_a_model_is_known_by_name_and_size(command, engine, problems):
+    Path("m.gguf").write_bytes(b"12345")
+    words = ("eval", problems, "-s", "majority", "-n", 4, "--policy", "m.gguf")
+    assert command(*words).code == 0
+    settings = json.loads(Path("sums-majority.results.jsonl").read_text().splitlines()[0])["settings"]
+    assert settings["policy"] == "m.gguf (5 bytes)"
+    Path("m.gguf").write_bytes(b"123456")
+    assert "m.gguf (6 bytes)" in command(*words).err
+
+
+def test_results_of_other_questions_are_not_taken(command, engine, problems):
+    command("eval", problems, "-n", 4)
+    problems.write_text(problems.read_text().replace("3+1=?", "3+9=?"))
+    done = command("eval", problems, "-n", 4)
+    assert done.code == 2
+    assert "'p3' for another question or gold answer" in done.err
+
+
+def test_a_result_without_its_cost_is_named(command, engine, problems):
+    command("eval", problems, "--limit", 1, "-n", 4)
+    with open(RESULTS, "a") as file:
+        file.write('{"id": "p1"}\n')
+    done = command("eval", problems, "-n", 4)
+    assert done.code == 2
+    assert "the result of 'p1' lacks" in done.err
+
+
+def test_a_full_disk_is_one_line(command, engine, problems):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    done = command("eval", problems, "-n", 4, "--out", "/dev/full")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: cannot write to /dev/full: No space left on device. 0 results are safe")
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "no valid JSON"),
+        ("[1]", "list instead of an object"),
+        ('{"id": "x", "question": "1+1=?"}', "no 'problem' (it has 'id', 'question')"),
+        ('{"id": "x", "problem": "  "}', "'problem' is '  '"),
+        ('{"id": "x", "problem": 7}', "'problem' is 7"),
+        ('{"id": "x", "problem": ""}', "an empty 'problem'"),
+        ('{"problem": "1+1=?"}', "no 'id'"),
+        ('{"id": ["x"], "problem": "1+1=?"}', "'id' is ['x']"),
+        ('{"id": "x", "problem": "1+1=?", "answer": ["2"]}', "'answer' is ['2']"),
+        ('{"id": "p1", "problem": "1+1=?"}', "the id 'p1' was used before"),
+    ],
+)
+def test_a_bad_row_is_named_before_models_load(command, engine, problems, line, message):
+    with problems.open("a") as file:
+        file.write(f"\n{line}\n")
+    done = command("eval", problems)
+    assert (done.code, done.out) == (2, "")
+    assert f"{problems}, line 8: {message}" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert engine.opened == 0
+    assert not Path(RESULTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "No such file"), (b"\n \n", "holds no problem"), (b"\xff\xfe", "is not UTF-8 text")]
+)
+def test_a_file_that_holds_no_problems(command, engine, problems, content, message):
+    path = problems.with_name("other.jsonl")
+    if content is not None:
+        path.write_bytes(content)
+    done = command("eval", path)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_numbers_serve_as_ids_and_answers_and_gold_may_lack(command, engine, problems):
+    problems.write_text('{"id": 1, "problem": "1+1=?", "answer": 2}\n{"id": 2, "problem": "1+2=?"}\n')
+    done = command("eval", problems, "-n", 4)
+    assert done.code == 0
+    assert "1 problems have no gold answer" in done.out
+    assert sorted(ids(Path(RESULTS))) == ["1", "2"]
+
+
+def test_the_results_file_cannot_be_the_problems(command, engine, problems):
+    before = problems.read_bytes()
+    done = command("eval", problems, "--out", problems)
+    assert done.code == 2
+    assert "no results file of branchwise" in done.err
+    assert problems.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems):
+    """With the bundled models: a process is interrupted by a signal, and resumes to the same results as one run."""
+    from branchwise.assets import asset_path
+
+    if not asset_path("prm").is_dir():
+        pytest.skip("the bundled models are not in this build")
+    words = [sys.executable, "-m", "branchwise", "eval", str(asset_path("problems.jsonl")), "--limit", "24"]
+    words += ["-n", "8", "--max-tokens", "200", "--in-flight", "1", "--json"]
+    environment = {**os.environ, "BRANCHWISE_THREADS": "1"}
+
+    def run(out: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*words, "--out", out], stdout=pipe, stderr=pipe, text=True, env=environment)
+
+    process, path, end = run("cut.jsonl"), Path("cut.jsonl"), time.monotonic() + 300
+    while not (path.exists() and path.read_bytes().count(b"\n") > 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    kept = ids(path)
+    assert (process.returncode, out) == (130, "")
+    assert f"{len(kept)} results are safe" in err
+    assert "Traceback" not in err
+    assert 3 <= len(kept) < 24
+    again, whole = run("cut.jsonl"), run("whole.jsonl")
+    assert again.wait(600) == whole.wait(600) == 0
+    for process in (again, whole):
+        process.communicate()
+    rows = [
+        {row["id"]: row for row in map(json.loads, Path(name).read_text().splitlines()[1:])}
+        for name in ("cut.jsonl", "whole.jsonl")
+    ]
+    assert ids(path)[: len(kept)] == kept
+    assert len(ids(path)) == len(rows[0]) == 24
+    assert {id_: row["votes"] for id_, row in rows[0].items()} == {id_: row["votes"] for id_, row in rows[1].items()}
