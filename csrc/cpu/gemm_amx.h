@@ -2,7 +2,8 @@
 //
 // A tile holds 16 rows of 64 bytes. A panel row of 32 lanes is two rows of B tiles, in the pair
 // layout that the dot product wants, so weights are used as they lie. Each output is its own chain
-// over k: neither its neighbours in the tile nor the undefined rows that fill it up change its bits.
+// over k: neither its neighbours in the tile nor the undefined rows that fill it up change its
+// bits.
 #pragma once
 
 #include "cpu/kernels.h"
