@@ -1,6 +1,6 @@
 """Decode iterations against their matrix products alone: same shapes, same packed weights, same process.
 
-    python benchmarks/engine/bench_decode.py --policy qwen2.5-0.5b.gguf --rows 16 64
+    PYTHONPATH=. python benchmarks/engine/bench_decode.py --policy qwen2.5-0.5b.gguf --rows 16 64 --save
 
 The two are timed in turn, iteration by iteration, so that noise hits both. Prints medians, their ratio and tokens/s.
 """
@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 
 import torch
+from benchmarks.common import append
 
 import branchwise as bw
 from branchwise import _C
+from branchwise.assets import asset_path
 from branchwise.engine.branch import StepLimits
 from branchwise.models.decoder import Decoder
 from branchwise.types import Sampling
@@ -94,18 +96,23 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-p", type=float, nargs="+", default=[0.95, 1.0])
-    parser.add_argument("--out", type=Path, help="append the records to this JSONL file")
+    parser.add_argument("--save", action="store_true", help="append the records to benchmarks/results/decode.jsonl")
+    parser.add_argument("--quick", action="store_true", help="the bundled policy, a few tokens")
     options = parser.parse_args()
+    if options.quick:
+        options.policy, options.tokens = str(asset_path("policy-large")), 24
+    if not Path(options.policy).exists():
+        parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
     engine = bw.Engine(options.policy, dtype=options.dtype, threads=options.threads, kv_memory=1 << 30)
+    records = []
     for rows in options.rows:
         for top_p in options.top_p:
             record = bench(engine, rows, options.tokens, Sampling(options.temperature, top_p))
             record["model"] = Path(options.policy).stem
-            line = json.dumps(record)
-            print(line, flush=True)
-            if options.out:
-                with options.out.open("a") as file:
-                    file.write(line + "\n")
+            print(json.dumps(record), flush=True)
+            records.append(record)
+    if options.save:
+        append("decode", records)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The bundled pair through the public engine: every strategy, one result whatever runs beside it, and clear refusals."""
+"""The bundled pair through the public engine: every strategy, results that depend on nothing else, refusals."""
 
 from __future__ import annotations
 

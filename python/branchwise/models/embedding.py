@@ -25,7 +25,7 @@ class Embedding:
     def __call__(self, tokens: Tensor) -> Tensor:
         """tokens: [rows] int64 -> [rows, hidden]. CheckpointError when the checkpoint can no longer be read."""
         if not self._known[tokens].all():
-            self._read(tokens[~self._known[tokens]].unique().tolist())
+            self._read(sorted(set(tokens[~self._known[tokens]].tolist())))
         return self._rows[tokens]
 
     def _read(self, tokens: list[int]) -> None:
