@@ -64,7 +64,9 @@ def test_an_interrupted_run_goes_on_where_it_was(command, engine, problems):
 
 def test_a_finished_run_loads_no_model(command, engine, problems):
     first = command("eval", problems, "-n", 4, "--json").document
-    assert command("eval", problems, "-n", 4, "--json").document == first
+    again = command("eval", problems, "-n", 4, "--json")
+    assert again.document == first
+    assert "nothing is left to do" in again.err
     assert engine.opened == 1
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -134,3 +137,12 @@ def test_sizes(text, size):
 def test_no_sizes(text):
     with pytest.raises(ConfigError, match="is no size"):
         parse_size(text)
+
+
+def test_an_unknown_instruction_set_is_one_line():
+    words = [sys.executable, "-m", "branchwise", "solve", "1+1=?", "-s", "greedy"]
+    environment = {**os.environ, "BRANCHWISE_CPU_ISA": "abacus"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("error: BRANCHWISE_CPU_ISA is 'abacus'")
+    assert "Traceback" not in done.stderr

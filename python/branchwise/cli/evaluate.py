@@ -52,9 +52,10 @@ def evaluate(
         tally, left = _resumed(results, problems)
         notes = make_console(stderr=True)
         for note in results.notes:
-            notes.print(f"note: {note}")
+            notes.print(f"note: {note}", soft_wrap=True)
         if tally.problems:
-            notes.print(f"{path} holds {tally.problems} of {len(problems)} results: going on with the rest")
+            rest = "going on with the rest" if left else "nothing is left to do"
+            notes.print(f"{path} holds {tally.problems} of {len(problems)} results: {rest}", soft_wrap=True)
         if left:
             _run(results, tally, left, options, in_flight)
     if json:

@@ -33,7 +33,7 @@ def solve(
         raise InputError("the question is empty: write what is to be solved, in quotes")
     options.make_strategy(), options.engine_config()  # refuse before models load
     if options.policy is None:
-        make_console(stderr=True).print(BUNDLED, style="dim")
+        make_console(stderr=True).print(BUNDLED, style="dim", soft_wrap=True)
     with models.open_engine(options) as engine:
         if json:
             from branchwise.report.result_json import result_to_dict
