@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from branchwise import env
+from branchwise import _C, env
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.config import EngineConfig, ResolvedConfig, check_sampling, resolve_kv_memory
 from branchwise.engine.branch import StepLimits
@@ -60,6 +60,7 @@ class Engine:
             policy, prm = asset_path("policy-small"), prm or asset_path("prm")
             instruction = instruction or ""
         self.config = make_config(config, options)
+        check_isa()
         threads = self.config.threads or env.threads()
         if threads is not None:
             torch.set_num_threads(threads)
@@ -182,6 +183,14 @@ def make_config(config: EngineConfig | None, options: dict[str, Any]) -> EngineC
         if name not in known:
             raise ConfigError(f"unknown engine option {name!r}: known are {', '.join(known)}{nearest(name, known)}")
     return replace(config or EngineConfig(), **options)
+
+
+def check_isa() -> None:
+    """Raise ConfigError when BRANCHWISE_CPU_ISA names kernels that do not exist or cannot run here."""
+    try:
+        _C.isa()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def as_problem(problem: str | Problem) -> Problem:

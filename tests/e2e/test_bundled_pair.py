@@ -133,3 +133,16 @@ def test_mistakes_are_named(engine: bw.Engine) -> None:
     without = bw.Engine(asset_path("policy-small"), kv_memory=64 << 20)
     with pytest.raises(bw.ConfigError, match="give the engine a PRM"):
         without.solve("1+1=?", "beam")
+
+
+def test_solutions_are_capped_by_the_context_of_the_prm(problems: list[bw.Problem]) -> None:
+    """A step that the PRM has no room for would end the whole run: the cap is lowered beforehand."""
+    with bw.Engine(kv_memory=1 << 30, max_tokens=2048) as engine:
+        assert engine.scorer is not None
+        tree = engine.backend.open(problems[0], 4, 8, bw.Sampling(), 0, use_scores=True)
+        assert tree is not None
+        assert tree.prm is not None
+        longest = tree.prm.prompt_tokens + tree.policy.limits.max_tokens + 8  # 8 markers
+        assert longest == engine.scorer.context
+        assert tree.policy.limits.max_step_tokens <= tree.policy.limits.max_tokens
+        engine.backend.close(tree)

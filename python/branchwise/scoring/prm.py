@@ -11,6 +11,7 @@ from branchwise.models.families import decoder_config
 from branchwise.models.load import load_decoder
 from branchwise.scoring.formats import HEAD_TENSORS, PrmFormat, make_format
 from branchwise.scoring.heads import Head
+from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights.checkpoint import Checkpoint
 
 
@@ -21,6 +22,7 @@ class Prm:
     model: Decoder
     head: Head
     format: PrmFormat
+    tokenizer: Tokenizer
     source: str
 
 
@@ -30,7 +32,8 @@ def load_prm(checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "aut
     The trunk is read in `dtype`, heads in fp32; an lm_head that no head needs is not kept.
     """
     config = decoder_config(checkpoint.config, checkpoint.source)
-    step_format, head = make_format(format_name, checkpoint, config, checkpoint.tokenizer())
+    tokenizer = checkpoint.tokenizer()
+    step_format, head = make_format(format_name, checkpoint, config, tokenizer)
     extra = {name for tensors in HEAD_TENSORS.values() for name in tensors}
     model = load_decoder(checkpoint, dtype, extra=extra, head=False)
-    return Prm(model, head, step_format, checkpoint.source)
+    return Prm(model, head, step_format, tokenizer, checkpoint.source)

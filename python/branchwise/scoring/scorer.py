@@ -48,12 +48,19 @@ class Scorer:
         self.context = min(prm.model.config.max_positions, len(next(iter(prm.model.rope.values()))[0]))
         self.flops_per_token = 2.0 * prm.model.config.matmul_parameters
         self._queue: deque[Twin] = deque()
+        # Markers and turns that a step costs beside its text.
+        self._step_overhead = len(prm.format.step(1, "x")) - len(prm.tokenizer.encode("x"))
+
+    def room(self, problem: str, max_steps: int) -> int:
+        """PRM tokens of text that a solution of at most `max_steps` steps may have in this PRM's context."""
+        return max(2, self.context - len(self.prm.format.prompt(problem)) - max_steps * self._step_overhead)
 
     def open(self, root: Node, problem: str, branches: int, max_tokens: int, max_steps: int) -> PrmTree | None:
         """Start a tree for a problem, or return `None` while its worst case does not fit.
 
-        max_tokens: PRM tokens of one solution, markers included. InputError: the problem alone exceeds the context.
+        max_tokens: PRM tokens of one solution's text. InputError: the problem leaves no room in the context.
         """
+        max_tokens += max_steps * self._step_overhead
         prompt = self.prm.format.prompt(problem)
         if len(prompt) + 2 > self.context:
             raise InputError(

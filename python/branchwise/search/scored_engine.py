@@ -13,9 +13,11 @@ from branchwise.errors import ConfigError, InputError
 from branchwise.scoring.scorer import PrmTree, Scorer
 from branchwise.search.step_engine import Event
 from branchwise.text.chat import encode_prompt
+from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Message, Node, Problem, Sampling
 
-PRM_TOKEN_SLACK = 2  # a PRM with a tokenizer of its own may need more tokens for the same text
+PROBES = ("12+345=357; 7*8", "Let x be the number of apples.", "\\frac{3}{4} \\cdot 2^{10}", "Thus, the answer is")
+OTHER_TOKENIZER = 2  # PRM tokens reserved for each policy token when the two cut text differently
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +43,7 @@ class ScoredEngine:
         self.limits = limits
         self.delimiter = delimiter
         self.instruction = instruction
+        self._prm_tokens = 1 if scorer is None else tokens_for_tokens(engine.tokenizer, scorer.prm.tokenizer)
         self._trees: dict[Node, ScoredTree] = {}  # by root
         self._unscorable: list[Event] = []  # steps without text: reported at the next poll
         self._owners: dict[Node, ScoredTree] = {}  # of the steps that wait for a score
@@ -49,16 +52,17 @@ class ScoredEngine:
         self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool
     ) -> ScoredTree | None:
         """Admit a problem in the policy and, where scores are wanted, in the PRM: in both or in neither."""
+        limits = self._limits(problem, max_steps) if use_scores else self.limits
         policy = self.engine.open(
             self.prompt_ids(problem), lineage=problem_lineage(problem), branches=branches, max_steps=max_steps,
-            limits=self.limits, sampling=sampling, seed=seed, delimiter=self.delimiter,
+            limits=limits, sampling=sampling, seed=seed, delimiter=self.delimiter,
         )  # fmt: skip
         if policy is None:
             return None
         prm = None
         if self.scorer is not None and use_scores:
             try:
-                tokens = PRM_TOKEN_SLACK * policy.limits.max_tokens + max_steps
+                tokens = self._prm_tokens * policy.limits.max_tokens
                 prm = self.scorer.open(policy.root, problem.text, branches, tokens, max_steps)
             finally:
                 if prm is None:
@@ -127,12 +131,25 @@ class ScoredEngine:
             prompt = self._as_prompt(problem.text)
         return encode_prompt(self.engine.tokenizer, prompt)
 
+    def _limits(self, problem: Problem, max_steps: int) -> StepLimits:
+        """The engine's caps, lowered so that a whole solution fits into the PRM's context, too."""
+        if self.scorer is None:
+            return self.limits
+        room = self.scorer.room(problem.text, max_steps) // self._prm_tokens
+        return StepLimits(min(self.limits.max_tokens, room), min(self.limits.max_step_tokens, room))
+
     def _as_prompt(self, text: str) -> str | Sequence[Message]:
         """A question as the policy expects it: a chat where it has a template, else the plain text."""
         if self.engine.tokenizer.chat_template is None:
             return f"{self.instruction}\n\n{text}\n\n" if self.instruction else f"{text}\n\n"
         system: list[Message] = [{"role": "system", "content": self.instruction}] if self.instruction else []
         return [*system, {"role": "user", "content": text}]
+
+
+def tokens_for_tokens(policy: Tokenizer, prm: Tokenizer) -> int:
+    """PRM tokens to reserve for a policy token: 1 when both cut the probes into as many pieces."""
+    same = all(len(prm.encode(text)) <= len(policy.encode(text)) for text in PROBES)
+    return 1 if same else OTHER_TOKENIZER
 
 
 def problem_lineage(problem: Problem) -> int:
