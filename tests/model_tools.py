@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from branchwise.config import BLOCK_SIZE
+from branchwise.backend.cpu import BLOCK_SLOTS
 from branchwise.engine.kv import KvCache
 from branchwise.models.decoder import Decoder
 
 
 def all_logits(model: Decoder, tokens: list[int], chunk: int = 512) -> Tensor:
     """Logits after every token of one sequence: [tokens, vocab] fp32."""
-    kv = KvCache(model.config, len(tokens) // BLOCK_SIZE + 2, model.dtype)
+    kv = KvCache(model.config, len(tokens) // BLOCK_SLOTS + 2, model.dtype)
     node = kv.tree.add_root()
     parts = []
     for begin in range(0, len(tokens), chunk):

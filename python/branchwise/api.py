@@ -12,6 +12,7 @@ import torch
 
 from branchwise import _C, env
 from branchwise.answers.grade import Grader as AnswerGrader
+from branchwise.backend.cpu import CpuBackend
 from branchwise.config import EngineConfig, ResolvedConfig, check_sampling, resolve_kv_memory
 from branchwise.engine.branch import StepLimits
 from branchwise.engine.engine import StepEngine
@@ -78,22 +79,23 @@ class Engine:
         checkpoint = open_checkpoint(policy)
         dtype = _resolve_dtype(config.dtype, checkpoint)
         tokenizer = checkpoint.tokenizer()
-        model = load_decoder(checkpoint, dtype)
-        judge = load_prm(open_checkpoint(prm), dtype, config.prm_format) if prm is not None else None
+        backend = CpuBackend()
+        model = load_decoder(checkpoint, dtype, backend=backend)
+        judge = load_prm(open_checkpoint(prm), dtype, config.prm_format, backend) if prm is not None else None
         memory = resolve_kv_memory(config.kv_memory)
-        policy_bytes = block_bytes(model.config, dtype)
-        judge_bytes = block_bytes(judge.model.config, dtype) if judge is not None else 0
+        policy_bytes = block_bytes(model.config, dtype, backend.block_slots)
+        judge_bytes = block_bytes(judge.model.config, dtype, backend.block_slots) if judge is not None else 0
         blocks = memory // (policy_bytes + judge_bytes)
         if blocks < 2:
             raise OutOfMemory(
                 f"kv_memory of {memory / 2**20:.0f} MiB holds {blocks} KV blocks of "
                 f"{(policy_bytes + judge_bytes) / 2**20:.1f} MiB: raise it"
             )
-        kv = KvCache(model.config, blocks, dtype)
+        kv = KvCache(model.config, blocks, dtype, backend)
         self.steps = StepEngine(model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows)
         self.scorer: Scorer | None = None
         if judge is not None:
-            judge_kv = KvCache(judge.model.config, blocks, dtype)
+            judge_kv = KvCache(judge.model.config, blocks, dtype, backend)
             self.scorer = Scorer(judge, judge_kv, batch_rows=config.prefill_rows)
         name: Literal["float32", "bfloat16"] = "float32" if dtype == torch.float32 else "bfloat16"
         judge_blocks = blocks if judge is not None else 0

@@ -9,7 +9,6 @@ from typing import Literal
 from branchwise.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16"]
-BLOCK_SIZE = 32  # KV slots in a block on the CPU
 GIB = 1 << 30
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from branchwise._C import lineage_child
 from branchwise.engine.branch import Branch, StepLimits, Tree
-from branchwise.engine.kv import KvCache, worst_case_blocks
+from branchwise.engine.kv import KvCache
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
 from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeError
@@ -58,7 +58,7 @@ class StepEngine:
         self.prefill_rows = prefill_rows
         self.context = min(model.config.max_positions, len(next(iter(model.rope.values()))[0]))
         self.flops_per_token = 2.0 * model.config.matmul_parameters
-        self._no_rows = torch.empty(0, model.config.hidden_size, dtype=model.dtype)
+        self._no_rows = model.backend.tensor(torch.empty(0, model.config.hidden_size, dtype=model.dtype))
         self._openings: deque[Opening] = deque()
         self._growing: deque[Growing] = deque()
         self._detectors: dict[str, StepDetector] = {}
@@ -82,7 +82,7 @@ class StepEngine:
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.context}: shorten the prompt"
             )
         limits = StepLimits(min(limits.max_tokens, room), min(limits.max_step_tokens, room))
-        blocks = worst_case_blocks(len(prompt), branches, limits.max_tokens, max_steps)
+        blocks = self.kv.worst_case_blocks(len(prompt), branches, limits.max_tokens, max_steps)
         if not self.kv.can_reserve(blocks):
             return None
         self.kv.reserve(blocks)

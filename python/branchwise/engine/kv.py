@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import ceil
 
 import torch
-from torch import Tensor
 
-from branchwise._C import KvTree, Planner
-from branchwise.config import BLOCK_SIZE
+from branchwise._C import KvTree
+from branchwise.backend.base import Backend
+from branchwise.backend.cpu import CpuBackend
 from branchwise.errors import OutOfMemory
 from branchwise.models.families import DecoderConfig
 
@@ -16,15 +16,17 @@ from branchwise.models.families import DecoderConfig
 class KvCache:
     """KV tree, planner and pool of one model, plus the blocks that admitted problems have been promised.
 
-    pool: [layer, block, kv_head, 2, block_size * head_dim]; K of a block is [head_dim][slot], V [slot][head_dim]
+    pool: [layer, block, kv_head, 2, block_slots * head_dim]; how K and V lie in a block is the backend's affair
     """
 
-    def __init__(self, config: DecoderConfig, n_blocks: int, dtype: torch.dtype) -> None:
-        self.tree = KvTree(n_blocks, BLOCK_SIZE)
-        self.planner = Planner(self.tree)
-        self.pool: Tensor = torch.empty(
-            config.n_layers, n_blocks, config.n_kv_heads, 2, BLOCK_SIZE * config.head_dim, dtype=dtype
-        )
+    def __init__(
+        self, config: DecoderConfig, n_blocks: int, dtype: torch.dtype, backend: Backend | None = None
+    ) -> None:
+        backend = CpuBackend() if backend is None else backend
+        self.block_slots = backend.block_slots
+        self.tree = KvTree(n_blocks, self.block_slots)
+        self.planner = backend.planner(self.tree)
+        self.pool = backend.kv_pool(config.n_layers, n_blocks, config.n_kv_heads, config.head_dim, dtype)
         self.slot_bytes = config.n_layers * config.n_kv_heads * 2 * config.head_dim * dtype.itemsize
         self.n_blocks = n_blocks
         self.n_reserved = 0
@@ -32,7 +34,7 @@ class KvCache:
     def can_reserve(self, n_blocks: int) -> bool:
         """Whether so many blocks can be promised now. OutOfMemory when they never can."""
         if n_blocks > self.n_blocks:
-            need, have = (count * BLOCK_SIZE * self.slot_bytes / 2**20 for count in (n_blocks, self.n_blocks))
+            need, have = (count * self.block_slots * self.slot_bytes / 2**20 for count in (n_blocks, self.n_blocks))
             raise OutOfMemory(
                 f"one problem needs up to {need:.0f} MiB of KV, the budget is {have:.0f} MiB: "
                 "raise kv_memory, or lower n or max_tokens"
@@ -47,16 +49,16 @@ class KvCache:
         """Give promised blocks back."""
         self.n_reserved -= n_blocks
 
+    def worst_case_blocks(self, prompt_tokens: int, branches: int, tokens: int, steps: int) -> int:
+        """Blocks that `branches` paths of `tokens` tokens in at most `steps` steps can fill after one shared prompt.
 
-def worst_case_blocks(prompt_tokens: int, branches: int, tokens: int, steps: int) -> int:
-    """Blocks that `branches` paths of `tokens` tokens in at most `steps` steps can fill after one shared prompt.
-
-    Every step starts on a fresh block, so a path of T tokens in S steps fills at most T / block_size + S blocks.
-    """
-    steps = min(steps, tokens)
-    return ceil(prompt_tokens / BLOCK_SIZE) + 1 + branches * (ceil(tokens / BLOCK_SIZE) + steps)
+        Every step starts on a fresh block, so a path of T tokens in S steps fills at most T / block_slots + S blocks.
+        """
+        steps = min(steps, tokens)
+        size = self.block_slots
+        return ceil(prompt_tokens / size) + 1 + branches * (ceil(tokens / size) + steps)
 
 
-def block_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
+def block_bytes(config: DecoderConfig, dtype: torch.dtype, block_slots: int) -> int:
     """Bytes of one block of this model."""
-    return config.n_layers * config.n_kv_heads * 2 * config.head_dim * BLOCK_SIZE * dtype.itemsize
+    return config.n_layers * config.n_kv_heads * 2 * config.head_dim * block_slots * dtype.itemsize

@@ -50,12 +50,13 @@ class Runner:
         counts = np.fromiter((len(feed.tokens) for feed in feeds), np.int32, len(feeds))
         plan = self.kv.planner.build(handles, counts)
         order = np.asarray(plan.order)
-        tokens = torch.tensor([token for index in order for token in feeds[index].tokens])
-        hidden = self.model.forward(tokens, plan, self.kv.pool)
+        backend, config = self.model.backend, self.model.config
+        tokens = backend.tensor(torch.tensor([token for index in order for token in feeds[index].tokens]))
+        hidden = self.model.forward(tokens, backend.upload(plan, config.n_heads, config.head_dim), self.kv.pool)
         self._count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared)
         last_rows = np.empty(len(feeds), np.int64)
         last_rows[order] = np.cumsum(counts[order]) - 1
-        return hidden[torch.from_numpy(last_rows)]
+        return hidden[backend.tensor(torch.from_numpy(last_rows))]
 
     def _reserve(self, feeds: list[Feed]) -> None:
         """Make room for all feeds or for none."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from branchwise import ops
-from branchwise._C import AttentionPlan, Workspace
-from branchwise.models.embedding import Embedding
+from branchwise.backend.base import Backend, Embedding, Linear, Plan
 from branchwise.models.families import DecoderConfig
 from branchwise.models.rope import rope_table
-from branchwise.ops import Linear
 
 
 @dataclass(slots=True)
@@ -35,19 +33,19 @@ class Layer:
 class Decoder:
     """A causal language model without its sampler.
 
-    final_norm: [hidden]    head: lm_head in vocabulary tiles, None for a PRM
+    final_norm: [hidden]    head: lm_head as the backend's sampler takes it, None for a PRM
     """
 
+    backend: Backend
     config: DecoderConfig
     dtype: torch.dtype
     embedding: Embedding
     layers: list[Layer]
     final_norm: Tensor
-    head: list[Linear] | None
+    head: Any
     rope: dict[bool, tuple[Tensor, Tensor]]  # False: global layers, True: local layers
-    scratch: Workspace = field(default_factory=Workspace)
 
-    def forward(self, tokens: Tensor, plan: AttentionPlan, pool: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, plan: Plan, pool: Tensor) -> Tensor:
         """Hidden states after the final norm, one per row.
 
         tokens: [rows] int64 in plan order    pool: [layer, block, kv_head, 2, block_size * head_dim]
@@ -70,32 +68,32 @@ class Decoder:
         """tokens: [rows] int64 -> [rows, hidden]."""
         rows = self.embedding(tokens)
         if self.config.family.embed_scale:
-            rows = rows * torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
+            rows = rows * float(torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype))
         return rows
 
-    def _attention(self, index: int, layer: Layer, x: Tensor, plan: AttentionPlan, kv_layer: Tensor) -> Tensor:
+    def _attention(self, index: int, layer: Layer, x: Tensor, plan: Plan, kv_layer: Tensor) -> Tensor:
         config = self.config
-        query = torch.empty(len(x), config.n_heads * config.head_dim, dtype=self.dtype)
+        query = x.new_empty(len(x), config.n_heads * config.head_dim)
         cos, sin = self.rope[config.local_rope[index]]
-        ops.rope_store(
+        self.backend.rope_store(
             layer.qkv(x), plan, cos, sin, query, kv_layer, config.n_heads, config.n_kv_heads, config.head_dim,
             layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
         )  # fmt: skip
         mixed = torch.empty_like(query)
-        ops.tree_attention(
-            query, kv_layer, plan, mixed, config.scale, config.windows[index], config.attention_softcap, self.scratch
+        self.backend.tree_attention(
+            query, kv_layer, plan, mixed, config.scale, config.windows[index], config.attention_softcap
         )
         return layer.output(mixed)
 
     def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
         gate_up = layer.gate_up(x)
-        activated = torch.empty(len(x), self.config.intermediate_size, dtype=self.dtype)
-        ops.act_mul(gate_up, activated, self.config.family.activation)
+        activated = x.new_empty(len(x), self.config.intermediate_size)
+        self.backend.act_mul(gate_up, activated, self.config.family.activation)
         return layer.down(activated)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         out = torch.empty_like(x)
-        ops.rms_norm(x, weight, out, self.config.eps, self.config.family.norm_add_one)
+        self.backend.rms_norm(x, weight, out, self.config.eps, self.config.family.norm_add_one)
         return out
 
     def _add_and_norm(self, residual: Tensor, update: Tensor | None, weight: Tensor) -> Tensor:
@@ -103,13 +101,18 @@ class Decoder:
         if update is None:
             return self._norm(residual, weight)
         out = torch.empty_like(residual)
-        ops.add_rms_norm(update, residual, weight, out, self.config.eps, self.config.family.norm_add_one)
+        self.backend.add_rms_norm(update, residual, weight, out, self.config.eps, self.config.family.norm_add_one)
         return out
 
 
-def rope_tables(config: DecoderConfig, positions: int) -> dict[bool, tuple[Tensor, Tensor]]:
+def rope_tables(config: DecoderConfig, positions: int, backend: Backend) -> dict[bool, tuple[Tensor, Tensor]]:
     """RoPE tables of the global and, where the family has them, the local layers."""
-    tables = {False: rope_table(config.head_dim, config.rope_theta, config.rope_scaling, positions)}
+
+    def table(theta: float, scaling: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        cos, sin = rope_table(config.head_dim, theta, scaling, positions)
+        return backend.tensor(cos), backend.tensor(sin)
+
+    tables = {False: table(config.rope_theta, config.rope_scaling)}
     if any(config.local_rope):
-        tables[True] = rope_table(config.head_dim, config.rope_local_theta, {}, positions)
+        tables[True] = table(config.rope_local_theta, {})
     return tables

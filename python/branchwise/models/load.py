@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from branchwise.backend.base import Backend, Linear
+from branchwise.backend.cpu import CpuBackend
 from branchwise.errors import CheckpointError
 from branchwise.models.decoder import Decoder, Layer, rope_tables
-from branchwise.models.embedding import Embedding
 from branchwise.models.families import DecoderConfig, decoder_config
-from branchwise.ops import Linear
 from branchwise.weights.checkpoint import Checkpoint
 
-HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
 LONGEST_CONTEXT = 32768  # positions the RoPE tables cover; longer prompts are refused
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias")
 
 
-def load_decoder(checkpoint: Checkpoint, dtype: torch.dtype, extra: Iterable[str] = (), head: bool = True) -> Decoder:
-    """Read a decoder in `dtype`.
+def load_decoder(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    extra: Iterable[str] = (),
+    head: bool = True,
+    backend: Backend | None = None,
+) -> Decoder:
+    """Read a decoder in `dtype`, each tensor straight to its place on the backend (default: the CPU).
 
     extra: names of tensors that belong to somebody else (a PRM's head); head: whether lm_head is wanted.
     CheckpointError names every missing and every leftover tensor, and any whose shape does not fit the config.
     """
+    backend = CpuBackend() if backend is None else backend
     config = decoder_config(checkpoint.config, checkpoint.source)
-    reader = _Reader(checkpoint, dtype, expected_shapes(config))
+    reader = _Reader(checkpoint, dtype, expected_shapes(config), backend)
     reader.check_names(set(extra), head_needed=head and not config.tied)
-    embedding = Embedding(checkpoint, config.vocab_size, config.hidden_size, dtype)
+    embedding = backend.embedding(
+        reader.rows("model.embed_tokens.weight"), config.vocab_size, config.hidden_size, dtype
+    )
     layers = [_load_layer(reader, config, index) for index in range(config.n_layers)]
-    tiles = _load_head(checkpoint, config, dtype) if head else None
+    name = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
+    tied = embedding if config.tied else None
+    output = backend.head(reader.rows(name), config.vocab_size, tied) if head else None
     positions = min(config.max_positions, LONGEST_CONTEXT)
     final_norm = reader.load("model.norm.weight")
-    return Decoder(config, dtype, embedding, layers, final_norm, tiles, rope_tables(config, positions))
-
-
-def _load_head(checkpoint: Checkpoint, config: DecoderConfig, dtype: torch.dtype) -> list[Linear]:
-    name = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
-    tiles = []
-    for begin in range(0, config.vocab_size, HEAD_TILE_WORDS):
-        end = min(begin + HEAD_TILE_WORDS, config.vocab_size)
-        tiles.append(Linear(checkpoint.load_rows(name, begin, end, dtype)))
-    return tiles
+    rope = rope_tables(config, positions, backend)
+    return Decoder(backend, config, dtype, embedding, layers, final_norm, output, rope)
 
 
 def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
@@ -56,7 +58,9 @@ def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
     def linear(bias: bool, *names: str) -> Linear:
         weights = [reader.load(f"{prefix}{name}.weight") for name in names]
         biases = [reader.load(f"{prefix}{name}.bias") for name in names] if bias else None
-        return Linear(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases) if biases else None)
+        return reader.backend.linear(
+            torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases) if biases else None
+        )
 
     mlp_norm = "pre_feedforward_layernorm" if family.sandwich_norms else "post_attention_layernorm"
     return Layer(
@@ -109,10 +113,13 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 class _Reader:
     """Reads tensors by their canonical names and checks them against the shapes that the config implies."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, shapes: dict[str, tuple[int, ...]], backend: Backend
+    ) -> None:
         self.checkpoint = checkpoint
         self.dtype = dtype
         self.shapes = shapes
+        self.backend = backend
 
     def check_names(self, extra: set[str], head_needed: bool) -> None:
         """Compare names and shapes before anything is read."""
@@ -135,7 +142,11 @@ class _Reader:
                 raise CheckpointError(f"{source}: {name} has shape {given}; its config implies {expected}")
 
     def load(self, name: str) -> Tensor:
-        return self.checkpoint.load(name, self.dtype)
+        return self.backend.tensor(self.checkpoint.load(name, self.dtype))
+
+    def rows(self, name: str) -> Callable[[int, int], Tensor]:
+        """Reads rows [begin, end) of a table."""
+        return lambda begin, end: self.checkpoint.load_rows(name, begin, end, self.dtype)
 
 
 def _some(names: list[str], limit: int = 5) -> str:

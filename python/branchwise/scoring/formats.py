@@ -13,7 +13,7 @@ from typing import Protocol
 
 from branchwise.errors import ConfigError, TokenizerError
 from branchwise.models.families import DecoderConfig
-from branchwise.scoring.heads import Head, MlpHead, ValueHead, pair_head
+from branchwise.scoring.heads import MLP_TENSORS, VALUE_TENSORS, Head, mlp_head, pair_head, value_head
 from branchwise.text.chat import render_chat
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Message
@@ -138,11 +138,11 @@ def _marker(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer)
             f"{checkpoint.source}: this PRM marks steps with '<extra_0>', which its tokenizer lacks; "
             "use the tokenizer files that came with the PRM"
         )
-    return MarkerFormat(tokenizer, marker), MlpHead(checkpoint)
+    return MarkerFormat(tokenizer, marker), mlp_head(checkpoint)
 
 
 def _newline(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer) -> Built:
-    return NewlineFormat(tokenizer, tokenizer.encode("\n")[-1]), ValueHead(checkpoint)
+    return NewlineFormat(tokenizer, tokenizer.encode("\n")[-1]), value_head(checkpoint)
 
 
 PRM_FORMATS: dict[str, Builder] = {
@@ -151,7 +151,7 @@ PRM_FORMATS: dict[str, Builder] = {
     "qwen-prm": _marker,
     "skywork": _newline,
 }
-HEAD_TENSORS = {"qwen-prm": MlpHead.tensors, "skywork": ValueHead.tensors}
+HEAD_TENSORS = {"qwen-prm": MLP_TENSORS, "skywork": VALUE_TENSORS}
 
 
 def detect_format(checkpoint: Checkpoint, tokenizer: Tokenizer) -> str:

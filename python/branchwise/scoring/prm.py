@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from branchwise.backend.base import Backend, PrmHead
+from branchwise.backend.cpu import CpuBackend
 from branchwise.models.decoder import Decoder
 from branchwise.models.families import decoder_config
 from branchwise.models.load import load_decoder
 from branchwise.scoring.formats import HEAD_TENSORS, PrmFormat, make_format
-from branchwise.scoring.heads import Head
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights.checkpoint import Checkpoint
 
@@ -20,20 +21,23 @@ class Prm:
     """What scoring needs to know about one PRM."""
 
     model: Decoder
-    head: Head
+    head: PrmHead
     format: PrmFormat
     tokenizer: Tokenizer
     source: str
 
 
-def load_prm(checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto") -> Prm:
+def load_prm(
+    checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto", backend: Backend | None = None
+) -> Prm:
     """Load a PRM; any causal LM with a chat template can serve as one (it judges by "+" and "-").
 
     The trunk is read in `dtype`, heads in fp32; an lm_head that no head needs is not kept.
     """
+    backend = CpuBackend() if backend is None else backend
     config = decoder_config(checkpoint.config, checkpoint.source)
     tokenizer = checkpoint.tokenizer()
     step_format, head = make_format(format_name, checkpoint, config, tokenizer)
     extra = {name for tensors in HEAD_TENSORS.values() for name in tensors}
-    model = load_decoder(checkpoint, dtype, extra=extra, head=False)
-    return Prm(model, head, step_format, tokenizer, checkpoint.source)
+    model = load_decoder(checkpoint, dtype, extra=extra, head=False, backend=backend)
+    return Prm(model, backend.prm_head(head.kind, head.tensors), step_format, tokenizer, checkpoint.source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from branchwise.engine.kv import KvCache, worst_case_blocks
+from branchwise.engine.kv import KvCache
 from branchwise.engine.runner import Feed, Runner
 from branchwise.errors import InputError, StaleNodeError
 from branchwise.scoring.prm import Prm
@@ -67,7 +67,8 @@ class Scorer:
                 f"the problem has {len(prompt)} tokens for the PRM {self.prm.source}, whose context is "
                 f"{self.context}: shorten the problem"
             )
-        blocks = worst_case_blocks(len(prompt), branches, min(max_tokens, self.context - len(prompt)), max_steps)
+        tokens = min(max_tokens, self.context - len(prompt))
+        blocks = self.kv.worst_case_blocks(len(prompt), branches, tokens, max_steps)
         if not self.kv.can_reserve(blocks):
             return None
         self.kv.reserve(blocks)
