@@ -6,18 +6,19 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from branchwise import _C, env
 from branchwise.answers.grade import Grader as AnswerGrader
-from branchwise.backend.cpu import CpuBackend
-from branchwise.config import EngineConfig, ResolvedConfig, check_sampling, resolve_kv_memory
+from branchwise.backend.select import open_backend
+from branchwise.config import EngineConfig, ResolvedConfig, check_sampling
 from branchwise.engine.branch import StepLimits
 from branchwise.engine.engine import StepEngine
-from branchwise.engine.kv import KvCache, block_bytes
-from branchwise.errors import ConfigError, OutOfMemory
+from branchwise.engine.kv import KvCache
+from branchwise.engine.memory import check_weights, kv_blocks, resolve_dtype
+from branchwise.errors import ConfigError
 from branchwise.models.load import load_decoder
 from branchwise.scoring.prm import load_prm
 from branchwise.scoring.scorer import Scorer
@@ -32,7 +33,6 @@ from branchwise.weights import open_checkpoint
 INSTRUCTION = (
     "Solve the problem step by step. Put a blank line between steps, and end with the final answer in \\boxed{}."
 )
-SMALL_MODEL_PARAMETERS = 50_000_000  # below this fp32 is the faster dtype
 _SAMPLING_OPTIONS = ("temperature", "top_p", "top_k", "min_p")
 
 
@@ -76,30 +76,26 @@ class Engine:
     def _load(self, policy: str, prm: str | None) -> None:
         """Read both models, then divide the KV budget so that both can hold the same problems."""
         config = self.config
+        backend = open_backend(config.device)
         checkpoint = open_checkpoint(policy)
-        dtype = _resolve_dtype(config.dtype, checkpoint)
+        judge_checkpoint = open_checkpoint(prm) if prm is not None else None
+        dtype = resolve_dtype(config.dtype, checkpoint, backend)
+        check_weights(backend, [each for each in (checkpoint, judge_checkpoint) if each is not None], dtype)
         tokenizer = checkpoint.tokenizer()
-        backend = CpuBackend()
         model = load_decoder(checkpoint, dtype, backend=backend)
-        judge = load_prm(open_checkpoint(prm), dtype, config.prm_format, backend) if prm is not None else None
-        memory = resolve_kv_memory(config.kv_memory)
-        policy_bytes = block_bytes(model.config, dtype, backend.block_slots)
-        judge_bytes = block_bytes(judge.model.config, dtype, backend.block_slots) if judge is not None else 0
-        blocks = memory // (policy_bytes + judge_bytes)
-        if blocks < 2:
-            raise OutOfMemory(
-                f"kv_memory of {memory / 2**20:.0f} MiB holds {blocks} KV blocks of "
-                f"{(policy_bytes + judge_bytes) / 2**20:.1f} MiB: raise it"
-            )
+        judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend) if judge_checkpoint is not None else None
+        memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
+        configs = [model.config] + ([judge.model.config] if judge is not None else [])
+        blocks = kv_blocks(configs, dtype, backend.block_slots, memory)
         kv = KvCache(model.config, blocks, dtype, backend)
         self.steps = StepEngine(model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows)
         self.scorer: Scorer | None = None
         if judge is not None:
             judge_kv = KvCache(judge.model.config, blocks, dtype, backend)
             self.scorer = Scorer(judge, judge_kv, batch_rows=config.prefill_rows)
-        name: Literal["float32", "bfloat16"] = "float32" if dtype == torch.float32 else "bfloat16"
         judge_blocks = blocks if judge is not None else 0
-        self.resolved = ResolvedConfig(name, blocks, judge_blocks, memory, torch.get_num_threads())
+        name = str(dtype).removeprefix("torch.")
+        self.resolved = ResolvedConfig(str(backend.device), name, blocks, judge_blocks, memory, torch.get_num_threads())
 
     def solve(self, question: str | Problem, strategy: str | Strategy = "beam", **options: Any) -> Result:
         """Search for the answer of one question; options as in `solve_many`."""
@@ -198,15 +194,6 @@ def check_isa() -> None:
 def as_problem(problem: str | Problem) -> Problem:
     """A question as a `Problem`, with the digest of its text as its id."""
     return Problem(id=_digest(problem), text=problem) if isinstance(problem, str) else problem
-
-
-def _resolve_dtype(wish: str, checkpoint: Any) -> torch.dtype:
-    if wish != "auto":
-        dtype: torch.dtype = getattr(torch, wish)
-        return dtype
-    shapes = (checkpoint.shape(name) for name in checkpoint.names())
-    parameters = sum(torch.Size(shape).numel() for shape in shapes)
-    return torch.float32 if parameters < SMALL_MODEL_PARAMETERS else torch.bfloat16
 
 
 def _digest(text: str) -> str:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from branchwise.errors import ConfigError
 
-DType = Literal["auto", "float32", "bfloat16"]
-GIB = 1 << 30
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """What the caller wishes. `None` means: choose for me.
 
-    kv_memory     bytes for the KV of policy and PRM together; default: a quarter of the free memory, at most 8 GiB
+    device        "cpu", "cuda", "cuda:1", ...; "auto": a GPU where there is one
+    kv_memory     bytes for the KV of policy and PRM together; default: on the CPU a quarter of the free memory and 8 GiB
+                  at most, on a GPU four fifths of what the weights leave
     max_rows      rows decoded in one iteration at most (further branches wait their turn)
     prefill_rows  prompt and PRM tokens fed in one iteration at most
     max_tokens    tokens of one solution at most; max_step_tokens: of one step
@@ -26,7 +27,7 @@ class EngineConfig:
     """
 
     dtype: DType = "auto"
-    device: str = "cpu"
+    device: str = "auto"
     kv_memory: int | None = None
     max_rows: int = 256
     prefill_rows: int = 512
@@ -45,10 +46,12 @@ class EngineConfig:
         for name in ("max_rows", "prefill_rows", "max_tokens", "max_step_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"dtype={self.dtype!r}: expected auto, float32 or bfloat16")
-        if self.device != "cpu":
-            raise ConfigError(f"device={self.device!r}: this build has the CPU backend only; leave it at 'cpu'")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ConfigError(f"dtype={self.dtype!r}: expected auto, float32, bfloat16 or float16 (GPU only)")
+        if not re.fullmatch(r"auto|cpu|interpreter|cuda(:\d+)?", self.device):
+            raise ConfigError(
+                f"device={self.device!r}: expected auto, cpu, cuda, one GPU of several as in cuda:1, or interpreter"
+            )
         if not self.delimiter:
             raise ConfigError("delimiter='': a step needs an end; the usual one is '\\n\\n'")
         if self.kv_memory is not None and self.kv_memory < 1 << 20:
@@ -74,26 +77,9 @@ def check_sampling(temperature: float, top_p: float, top_k: int, min_p: float) -
 class ResolvedConfig:
     """What the engine runs with: no `None`, printable, never changed."""
 
-    dtype: Literal["float32", "bfloat16"]
+    device: str
+    dtype: str
     policy_blocks: int
     prm_blocks: int
     kv_memory: int
     threads: int
-
-
-def free_memory() -> int:
-    """Bytes of memory that this process may still take, from the kernel's estimate."""
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        return pages
-    return pages
-
-
-def resolve_kv_memory(wish: int | None) -> int:
-    """Bytes for all KV: the wish, or a quarter of the free memory and 8 GiB at most."""
-    return wish if wish is not None else min(free_memory() // 4, 8 * GIB)

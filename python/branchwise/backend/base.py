@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +19,15 @@ Floats = NDArray[np.float32]
 ReadRows = Callable[[int, int], Tensor]  # rows [begin, end) of a table, in the model's dtype, from the checkpoint
 Plan = Any  # an attention plan as the backend's own kernels read it: opaque to everyone else
 HeadKind = Literal["pair", "mlp", "value"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """Heads of a model; `n_kv_heads` divides `n_heads`."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
 
 
 class Linear(Protocol):
@@ -39,25 +49,62 @@ class Embedding(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class DrawArrays:
     """One token to draw per row: with which random numbers and filters. All arrays [rows]."""
 
-    __slots__ = ("lineage", "min_p", "position", "seed", "temperature", "top_k", "top_p")
-
-    def __init__(
-        self, seed: list[int], lineage: list[int], position: list[int], temperature: list[float], top_p: list[float],
-        top_k: list[int], min_p: list[float],
-    ) -> None:  # fmt: skip
-        self.seed = np.array(seed, np.uint64)
-        self.lineage = np.array(lineage, np.uint64)
-        self.position = np.array(position, np.int32)
-        self.temperature = np.array(temperature, np.float32)
-        self.top_p = np.array(top_p, np.float32)
-        self.top_k = np.array(top_k, np.int32)
-        self.min_p = np.array(min_p, np.float32)
+    seed: NDArray[np.uint64]
+    lineage: NDArray[np.uint64]
+    position: NDArray[np.int32]
+    temperature: Floats
+    top_p: Floats
+    top_k: NDArray[np.int32]
+    min_p: Floats
 
     def __len__(self) -> int:
         return len(self.seed)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether any row restricts its words."""
+        return bool(((self.top_p < 1) | (self.top_k > 0) | (self.min_p > 0)).any())
+
+
+@dataclass(frozen=True, slots=True)
+class StepTable:
+    """The step automaton on the device. transitions: [words, states] int8, -1: the step ends; eos: [words] int8."""
+
+    transitions: Tensor
+    eos: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BurstArrays:
+    """What the device must know of the rows of a burst, in the order of the plan; all arrays [rows]."""
+
+    token: Ids  # fed first
+    automaton: NDArray[np.int32]  # state of the step automaton
+    generated: NDArray[np.int32]  # tokens of the step so far
+    max_step: NDArray[np.int32]  # tokens that the step may have
+    last_position: NDArray[np.int32]  # the token drawn for this position ends the solution
+    node_start: NDArray[np.int32]  # position of the first token of the row's leaf
+    rewind: NDArray[np.int32]  # slots from the first reserved one to the last
+    draws: DrawArrays  # of the first token to draw
+
+
+LoopKey = tuple[int | bool, ...]  # sizes that a recorded loop was made for
+
+
+class Loop(Protocol):
+    """A recorded decode iteration with its buffers on the device."""
+
+    def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
+        """Fill the buffers and queue so many iterations; returns without waiting."""
+        ...
+
+    def finish(self) -> tuple[Ids, Floats]:
+        """Wait; tokens and log-probabilities [iteration, row], token -1 where a row had finished."""
+        ...
 
 
 class Sampler(Protocol):
@@ -83,6 +130,16 @@ class Backend(Protocol):
     device: torch.device
     block_slots: int  # KV slots in a block
     burst: int  # decode iterations between two looks of the host
+
+    dtypes: tuple[torch.dtype, ...]  # of models
+
+    def free_memory(self) -> int:
+        """Bytes that can still be taken, where models live."""
+        ...
+
+    def kv_budget(self) -> int:
+        """Bytes that the KV of all models may take if nobody says otherwise; asked when the weights are in place."""
+        ...
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
         """weight: [out, in], not kept    bias: [out] of the same dtype."""
@@ -115,7 +172,7 @@ class Backend(Protocol):
         """An object whose `build(handles, counts)` gives the `AttentionPlan` of a forward pass."""
         ...
 
-    def upload(self, plan: AttentionPlan, n_heads: int, head_dim: int) -> Plan:
+    def upload(self, plan: AttentionPlan, shape: AttentionShape) -> Plan:
         """The plan where the kernels can read it."""
         ...
 
@@ -144,4 +201,27 @@ class Backend(Protocol):
 
     def stream(self, name: str) -> AbstractContextManager[None]:
         """Where work is queued: "policy" or "prm". They may overlap."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopParts:
+    """What a recorded iteration is made of; forward: (tokens, plan) -> hidden."""
+
+    forward: Callable[[Tensor, Plan], Tensor]
+    sampler: Any
+    shape: AttentionShape
+    table: StepTable
+    blocks: int  # of the KV pool
+
+
+class BurstBackend(Backend, Protocol):
+    """A backend that decodes several iterations without the host."""
+
+    def loop_key(self, plan: AttentionPlan, draws: DrawArrays) -> LoopKey:
+        """The smallest sizes of a loop that can run this plan."""
+        ...
+
+    def loop(self, key: LoopKey, parts: LoopParts) -> Loop:
+        """Buffers of the sizes in `key` and one iteration over them, recorded."""
         ...

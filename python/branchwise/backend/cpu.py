@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.base import DrawArrays, Embedding, Floats, HeadKind, Ids, ReadRows
+from branchwise.backend.base import AttentionShape, DrawArrays, Embedding, Floats, HeadKind, Ids, ReadRows
+from branchwise.backend.memory import cpu_kv_budget, free_memory
 
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
 HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
@@ -153,8 +154,11 @@ class CpuBackend:
 
     name = "cpu"
     device = torch.device("cpu")
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     block_slots = BLOCK_SLOTS
     burst = 1
+    kv_budget = staticmethod(cpu_kv_budget)
+    free_memory = staticmethod(free_memory)
 
     linear = Linear
     sampler = TileSampler
@@ -184,7 +188,7 @@ class CpuBackend:
     def planner(self, tree: _C.KvTree) -> _C.Planner:
         return _C.Planner(tree)
 
-    def upload(self, plan: _C.AttentionPlan, n_heads: int, head_dim: int) -> _C.AttentionPlan:
+    def upload(self, plan: _C.AttentionPlan, shape: AttentionShape) -> _C.AttentionPlan:
         return plan
 
     def tree_attention(

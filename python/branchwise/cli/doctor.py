@@ -11,9 +11,9 @@ from typing import Any
 import typer
 
 from branchwise import __version__, assets
+from branchwise.backend.memory import free_memory
 from branchwise.cli.options import Json
 from branchwise.cli.output import make_console, print_json
-from branchwise.config import free_memory
 from branchwise.env import VARIABLES
 from branchwise.errors import BranchwiseError
 from branchwise.report import numbers

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from branchwise.config import GIB, EngineConfig
+from branchwise.backend.memory import GIB
+from branchwise.config import EngineConfig
 from branchwise.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from branchwise._C import lineage_child
+from branchwise.backend.base import BurstBackend
 from branchwise.engine.branch import Branch, StepLimits, Tree
+from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
 from branchwise.engine.kv import KvCache
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
@@ -62,6 +65,10 @@ class StepEngine:
         self._openings: deque[Opening] = deque()
         self._growing: deque[Growing] = deque()
         self._detectors: dict[str, StepDetector] = {}
+        backend = model.backend
+        self.loop = DecodeLoop(model, self.sampler, kv, cast(BurstBackend, backend)) if backend.burst > 1 else None
+        self._flying: tuple[list[Growing], Burst] | None = None
+        self._landed: list[tuple[Tree, Node]] = []
 
     # --- trees -------------------------------------------------------------------------------------------------
 
@@ -108,6 +115,7 @@ class StepEngine:
         branch = tree.branches.get(node)
         if branch is None or branch.released:
             return
+        self._land()
         branch.released = True
         self._openings = deque(item for item in self._openings if item.branch is not branch)
         self._growing = deque(item for item in self._growing if item.branch is not branch)
@@ -144,10 +152,27 @@ class StepEngine:
     @property
     def idle(self) -> bool:
         """True when nothing is queued or growing."""
-        return not self._openings and not self._growing
+        return not (self._openings or self._growing or self._flying or self._landed)
+
+    def begin(self) -> None:
+        """Where the device can decode alone, queue a burst without waiting; the next `poll` collects it."""
+        if self.loop is None or self._flying or self._openings or not self._growing:
+            return
+        detector = self._growing[0].tree.detector
+        growing = [item for item in self._growing if item.tree.detector is detector][: self.max_rows]
+        self._flying = (
+            growing,
+            self.loop.start([self._loop_row(item) for item in growing], detector, self.tokenizer.eos_ids),
+        )
+        self._growing = deque(item for item in self._growing if item not in growing)
 
     def poll(self) -> list[tuple[Tree, Node]]:
-        """Run one decode iteration and return the steps it finished."""
+        """Run one decode iteration, or collect a burst of them, and return the steps that finished."""
+        self.begin()
+        self._land()
+        if self._landed or (self.loop is not None and not self._openings):
+            landed, self._landed = self._landed, []
+            return landed
         growing, openings = self._next_batch()
         fed = list({opening.branch: opening for opening in openings if opening.branch.pending}.values())
         feeds = [Feed(item.branch.handle, item.branch.pending) for item in growing] + self._opening_feeds(fed)
@@ -170,6 +195,37 @@ class StepEngine:
             self._accept(item, token, logprob)
         self._growing.extendleft(item for item in reversed(active) if item.branch.node.finish is None)
         return [(item.tree, item.branch.node) for item in active if item.branch.node.finish is not None]
+
+    def _land(self) -> None:
+        """Take in the burst that is under way, if any."""
+        if self._flying is None or self.loop is None:
+            return
+        (growing, burst), self._flying = self._flying, None
+        drawn = self.loop.finish(burst)
+        for iteration, slots in enumerate(burst.slots_read):
+            active = [item for item, (tokens, _) in zip(growing, drawn, strict=True) if len(tokens) > iteration]
+            if not active:
+                break
+            self.runner.count(len(active), slots, burst.slots_unshared)
+            self._account(active, self.runner.last_bytes_read)
+        for item, (tokens, logprobs) in zip(growing, drawn, strict=True):
+            item.tree.hold(len(tokens))
+            for token, logprob in zip(tokens, logprobs, strict=True):
+                self._accept(item, token, logprob)
+        self._growing.extendleft(item for item in reversed(growing) if item.branch.node.finish is None)
+        self._landed += [(item.tree, item.branch.node) for item in growing if item.branch.node.finish is not None]
+
+    def _loop_row(self, item: Growing) -> LoopRow:
+        tree, branch = item.tree, item.branch
+        return LoopRow(
+            handle=branch.handle,
+            token=branch.pending[0],
+            draw=self._draw(item),
+            automaton=branch.step,
+            generated=len(branch.node.tokens),
+            max_step=tree.limits.max_step_tokens,
+            last_position=tree.prompt_tokens + tree.limits.max_tokens - 1,
+        )
 
     def _next_batch(self) -> tuple[list[Growing], list[Opening]]:
         """The rows of this iteration: growing steps first come, first served; openings while rows are free."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from branchwise.backend.base import AttentionShape
 from branchwise.engine.kv import KvCache
 from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
@@ -37,6 +38,7 @@ class Runner:
     def __init__(self, model: Decoder, kv: KvCache) -> None:
         self.model = model
         self.kv = kv
+        self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
         self.stats = RunnerStats()
         self.last_bytes_read = 0
 
@@ -50,10 +52,10 @@ class Runner:
         counts = np.fromiter((len(feed.tokens) for feed in feeds), np.int32, len(feeds))
         plan = self.kv.planner.build(handles, counts)
         order = np.asarray(plan.order)
-        backend, config = self.model.backend, self.model.config
+        backend = self.model.backend
         tokens = backend.tensor(torch.tensor([token for index in order for token in feeds[index].tokens]))
-        hidden = self.model.forward(tokens, backend.upload(plan, config.n_heads, config.head_dim), self.kv.pool)
-        self._count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared)
+        hidden = self.model.forward(tokens, backend.upload(plan, self.shape), self.kv.pool)
+        self.count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared)
         last_rows = np.empty(len(feeds), np.int64)
         last_rows[order] = np.cumsum(counts[order]) - 1
         return hidden[backend.tensor(torch.from_numpy(last_rows))]
@@ -69,7 +71,8 @@ class Runner:
                     tree.truncate(other.handle, tree.length(other.handle) - len(other.tokens))
                 raise
 
-    def _count(self, rows: int, slots_read: int, slots_unshared: int) -> None:
+    def count(self, rows: int, slots_read: int, slots_unshared: int) -> None:
+        """Add one forward pass to the totals."""
         self.last_bytes_read = slots_read * self.kv.slot_bytes
         self.stats.iterations += 1
         self.stats.rows += rows

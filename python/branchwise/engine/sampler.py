@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from branchwise.backend.base import DrawArrays
@@ -44,11 +45,11 @@ def draw_arrays(draws: Sequence[Draw]) -> DrawArrays:
     """The draws column by column."""
     samplings = [draw.sampling for draw in draws]
     return DrawArrays(
-        seed=[draw.seed for draw in draws],
-        lineage=[draw.lineage for draw in draws],
-        position=[draw.position for draw in draws],
-        temperature=[sampling.temperature for sampling in samplings],
-        top_p=[sampling.top_p for sampling in samplings],
-        top_k=[sampling.top_k for sampling in samplings],
-        min_p=[sampling.min_p for sampling in samplings],
+        seed=np.array([draw.seed for draw in draws], np.uint64),
+        lineage=np.array([draw.lineage for draw in draws], np.uint64),
+        position=np.array([draw.position for draw in draws], np.int32),
+        temperature=np.array([sampling.temperature for sampling in samplings], np.float32),
+        top_p=np.array([sampling.top_p for sampling in samplings], np.float32),
+        top_k=np.array([sampling.top_k for sampling in samplings], np.int32),
+        min_p=np.array([sampling.min_p for sampling in samplings], np.float32),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from branchwise.errors import ConfigError
 from branchwise.text.tokenizer import Tokenizer
 
@@ -35,6 +38,18 @@ class StepDetector:
         if result is None:
             result = known[token] = self._read(state, self._tokenizer.token_bytes(token))
         return result
+
+    def table(self, words: int) -> NDArray[np.int8]:
+        """[words, states] int8: the state after a word, -1 where the step ends with it."""
+        known = self._tokenizer.vocab_size
+        states = range(len(self._pattern) + 1)
+        rows = np.zeros((words, len(states)), np.int8)
+        for word in range(min(words, known)):
+            data = self._tokenizer.token_bytes(word)
+            for state in states:
+                after, stopped = self._read(state, data)
+                rows[word, state] = -1 if stopped else after
+        return rows
 
     def _read(self, state: int, data: bytes) -> tuple[int, bool]:
         if state == 0:

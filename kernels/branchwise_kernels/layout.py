@@ -1,0 +1,175 @@
+"""How the KV cache and the attention plan lie on the device.
+
+KV of one layer: [page, kv_head, 2, PAGE, head_dim], K first, both [slot][head_dim]. A page is one tile of keys, so a
+tile needs one scalar page id. Slot number = page * PAGE + offset.
+
+An item of the plan is eight int32: row_begin, row_count, page_begin, key_count, key_position, partial_begin, causal, 0.
+Rows [row_begin, row_begin + row_count) attend to keys j < key_count of pages[page_begin + j // PAGE], key j being at
+position key_position + j. Row r writes its partial to partial_begin + (r - row_begin). In a causal item a row sees no
+key beyond its own position; such an item may list keys that are not written yet: a leaf that grows on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+PAGE = 64
+ITEM_FIELDS = 8
+SMALL_TILE = 16  # query rows (rows x heads of the group) of the tile for items that few rows share
+LARGE_TILE = 64
+MAX_ITEM_ROWS = 64  # rows of an item; the planner's limit
+CHUNK_SLOTS = 512  # keys of an item; the planner's limit
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """Everything attention needs, int32, capacities fixed; what lies beyond `counts` is not read.
+
+    positions, slots [rows]    items [max_small + max_large, 8]: small ones first, large ones from max_small on
+    pages [n]    row_partial_begin [rows + 1], row_partials [n]: partials of each row, root to leaf
+    counts [4]: rows, small items, large items, 0    tiles: query tiles of the largest large item
+    """
+
+    positions: Tensor
+    slots: Tensor
+    items: Tensor
+    pages: Tensor
+    row_partial_begin: Tensor
+    row_partials: Tensor
+    counts: Tensor
+    max_small: int
+    max_large: int
+    tiles: int
+
+
+@dataclass(frozen=True)
+class PlanSize:
+    """Capacities of a plan."""
+
+    rows: int
+    small: int
+    large: int
+    pages: int
+    partials: int
+    tiles: int
+
+    @classmethod
+    def for_rows(cls, rows: int, partials_per_row: int, group: int, pages: int) -> PlanSize:
+        """Room for any plan of so many decode rows with so long paths; a program without an item costs nothing much."""
+        partials = rows * partials_per_row
+        most = min(rows, MAX_ITEM_ROWS) * group  # queries of an item
+        large = partials * group // SMALL_TILE if most > SMALL_TILE else 0
+        return cls(rows, partials, large, pages, partials, -(-most // LARGE_TILE))
+
+
+def size_of(plan: Any, group: int) -> PlanSize:
+    """What a host plan (the C++ `AttentionPlan`) needs; group: query heads of a kv head."""
+    queries = _row_counts(plan) * group
+    small = int((queries <= SMALL_TILE).sum())
+    tiles = -(-int(queries.max(initial=1)) // LARGE_TILE)
+    return PlanSize(plan.n_rows, small, plan.n_items - small, len(plan.block_ids), plan.n_partials, tiles)
+
+
+def empty_plan(size: PlanSize, device: torch.device) -> DevicePlan:
+    """Buffers for plans up to a size."""
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32, device=device)
+
+    return DevicePlan(
+        positions=zeros(size.rows),
+        slots=zeros(size.rows),
+        items=zeros(max(1, size.small + size.large), ITEM_FIELDS),
+        pages=zeros(max(1, size.pages)),
+        row_partial_begin=zeros(size.rows + 1),
+        row_partials=zeros(max(1, size.partials)),
+        counts=zeros(4),
+        max_small=size.small,
+        max_large=size.large,
+        tiles=size.tiles,
+    )
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Of each row of a decode plan that covers slots ahead: position of its leaf's first key, slots to go back."""
+
+    node_start: NDArray[np.int32]
+    rewind: NDArray[np.int32]
+
+
+def update(plan: DevicePlan, host: Any, group: int, growth: Growth | None = None) -> NDArray[np.int32] | None:
+    """Write a host plan into the buffers, in place; with `growth`, returns where each row's leaf pages begin.
+
+    With growth each row begins to write `rewind` slots before the planned one, and the items of its leaf grow with it.
+    """
+    positions, slots = np.array(host.positions), np.array(host.slots)
+    items = item_rows(host)
+    page_begin = None
+    if growth is not None:
+        page_begin = leaf_page_begin(host, items, growth.node_start)
+        positions = positions - growth.rewind
+        offset = positions - growth.node_start
+        slots = np.asarray(host.block_ids)[page_begin + offset // PAGE] * PAGE + offset % PAGE
+        items[:, 6] |= items[:, 4] + items[:, 3] - 1 > positions[items[:, 0]]
+    small = items[:, 1] * group <= SMALL_TILE
+    n_small, n_large = int(small.sum()), int((~small).sum())
+    _put(plan.positions, positions)
+    _put(plan.slots, slots)
+    _put(plan.items, items[small])
+    _put(plan.items[plan.max_small :], items[~small])
+    _put(plan.pages, np.asarray(host.block_ids))
+    begin = np.full(len(plan.row_partial_begin), host.n_partials, np.int32)  # rows beyond the plan have no partials
+    begin[: host.n_rows + 1] = host.row_partial_begin
+    _put(plan.row_partial_begin, begin)
+    _put(plan.row_partials, np.asarray(host.row_partials))
+    _put(plan.counts, np.array([host.n_rows, n_small, n_large, 0], np.int32))
+    return page_begin
+
+
+def plan_from(host: Any, group: int, device: torch.device) -> DevicePlan:
+    """A plan in buffers that just hold it."""
+    plan = empty_plan(size_of(host, group), device)
+    update(plan, host, group)
+    return plan
+
+
+def item_rows(host: Any) -> NDArray[np.int32]:
+    """Items of a host plan as rows of eight int32."""
+    records = host.items
+    rows = np.zeros((len(records), ITEM_FIELDS), np.int32)
+    rows[:, 0] = records["row_begin"]
+    rows[:, 1] = _row_counts(host)
+    for column, name in ((2, "block_begin"), (3, "key_count"), (4, "key_position"), (5, "partial_begin")):
+        rows[:, column] = records[name]
+    rows[:, 6] = records["causal"]
+    return rows
+
+
+def leaf_page_begin(host: Any, items: NDArray[np.int32], node_start: NDArray[np.int32]) -> NDArray[np.int32]:
+    """[rows]: where the pages of each row's leaf begin in the plan's list; node_start: position of its first key.
+
+    A row's last partial comes from the last item of its leaf, and the pages of a node lie one behind the other.
+    """
+    owner = np.zeros(host.n_partials, np.int32)  # the item that writes a partial
+    for offset in range(int(items[:, 1].max(initial=0))):
+        inside = items[:, 1] > offset
+        owner[items[inside, 5] + offset] = np.nonzero(inside)[0]
+    last = owner[np.asarray(host.row_partials)[np.asarray(host.row_partial_begin)[1:] - 1]]
+    begin: NDArray[np.int32] = items[last, 2] - (items[last, 4] - node_start) // PAGE
+    return begin
+
+
+def _row_counts(host: Any) -> NDArray[np.int32]:
+    counts: NDArray[np.int32] = host.items["row_end"] - host.items["row_begin"]
+    return counts
+
+
+def _put(target: Tensor, values: NDArray[np.int32]) -> None:
+    target[: len(values)].copy_(torch.from_numpy(np.array(values, np.int32)), non_blocking=True)

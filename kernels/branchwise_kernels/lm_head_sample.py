@@ -1,0 +1,184 @@
+"""lm_head and sampling, fused: two launches, nothing sorted, logits stored only where a filter needs them.
+
+    l = softcap(h W^T)    z = l / T    token = argmax over the allowed words of z - log(-log u)    (Gumbel 1954)
+    logprob = l[token] - logsumexp(l), over all words, at temperature 1
+
+First a GEMM tile is reduced, while in registers, to seven numbers per row: max and sum of exp of l and of z, and the
+best draw. Then one program per row folds the tiles and, where the row restricts its words, `nucleus` redraws among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from branchwise_kernels.checks import FLOATS, expect
+from branchwise_kernels.nucleus import redraw
+from branchwise_kernels.philox import gumbel, tile_bits
+
+BLOCK_V = 128  # words of a tile
+
+
+@dataclass(frozen=True)
+class DrawTensors:
+    """How each row is drawn; all [rows]. temperature 0: greedy; top_p 1, top_k 0, min_p 0: filter off.
+
+    seed, lineage int64 (the bits of a uint64)    position, top_k int32    temperature, top_p, min_p fp32
+    """
+
+    seed: Tensor
+    lineage: Tensor
+    position: Tensor
+    temperature: Tensor
+    top_p: Tensor
+    top_k: Tensor
+    min_p: Tensor
+
+
+@dataclass(frozen=True)
+class HeadWorkspace:
+    """Scratch memory. stats: [rows, 7, tiles] fp32; logits: [rows, words] fp32 and words int32, with filters alone."""
+
+    stats: Tensor
+    logits: Tensor
+    words: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, words: int, filtered: bool, device: torch.device) -> HeadWorkspace:
+        """Memory for so many rows."""
+        kept = words if filtered else 1
+        return cls(
+            torch.empty(rows, 7, triton.cdiv(words, BLOCK_V), device=device),
+            torch.empty(rows, kept, device=device),
+            torch.empty(rows, kept, dtype=torch.int32, device=device),
+        )
+
+
+@triton.jit
+def lm_head_tile_kernel(
+    hidden_ptr, weight_ptr, seed_ptr, lineage_ptr, position_ptr, temperature_ptr, stats_ptr, logits_ptr,
+    rows, words, dim, tiles, softcap,
+    BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, SOFTCAP: tl.constexpr,
+    FILTERED: tl.constexpr,
+):  # fmt: skip
+    """Program (rows, words): neighbours share the weights."""
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    first = tl.program_id(1) * BLOCK_V
+    word = first + tl.arange(0, BLOCK_V)
+    live, known = row < rows, word < words
+    k = tl.arange(0, BLOCK_K)
+    h_offset = row.to(tl.int64)[:, None] * dim + k[None, :]
+    w_offset = word.to(tl.int64)[:, None] * dim + k[None, :]
+    logit = tl.zeros((BLOCK_R, BLOCK_V), tl.float32)
+    for start in range(0, dim, BLOCK_K):
+        inside = (k < dim - start)[None, :]
+        h_mask = live[:, None] if EVEN_K else live[:, None] & inside
+        w_mask = known[:, None] if EVEN_K else known[:, None] & inside
+        h = tl.load(hidden_ptr + h_offset + start, mask=h_mask, other=0.0)
+        w = tl.load(weight_ptr + w_offset + start, mask=w_mask, other=0.0)
+        logit = tl.dot(h, tl.trans(w), logit, input_precision="ieee")
+    if SOFTCAP:
+        logit = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(2.8853900817779268 * logit / softcap)))
+    if FILTERED:
+        kept = row.to(tl.int64)[:, None] * words + word[None, :]
+        tl.store(logits_ptr + kept, logit, mask=live[:, None] & known[None, :])
+    logit = tl.where(known[None, :], logit, float("-inf"))
+
+    temperature = tl.load(temperature_ptr + row, mask=live, other=0.0)
+    warm = temperature > 0
+    z = logit * (1.0 / tl.where(warm, temperature, 1.0))[:, None]
+    seed = tl.load(seed_ptr + row, mask=live, other=0)
+    lineage = tl.load(lineage_ptr + row, mask=live, other=0)
+    position = tl.load(position_ptr + row, mask=live, other=0)
+    noise = gumbel(tile_bits(seed, lineage, position, first, BLOCK_V))
+    score = z + tl.where(warm[:, None], noise, 0.0)
+
+    raw_max, z_max, best = tl.max(logit, 1), tl.max(z, 1), tl.max(score, 1)
+    raw_sum = tl.sum(tl.exp(logit - raw_max[:, None]), 1)
+    z_sum = tl.sum(tl.exp(z - z_max[:, None]), 1)
+    chosen = tl.min(tl.where(score == best[:, None], word[None, :], 2147483647), 1)  # ties: the lowest word
+    chosen_logit = tl.max(tl.where(word[None, :] == chosen[:, None], logit, float("-inf")), 1)
+    stats = stats_ptr + row.to(tl.int64) * 7 * tiles + tl.program_id(1)
+    tl.store(stats, raw_max, mask=live)
+    tl.store(stats + tiles, raw_sum, mask=live)
+    tl.store(stats + 2 * tiles, z_max, mask=live)
+    tl.store(stats + 3 * tiles, z_sum, mask=live)
+    tl.store(stats + 4 * tiles, best, mask=live)
+    tl.store(stats + 5 * tiles, chosen.to(tl.float32, bitcast=True), mask=live)
+    tl.store(stats + 6 * tiles, chosen_logit, mask=live)
+
+
+@triton.jit
+def lm_head_choose_kernel(
+    stats_ptr, logits_ptr, words_ptr, seed_ptr, lineage_ptr, position_ptr, temperature_ptr, top_p_ptr, top_k_ptr,
+    min_p_ptr, token_ptr, logprob_ptr, words, tiles,
+    BLOCK_T: tl.constexpr, BLOCK: tl.constexpr, FILTERED: tl.constexpr,
+):  # fmt: skip
+    """Program (row)."""
+    row = tl.program_id(0)
+    tile = tl.arange(0, BLOCK_T)
+    there = tile < tiles
+    stats = stats_ptr + row.to(tl.int64) * 7 * tiles + tile
+    raw_max = tl.load(stats, mask=there, other=float("-inf"))
+    raw_top = tl.max(raw_max, 0)
+    raw_sum = tl.sum(tl.load(stats + tiles, mask=there, other=0.0) * tl.exp(raw_max - raw_top), 0)
+    score = tl.load(stats + 4 * tiles, mask=there, other=float("-inf"))
+    chosen = tl.load(stats + 5 * tiles, mask=there, other=0.0).to(tl.int32, bitcast=True)
+    token = tl.min(tl.where(score == tl.max(score, 0), chosen, 2147483647), 0)
+    logit = tl.load(stats + 6 * tiles, mask=there, other=float("-inf"))
+    token_logit = tl.max(tl.where(there & (chosen == token), logit, float("-inf")), 0)
+    if FILTERED:
+        top_p, top_k = tl.load(top_p_ptr + row), tl.load(top_k_ptr + row)
+        min_p, temperature = tl.load(min_p_ptr + row), tl.load(temperature_ptr + row)
+        if (temperature > 0) & ((top_p < 1) | (top_k > 0) | (min_p > 0)):
+            z_max = tl.load(stats + 2 * tiles, mask=there, other=float("-inf"))
+            z_top = tl.max(z_max, 0)
+            z_sum = tl.sum(tl.load(stats + 3 * tiles, mask=there, other=0.0) * tl.exp(z_max - z_top), 0)
+            offset = row.to(tl.int64) * words
+            token = redraw(
+                logits_ptr + offset, words_ptr + offset, words, z_top, z_sum, 1.0 / temperature, top_p, top_k, min_p,
+                tl.load(seed_ptr + row), tl.load(lineage_ptr + row), tl.load(position_ptr + row), BLOCK,
+            )  # fmt: skip
+            token_logit = tl.load(logits_ptr + offset + token)
+    tl.store(token_ptr + row, token)
+    tl.store(logprob_ptr + row, token_logit - raw_top - tl.log(raw_sum))
+
+
+def lm_head_sample(
+    hidden: Tensor, weight: Tensor, draws: DrawTensors, softcap: float, workspace: HeadWorkspace, tokens: Tensor,
+    logprobs: Tensor, filtered: bool,
+) -> None:  # fmt: skip
+    """Draw one token per row; two launches.
+
+    hidden: [rows, dim]    weight: [words, dim], same dtype    softcap: 0 for none    tokens: [rows] int32
+    logprobs: [rows] fp32; not finite where the logits hold NaN or infinity    filtered: some row restricts its words
+    """
+    (rows, dim), words = hidden.shape, len(weight)
+    tiles = triton.cdiv(words, BLOCK_V)
+    kept = words if filtered else 1
+    expect("hidden", hidden, FLOATS, (rows, dim))
+    expect("weight", weight, hidden.dtype, (words, dim))
+    expect("tokens", tokens, torch.int32, (rows,))
+    expect("logprobs", logprobs, torch.float32, (rows,))
+    expect("workspace.stats", workspace.stats, torch.float32, (rows, 7, tiles))
+    expect("workspace.logits", workspace.logits, torch.float32, (rows, kept if filtered else -1))
+    for name in ("seed", "lineage", "position", "temperature", "top_p", "top_k", "min_p"):
+        dtype = torch.int64 if name in ("seed", "lineage") else torch.int32 if name in ("position", "top_k") else None
+        expect(name, getattr(draws, name), dtype or torch.float32, (rows,))
+    block_r = 16 if rows <= 16 else 64
+    block_k = 32 if hidden.dtype == torch.float32 else 64
+    lm_head_tile_kernel[(triton.cdiv(rows, block_r), tiles)](
+        hidden, weight, draws.seed, draws.lineage, draws.position, draws.temperature, workspace.stats,
+        workspace.logits, rows, words, dim, tiles, softcap,
+        BLOCK_R=block_r, BLOCK_V=BLOCK_V, BLOCK_K=block_k, EVEN_K=dim % block_k == 0, SOFTCAP=softcap > 0,
+        FILTERED=filtered, num_warps=4 if block_r == 16 else 8, num_stages=3,
+    )  # fmt: skip
+    lm_head_choose_kernel[(rows,)](
+        workspace.stats, workspace.logits, workspace.words, draws.seed, draws.lineage, draws.position,
+        draws.temperature, draws.top_p, draws.top_k, draws.min_p, tokens, logprobs, words, tiles,
+        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=512, FILTERED=filtered, num_warps=8,
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""The GPU: torch.cuda for memory, streams and graphs; everything else is in `triton.py`.
+
+Policy and PRM have a stream each, the policy's with priority: what it decodes is what everybody waits for. Both models
+are read on the default stream, so each stream waits for that one first. Nothing here runs on import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from branchwise.backend.triton import TritonBackend
+from branchwise.errors import ConfigError
+
+LEAST_CAPABILITY = (8, 0)  # bf16 products and asynchronous copies
+PRIORITY = {"policy": -1, "prm": 0}
+WARM_UPS = 2  # runs before a recording: kernels compile, cuBLAS takes its workspace
+
+
+class CudaBackend(TritonBackend):
+    """One NVIDIA GPU. ConfigError where there is none, the driver is too old, or the card is."""
+
+    name = "cuda"
+
+    def __init__(self, index: int | None = None) -> None:
+        super().__init__(torch.device("cuda", check_device(index)))
+        self._streams = {
+            name: torch.cuda.Stream(self.device, priority=p)  # type: ignore[no-untyped-call]
+            for name, p in PRIORITY.items()
+        }
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def free_memory(self) -> int:
+        return int(torch.cuda.mem_get_info(self.device)[0])
+
+    def kv_budget(self) -> int:
+        """Four fifths of what is left: activations, logits and recordings need the rest."""
+        return self.free_memory() * 4 // 5
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[None]:
+        """Queue on the stream of "policy" or "prm"."""
+        stream = self._streams[name]
+        stream.wait_stream(torch.cuda.default_stream(self.device))
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            yield
+
+    def graph(self, function: Callable[[], None]) -> Callable[[], None]:
+        """A CUDA graph of `function`; all share one memory pool, since they never run side by side."""
+        stream = self._streams["policy"]
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                function()
+            stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+                function()
+        return graph.replay
+
+    def download(self, *tensors: Tensor) -> Callable[[], list[NDArray[Any]]]:
+        """Copies to pinned memory, and an event behind them."""
+        pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for target, source in zip(pinned, tensors, strict=True):
+            target.copy_(source, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+
+        def wait() -> list[NDArray[Any]]:
+            done.synchronize()
+            return [tensor.numpy() for tensor in pinned]
+
+        return wait
+
+
+def check_device(index: int | None) -> int:
+    """The index of a usable GPU (None: the current one), or a ConfigError that says what is missing."""
+    wish = "cuda" if index is None else f"cuda:{index}"
+    if torch.version.cuda is None:
+        raise ConfigError(
+            f"device={wish!r}: this torch is built without CUDA; install a CUDA build, or use device='cpu'"
+        )
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device={wish!r}: {_why_unavailable()}, or use device='cpu'")
+    count = torch.cuda.device_count()
+    chosen = torch.cuda.current_device() if index is None else index
+    if not 0 <= chosen < count:
+        raise ConfigError(f"device={wish!r}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}")
+    capability = torch.cuda.get_device_capability(chosen)
+    if capability < LEAST_CAPABILITY:
+        name, (major, minor) = torch.cuda.get_device_name(chosen), capability
+        raise ConfigError(
+            f"device={wish!r}: {name} has compute capability {major}.{minor}, the kernels need 8.0 (Ampere) or later; "
+            "use device='cpu'"
+        )
+    return chosen
+
+
+def _why_unavailable() -> str:
+    """torch says why when it is asked to start CUDA."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        text = str(error).splitlines()[0]
+        if "driver" in text.lower() and ("old" in text.lower() or "insufficient" in text.lower()):
+            return f"the NVIDIA driver is too old for this torch ({text}): update it"
+        return f"no usable NVIDIA GPU ({text}): check nvidia-smi"
+    return "no usable NVIDIA GPU: check nvidia-smi"

@@ -1,0 +1,99 @@
+"""The GPU backend without a GPU: real specialisation and compilation for a chosen architecture, launches only recorded.
+
+Outputs hold whatever memory held, so this shows what would be launched, never what comes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from branchwise.backend.triton import TritonBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel launch. Equal lists of two iterations are what a CUDA graph needs from the host."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    warps: int
+    shared_bytes: int
+    pointers: tuple[int, ...]
+
+
+@dataclass
+class TraceUtils:
+    """The queries that Triton makes of a driver's library."""
+
+    shared_limit: int = 232_448  # of an H100
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {
+            "max_shared_mem": self.shared_limit,
+            "multiprocessor_count": 132,
+            "max_num_regs": 65536,
+            "warpSize": 32,
+        }
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+        return 1, 2, 0, 0, 1024  # module, function, registers, spills, most threads
+
+    def unload_module(self, module: int) -> None:
+        pass
+
+
+@dataclass
+class TraceDriver:
+    """Stands where Triton expects the CUDA driver; tensors stay on the CPU."""
+
+    arch: int
+    launches: list[Launch] = field(default_factory=list)
+    utils: TraceUtils = field(default_factory=TraceUtils)
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        def record(x: int, y: int, z: int, *rest: Any) -> None:
+            pointers = tuple(arg.data_ptr() for arg in rest if isinstance(arg, torch.Tensor))
+            self.launches.append(Launch(metadata.name, (x, y, z), metadata.num_warps, metadata.shared, pointers))
+
+        return record
+
+    def is_active(self) -> bool:
+        return True
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_device_interface(self) -> Any:
+        return torch.cuda
+
+
+class TraceBackend(TritonBackend):
+    """Compiles for `arch` (80, 90, ...) and records launches in `launches`. One per process: it replaces the driver."""
+
+    name = "trace"
+
+    def __init__(self, arch: int = 90) -> None:
+        super().__init__(torch.device("cpu"))
+        from triton.runtime.driver import driver
+
+        self.driver = TraceDriver(arch)
+        driver.set_active(self.driver)
+
+    @property
+    def launches(self) -> list[Launch]:
+        """What was launched so far; clear it to begin anew."""
+        return self.driver.launches

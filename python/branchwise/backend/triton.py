@@ -1,0 +1,172 @@
+"""What all backends with Triton kernels share: the GPU, the interpreter on the CPU, and the tracing one.
+
+Weights lie on the device as torch tensors and are multiplied by cuBLAS; every other operation is a kernel of
+`branchwise_kernels`. A block of KV is one page of 64 slots, K and V both [slot][head_dim].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from branchwise._C import AttentionPlan, KvTree, Planner
+from branchwise.backend.base import AttentionShape, DrawArrays, Floats, HeadKind, LoopKey, LoopParts, ReadRows
+from branchwise.backend.memory import cpu_kv_budget, free_memory
+from branchwise.backend.triton_loop import TritonLoop, loop_key
+from branchwise.backend.triton_plan import TritonPlan
+from branchwise.backend.triton_sampler import TritonSampler
+from branchwise_kernels.gated_activation import gelu_mul, silu_mul
+from branchwise_kernels.layout import CHUNK_SLOTS, MAX_ITEM_ROWS, PAGE
+from branchwise_kernels.prm_head import PrmHeadWeights, prm_head
+from branchwise_kernels.rms_norm import add_rms_norm, rms_norm
+from branchwise_kernels.rope_and_store import rope_and_store
+
+READ_WORDS = 8192  # rows of a table brought to the device at once
+
+
+class DeviceLinear:
+    """A linear layer on the device."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.out_features, self.in_features = weight.shape
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [rows, in] -> [rows, out]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class DeviceEmbedding:
+    """The whole embedding table on the device; a tied lm_head reads the same memory."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """tokens: [rows] int64 -> [rows, hidden]."""
+        return F.embedding(tokens, self.table)
+
+
+class TritonPrmHead:
+    """A PRM head as one launch."""
+
+    def __init__(self, kind: HeadKind, tensors: list[Tensor], device: torch.device) -> None:
+        self.weights = PrmHeadWeights.of(kind, [tensor.to(device).contiguous() for tensor in tensors])
+
+    def __call__(self, hidden: Tensor) -> Floats:
+        rows = len(hidden)
+        ends = torch.arange(rows, dtype=torch.int32, device=hidden.device)
+        probability = torch.empty(rows, device=hidden.device)
+        aggregates = torch.zeros(rows, 4, device=hidden.device)
+        counts = torch.zeros(rows, dtype=torch.int32, device=hidden.device)
+        prm_head(hidden, ends, self.weights, probability, aggregates, counts)
+        scores: Floats = probability.cpu().numpy()
+        return scores
+
+
+class TritonBackend:
+    """The `Backend` over Triton kernels; subclasses say which device and how work is recorded."""
+
+    name = "triton"
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+    block_slots = PAGE
+    burst = 8  # a row that ends early idles for four iterations on average; the host looks an eighth as often
+    free_memory = staticmethod(free_memory)
+    kv_budget = staticmethod(cpu_kv_budget)
+
+    rms_norm = staticmethod(rms_norm)
+    add_rms_norm = staticmethod(add_rms_norm)
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    # --- weights and memory --------------------------------------------------------------------------------------
+
+    def tensor(self, values: Tensor) -> Tensor:
+        return values.to(self.device)
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> DeviceLinear:
+        return DeviceLinear(self.tensor(weight), None if bias is None else self.tensor(bias))
+
+    def _table(self, read: ReadRows, words: int) -> Tensor:
+        """A whole table, brought over piece by piece so that the host never holds more than one."""
+        first = read(0, min(READ_WORDS, words))
+        table = torch.empty(words, first.shape[1], dtype=first.dtype, device=self.device)
+        table[: len(first)] = first
+        for begin in range(READ_WORDS, words, READ_WORDS):
+            table[begin : begin + READ_WORDS] = read(begin, min(begin + READ_WORDS, words))
+        return table
+
+    def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> DeviceEmbedding:
+        return DeviceEmbedding(self._table(read, words))
+
+    def head(self, read: ReadRows, words: int, tied: Any) -> Tensor:
+        if isinstance(tied, DeviceEmbedding):
+            return tied.table
+        return self._table(read, words)
+
+    def sampler(self, head: Tensor, words: int, softcap: float) -> TritonSampler:
+        return TritonSampler(head, softcap)
+
+    def prm_head(self, kind: HeadKind, tensors: list[Tensor]) -> TritonPrmHead:
+        return TritonPrmHead(kind, tensors, self.device)
+
+    def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
+        """[layer, page, kv_head, 2, 64, head_dim], zeroed once: slots never written are finite."""
+        return torch.zeros(layers, blocks, kv_heads, 2, PAGE, head_dim, dtype=dtype, device=self.device)
+
+    # --- plans -----------------------------------------------------------------------------------------------------
+
+    def planner(self, tree: KvTree) -> Planner:
+        return Planner(tree, chunk_slots=CHUNK_SLOTS, max_item_rows=MAX_ITEM_ROWS)
+
+    def upload(self, plan: AttentionPlan, shape: AttentionShape) -> TritonPlan:
+        return TritonPlan.exact(plan, shape, self.device)
+
+    # --- operations --------------------------------------------------------------------------------------------------
+
+    def act_mul(self, gate_up: Tensor, out: Tensor, activation: str) -> None:
+        (silu_mul if activation == "silu" else gelu_mul)(gate_up, out)
+
+    def rope_store(
+        self, qkv: Tensor, plan: TritonPlan, cos: Tensor, sin: Tensor, query: Tensor, kv_layer: Tensor, n_heads: int,
+        n_kv_heads: int, head_dim: int, q_norm: Tensor | None, k_norm: Tensor | None, eps: float, add_one: bool,
+    ) -> None:  # fmt: skip
+        arrays = plan.arrays
+        rope_and_store(
+            qkv, arrays.positions, arrays.slots, cos, sin, query, kv_layer, n_heads, n_kv_heads, head_dim, q_norm,
+            k_norm, eps, add_one, arrays.counts,
+        )  # fmt: skip
+
+    def tree_attention(
+        self, query: Tensor, kv_layer: Tensor, plan: TritonPlan, out: Tensor, scale: float, window: int, softcap: float
+    ) -> None:
+        plan.attend(query, kv_layer, out, scale, window, softcap)
+
+    # --- streams and graphs ------------------------------------------------------------------------------------------
+
+    def stream(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def graph(self, function: Callable[[], None]) -> Callable[[], None]:
+        """`function` in a form that is cheap to run again on the same memory."""
+        return function
+
+    def download(self, *tensors: Tensor) -> Callable[[], list[NDArray[Any]]]:
+        """Queue copies to the host; what comes back waits for them."""
+        copies = [tensor.cpu().numpy() for tensor in tensors]
+        return lambda: copies
+
+    # --- decoding without the host ---------------------------------------------------------------------------------
+
+    def loop_key(self, plan: AttentionPlan, draws: DrawArrays) -> LoopKey:
+        return loop_key(plan, draws)
+
+    def loop(self, key: LoopKey, parts: LoopParts) -> TritonLoop:
+        return TritonLoop(self, key, parts)

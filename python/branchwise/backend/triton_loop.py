@@ -1,0 +1,110 @@
+"""A decode iteration with all its buffers on the device, recorded once and run again for every token.
+
+    next input ──model──> hidden ──lm_head, draw──> token ──step automaton──> next input, position, slot, finish
+
+One recording serves any plan up to its sizes: rows without a branch stand still, programs without an item exit at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from branchwise._C import AttentionPlan
+from branchwise.backend.base import BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
+from branchwise.backend.triton_plan import TritonPlan
+from branchwise.backend.triton_sampler import TritonSampler, check_finite, draw_tensors, fill
+from branchwise_kernels.layout import Growth, PlanSize, empty_plan, update
+from branchwise_kernels.step_state import LENGTH, RUNNING, StepState, step_state
+
+SHORT_PATH = 8  # partials a row: enough for most trees, and the smallest recording
+MIN_ROWS = 8
+
+
+class Recorder(Protocol):
+    """The part of a backend that a loop needs."""
+
+    device: torch.device
+    burst: int
+
+    def graph(self, function: Callable[[], None]) -> Callable[[], None]: ...
+
+    def download(self, *tensors: Tensor) -> Callable[[], list[NDArray[Any]]]: ...
+
+
+def loop_key(plan: AttentionPlan, draws: DrawArrays) -> LoopKey:
+    """(rows, partials per row, filtered): one recording per row bucket, another for trees of unusual depth."""
+    per_row = -(-plan.n_partials // plan.n_rows)
+    return _power(plan.n_rows, MIN_ROWS), _power(per_row, SHORT_PATH), draws.filtered
+
+
+class TritonLoop:
+    """Buffers for up to `rows` branches and the iteration over them."""
+
+    def __init__(self, backend: Recorder, key: LoopKey, parts: LoopParts) -> None:
+        rows, per_row, self._filtered = key
+        self._group = parts.shape.n_heads // parts.shape.n_kv_heads
+        size = PlanSize.for_rows(rows, per_row, self._group, parts.blocks)
+        device = backend.device
+        self.backend, self._parts = backend, parts
+        self.plan = TritonPlan(empty_plan(size, device), parts.shape, size.partials)
+        arrays = self.plan.arrays
+        self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst)
+        self._draws = draw_tensors(rows, device)
+        self._sampler: TritonSampler = parts.sampler
+        self._space = self._sampler.workspace(rows, bool(self._filtered))
+        self._tokens = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._logprobs = torch.zeros(rows, device=device)
+        self._run = backend.graph(self.iterate)
+        self._result: Callable[[], list[NDArray[Any]]] | None = None
+
+    def iterate(self) -> None:
+        """One token for every running row; nothing here waits for, or asks, the host."""
+        state = self.state
+        hidden = self._parts.forward(state.token, self.plan)
+        torch.add(state.positions, 1, out=self._draws.position)
+        self._sampler.draw_into(hidden, self._draws, self._space, bool(self._filtered), self._tokens, self._logprobs)
+        table = self._parts.table
+        step_state(self._tokens, self._logprobs, state, table.transitions, table.eos, self.plan.arrays.pages)
+
+    def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
+        """Fill the buffers and queue so many iterations."""
+        growth = Growth(arrays.node_start, arrays.rewind)
+        page_begin = update(self.plan.arrays, plan, self._group, growth)
+        state, n = self.state, plan.n_rows
+        columns = {
+            "token": arrays.token,
+            "automaton": arrays.automaton,
+            "node_start": arrays.node_start,
+            "page_begin": page_begin,
+            "generated": arrays.generated,
+            "max_step": arrays.max_step,
+            "last_position": arrays.last_position,
+        }
+        for name, values in columns.items():
+            getattr(state, name)[:n].copy_(torch.from_numpy(np.asarray(values)), non_blocking=True)
+        state.finish.fill_(LENGTH)
+        state.finish[:n].fill_(RUNNING)
+        state.iteration.zero_()
+        fill(self._draws, arrays.draws)
+        for _ in range(iterations):
+            self._run()
+        ring = state.ring_tokens[:iterations, :n], state.ring_logprobs[:iterations, :n]
+        self._result = self.backend.download(*ring)
+
+    def finish(self) -> tuple[Ids, Floats]:
+        """Tokens and log-probabilities [iteration, row], token -1 where a row stood still."""
+        assert self._result is not None
+        tokens, logprobs = self._result()
+        self._result = None
+        check_finite(logprobs[tokens >= 0])
+        return tokens.astype(np.int64), logprobs
+
+
+def _power(n: int, least: int) -> int:
+    return max(least, 1 << max(0, n - 1).bit_length())

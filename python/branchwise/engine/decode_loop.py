@@ -1,0 +1,136 @@
+"""Decoding without the host: a few iterations run on the device before anybody looks at what they drew.
+
+Every row gets KV slots for the whole burst, one plan covers it (a leaf's keys grow with its row's position), and the
+step automaton runs on the device, so that a finished row stands still. What was not needed is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from branchwise.backend.base import (
+    AttentionShape,
+    BurstArrays,
+    BurstBackend,
+    Loop,
+    LoopKey,
+    LoopParts,
+    Plan,
+    StepTable,
+)
+from branchwise.engine.kv import KvCache
+from branchwise.engine.sampler import Draw, Sampler, draw_arrays
+from branchwise.errors import OutOfMemory
+from branchwise.models.decoder import Decoder
+from branchwise.text.steps import StepDetector
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRow:
+    """A growing step as the device needs to know it."""
+
+    handle: int  # KV node; `token` comes next in it
+    token: int  # drawn last, fed first
+    draw: Draw  # of the token after it
+    automaton: int  # state of the step detector
+    generated: int  # tokens of this step so far
+    max_step: int  # tokens that the step may have
+    last_position: int  # the token at this position ends the solution
+
+    def room(self) -> int:
+        """Tokens that may still be drawn."""
+        return min(self.max_step - self.generated, self.last_position - self.draw.position + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """A burst under way."""
+
+    rows: Sequence[LoopRow]
+    order: np.ndarray
+    ahead: list[int]  # slots reserved for each row
+    loop: Loop
+    slots_read: list[int]  # KV slots that each iteration reads
+    slots_unshared: int  # about what an iteration would read without sharing
+
+
+class DecodeLoop:
+    """Bursts of decode iterations for one model on one KV cache; one recorded graph per size."""
+
+    def __init__(self, model: Decoder, sampler: Sampler, kv: KvCache, backend: BurstBackend) -> None:
+        self.model = model
+        self.sampler = sampler
+        self.kv = kv
+        self.backend = backend
+        self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
+        self._loops: dict[tuple[StepDetector, LoopKey], Loop] = {}
+        self._tables: dict[StepDetector, StepTable] = {}
+
+    def start(self, rows: Sequence[LoopRow], detector: StepDetector, eos_ids: frozenset[int]) -> Burst:
+        """Queue a burst and return without waiting. OutOfMemory: nothing was queued or reserved."""
+        ahead = [min(self.backend.burst, row.room()) for row in rows]
+        self._reserve(rows, ahead)
+        handles = np.fromiter((row.handle for row in rows), np.int64, len(rows))
+        plan = self.kv.planner.build(handles, np.ones(len(rows), np.int32))
+        order = np.asarray(plan.order)
+        rewind = np.array(ahead, np.int32)[order] - 1  # the plan's rows are the last slots: back to the first
+        in_order = [rows[index] for index in order]
+        arrays = BurstArrays(
+            token=np.array([row.token for row in in_order], np.int64),
+            automaton=np.array([row.automaton for row in in_order], np.int32),
+            generated=np.array([row.generated for row in in_order], np.int32),
+            max_step=np.array([row.max_step for row in in_order], np.int32),
+            last_position=np.array([row.last_position for row in in_order], np.int32),
+            node_start=np.array([self.kv.tree.start(row.handle) for row in in_order], np.int32),
+            rewind=rewind,
+            draws=draw_arrays([row.draw for row in in_order]),
+        )
+        key = self.backend.loop_key(plan, arrays.draws)
+        loop = self._loops.get((detector, key))
+        if loop is None:
+            table = self._table(detector, eos_ids)
+            parts = LoopParts(self._forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
+            loop = self._loops[detector, key] = self.backend.loop(key, parts)
+        loop.start(plan, arrays, max(ahead))
+        unread = [int(np.maximum(rewind - step, 0).sum()) for step in range(max(ahead))]
+        return Burst(rows, order, ahead, loop, [plan.kv_slots_read - count for count in unread], plan.kv_slots_unshared)
+
+    def finish(self, burst: Burst) -> list[tuple[list[int], list[float]]]:
+        """Wait for a burst: the tokens and log-probabilities that each row drew, in the order of its rows."""
+        tokens, logprobs = burst.loop.finish()  # [iteration, row], -1 where a row stood still
+        results: list[tuple[list[int], list[float]]] = [([], []) for _ in burst.rows]
+        for column, index in enumerate(burst.order):
+            count = int((tokens[:, column] >= 0).sum())
+            results[index] = (tokens[:count, column].tolist(), logprobs[:count, column].tolist())
+        tree = self.kv.tree
+        for row, ahead, (drawn, _) in zip(burst.rows, burst.ahead, results, strict=True):
+            tree.truncate(row.handle, tree.length(row.handle) - ahead + len(drawn))
+        return results
+
+    def _forward(self, tokens: Tensor, plan: Plan) -> Tensor:
+        return self.model.forward(tokens, plan, self.kv.pool)
+
+    def _table(self, detector: StepDetector, eos_ids: frozenset[int]) -> StepTable:
+        """The step automaton as tables, worked out once: about half a second for 150,000 words."""
+        if detector not in self._tables:
+            words = self.model.config.vocab_size
+            eos = torch.zeros(words, dtype=torch.int8)
+            eos[[word for word in eos_ids if word < words]] = 1
+            transitions = torch.from_numpy(detector.table(words))
+            self._tables[detector] = StepTable(self.backend.tensor(transitions), self.backend.tensor(eos))
+        return self._tables[detector]
+
+    def _reserve(self, rows: Sequence[LoopRow], ahead: list[int]) -> None:
+        tree = self.kv.tree
+        for done, (row, count) in enumerate(zip(rows, ahead, strict=True)):
+            try:
+                tree.append(row.handle, count)
+            except OutOfMemory:
+                for other, given in zip(rows[:done], ahead, strict=False):
+                    tree.truncate(other.handle, tree.length(other.handle) - given)
+                raise

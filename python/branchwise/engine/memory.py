@@ -1,0 +1,94 @@
+"""What models and their KV take of a device's memory, told from checkpoints before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+import torch
+
+from branchwise.backend.base import Backend
+from branchwise.engine.kv import block_bytes
+from branchwise.errors import ConfigError, OutOfMemory
+from branchwise.models.families import DecoderConfig, decoder_config
+from branchwise.weights.checkpoint import Checkpoint
+
+MIB = 1 << 20
+SMALL_MODEL_PARAMETERS = 50_000_000  # below this fp32 is the faster dtype
+RESERVE = 512 * MIB  # of a GPU: libraries, activations, logits
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes on one device; `problems`: searches of n branches that fit at once, each at its longest."""
+
+    free: int
+    weights: list[int]  # of policy and, where there is one, PRM
+    kv: int
+    blocks: int
+    block_slots: int
+    problems: int
+
+
+def resolve_dtype(wish: str, checkpoint: Checkpoint, backend: Backend) -> torch.dtype:
+    """The dtype that was asked for, or the faster one for this model. ConfigError where the device has none of it."""
+    if wish == "auto":
+        small = parameter_count(checkpoint) < SMALL_MODEL_PARAMETERS or torch.bfloat16 not in backend.dtypes
+        return torch.float32 if small else torch.bfloat16
+    dtype: torch.dtype = getattr(torch, wish)
+    if dtype not in backend.dtypes:
+        known = ", ".join(str(each).removeprefix("torch.") for each in backend.dtypes)
+        raise ConfigError(f"dtype={wish!r} cannot be computed on device {backend.name!r}: choose one of {known}")
+    return dtype
+
+
+def parameter_count(checkpoint: Checkpoint) -> int:
+    """Numbers in all tensors."""
+    return sum(prod(checkpoint.shape(name)) for name in checkpoint.names())
+
+
+def check_weights(backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype) -> None:
+    """Raise OutOfMemory unless the weights of all models fit into what is free."""
+    need, free = [parameter_count(each) * dtype.itemsize for each in checkpoints], backend.free_memory()
+    if sum(need) > free:
+        parts = " + ".join(f"{size / MIB:,.0f}" for size in need)
+        raise OutOfMemory(
+            f"the weights need {parts} MiB in {str(dtype).removeprefix('torch.')}, {free / MIB:,.0f} MiB are free on "
+            f"{backend.device}: take smaller models, or another device"
+        )
+
+
+def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, block_slots: int, memory: int) -> int:
+    """KV blocks of each model, so that all hold the same problems. OutOfMemory when that is next to nothing."""
+    each = sum(block_bytes(config, dtype, block_slots) for config in configs)
+    if memory // each < 2:
+        raise OutOfMemory(
+            f"kv_memory of {memory / MIB:.0f} MiB holds {memory // each} KV blocks of {each / MIB:.1f} MiB: raise it"
+        )
+    return memory // each
+
+
+def plan_memory(
+    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, *, n: int, prompt: int, tokens: int,
+    steps: int, kv_memory: int | None = None,
+) -> MemoryPlan:  # fmt: skip
+    """The split for searches of `n` branches of `tokens` tokens in `steps` steps, under a prompt. Loads nothing.
+
+    OutOfMemory when the weights, or the KV of one problem, cannot fit.
+    """
+    check_weights(backend, checkpoints, dtype)
+    weights = [parameter_count(each) * dtype.itemsize for each in checkpoints]
+    free = backend.free_memory()
+    left = max(0, free - sum(weights) - RESERVE)
+    kv = min(left * 4 // 5, backend.kv_budget()) if kv_memory is None else kv_memory
+    configs = [decoder_config(each.config, each.source) for each in checkpoints]
+    blocks, size = kv_blocks(configs, dtype, backend.block_slots, kv), backend.block_slots
+    need = ceil(prompt / size) + 1 + n * (ceil(tokens / size) + min(steps, tokens))
+    if need > blocks:
+        fits = (blocks - ceil(prompt / size) - 1) // (ceil(tokens / size) + min(steps, tokens))
+        raise OutOfMemory(
+            f"one search of n={n} needs up to {need} KV blocks, {blocks} fit into {kv / MIB:,.0f} MiB: "
+            f"n={max(0, fits)} is the most, or lower max_tokens"
+        )
+    return MemoryPlan(free, weights, kv, blocks, size, blocks // need)

@@ -1,0 +1,34 @@
+"""Kernels in Triton's interpreter, on CPU tensors. The interpreter and the compiler cannot share a process."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    raise pytest.UsageError("tests/kernels_interp needs TRITON_INTERPRET=1 before Python starts: make test-kernels")
+
+from kernels_interp.harness import bfloat16, quick
+
+bfloat16.install()
+quick.install()
+
+np.seterr(over="ignore")  # e^x may overflow to infinity, as on the GPU; NaN out of nowhere stays an error
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Every dtype that kernels take."""
+    chosen: torch.dtype = request.param
+    return chosen
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    """The same numbers in every run."""
+    return torch.Generator().manual_seed(7)
