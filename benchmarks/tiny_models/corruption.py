@@ -38,19 +38,19 @@ def wrong_step(rng: random.Random, expression: Expression) -> tuple[str, Express
     place = canonical_place(expression)
     left, operator, right = expression[place : place + 3]
     kind = rng.random()
-    if kind < 0.2:  # a right sum of the wrong numbers
+    if kind < 0.1:  # a right sum of the wrong numbers
         left, right = (wrong_number(rng, left), right) if rng.random() < 0.5 else (left, wrong_number(rng, right))
-    elif kind < 0.3:  # a right sum out of turn
+    elif kind < 0.15:  # a right sum out of turn
         places = [i for i in range(len(expression) - 2) if expression[i].isdigit() and expression[i + 2].isdigit()]
         place = rng.choice([i for i in places if i not in reducible(expression)] or [place])
         left, operator, right = expression[place : place + 3]
-    elif kind < 0.35:  # another operation on the right numbers
+    elif kind < 0.2:  # another operation on the right numbers
         operator = rng.choice([o for o in "+-*" if o != operator])
     value = abs(apply(left, operator, right))
-    said = int(wrong_number(rng, str(value))) if 0.35 <= kind < 0.7 else value
-    carried = int(wrong_number(rng, str(value))) if 0.7 <= kind < 0.78 else said
+    said = int(wrong_number(rng, str(value))) if 0.2 <= kind < 0.8 else value
+    carried = int(wrong_number(rng, str(value))) if 0.8 <= kind < 0.86 else said
     rest = reduce_at(expression, place, carried)
-    if kind >= 0.78 and len(rest) > 1:
+    if kind >= 0.86 and len(rest) > 1:
         rest = miscopied(rng, rest)
     return write_step(left, operator, right, said, rest), rest
 

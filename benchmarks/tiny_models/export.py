@@ -56,11 +56,14 @@ def export(name: str, run: str) -> Path:
     end = vocabulary.ids["<|im_end|>" if name == "prm" else END]
     pad = vocabulary.ids["<|endoftext|>"] if name == "prm" else end
     model = build(name, len(vocabulary))
-    model.load_state_dict(torch.load(RUNS / f"{run}.pt", weights_only=True)["model"])
+    weights = torch.load(RUNS / f"{run}.pt", weights_only=True)["model"]
+    if name == "prm":  # saved with the heads that only training needs
+        weights = {key.removeprefix("model."): value for key, value in weights.items() if key.startswith("model.")}
+    model.load_state_dict(weights)
     folder = ASSETS / name
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.to(torch.bfloat16).contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    rounded = {key: value.to(torch.bfloat16).contiguous() for key, value in model.state_dict().items()}
+    save_file(rounded, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
     special = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad}
     write_json(folder / "config.json", model.shape.config(special) | {"torch_dtype": "bfloat16"})

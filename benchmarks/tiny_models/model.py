@@ -46,9 +46,9 @@ class Shape:
 
 
 SHAPES: dict[str, dict[str, int]] = {
-    "policy-small": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4},
-    "policy-large": {"hidden_size": 192, "intermediate_size": 544, "num_hidden_layers": 3, "num_attention_heads": 6},
-    "prm": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "policy-small": {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "policy-large": {"hidden_size": 256, "intermediate_size": 784, "num_hidden_layers": 3, "num_attention_heads": 8},
+    "prm": {"hidden_size": 128, "intermediate_size": 288, "num_hidden_layers": 6, "num_attention_heads": 4,
             "bias": True, "labels": 2},
 }  # fmt: skip
 
@@ -151,14 +151,37 @@ class TinyModel(nn.Module):
 
         positions [batch, length] int64 (default 0, 1, ...); mask [batch, 1, length, keys] bool (default causal).
         """
-        if positions is None:
-            positions = torch.arange(tokens.shape[1])[None]
-        rope = self.cos[positions][:, None], self.sin[positions][:, None]
         x = self.model.embed_tokens(tokens)
-        for i, layer in enumerate(self.model.layers):
+        return self.model.norm(self.run_layers(x, range(self.shape.num_hidden_layers), positions, mask, cache))
+
+    def run_layers(
+        self,
+        x: Tensor,
+        layers: range,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The residual stream [batch, length, hidden] after some layers; other arguments as for `hidden`."""
+        if positions is None:
+            positions = torch.arange(x.shape[1])[None]
+        rope = self.cos[positions][:, None], self.sin[positions][:, None]
+        for i in layers:
+            layer = self.model.layers[i]
             x = x + layer.self_attn(layer.input_layernorm(x), rope, mask, cache, i)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return self.model.norm(x)
+        return x
+
+    @torch.no_grad()
+    def scale_stream(self, factor: float, layers: range) -> None:
+        """Multiply the residual stream by a factor, from the embedding through `layers`: nothing they compute changes.
+
+        Every layer norms what it reads, so the size of the stream is free; new layers learn beside a stream near 1.
+        """
+        self.model.embed_tokens.weight.mul_(factor)
+        for i in layers:
+            self.model.layers[i].self_attn.o_proj.weight.mul_(factor)
+            self.model.layers[i].mlp.down_proj.weight.mul_(factor)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits through the tied embedding."""

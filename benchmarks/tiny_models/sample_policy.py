@@ -21,7 +21,7 @@ GROUP = 128  # problems sampled in one batch
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", default="policy-small", help="run whose checkpoint is sampled")
-    parser.add_argument("--problems", type=int, default=12_000)
+    parser.add_argument("--problems", type=int, default=14_000)
     parser.add_argument("--samples", type=int, default=4, help="solutions of each problem")
     parser.add_argument("--temperature", type=float, default=0.9)
     parser.add_argument("--output", default="samples", help="name of the file in runs/")

@@ -15,7 +15,9 @@ from training import Optimizers, Run, batches, pad, schedule
 from vocabulary import END, POLICY, policy_prompt
 
 DATA_SEED, ORDER_SEED = 1, 7
-LEARNING_RATES = {"policy-small": (6e-3, 6e-3), "policy-large": (3e-3, 3e-3)}
+DATA_TOKENS = 5_000_000  # how much is generated; a run may use less of it
+WARMUP_TOKENS, DECAY_SHARE = 100_000, 0.255
+LEARNING_RATES = {"policy-small": (5e-3, 5e-3), "policy-large": (3e-3, 3e-3)}
 
 
 def dataset(tokens: int) -> tuple[list[np.ndarray], list[int]]:
@@ -50,16 +52,18 @@ def train(name: str, budget: int, tokens_per_batch: int, lr_scale: float, run_na
     optimizers = Optimizers(model, *(lr * lr_scale for lr in LEARNING_RATES[name]))
     run = Run(run_name)
     steps, seen = run.resume(model, optimizers)
-    sequences, prompts = dataset(budget)
+    sequences, prompts = dataset(DATA_TOKENS)
     problems: list[Exercise] = held_out()[:100]
     print(f"{name}: {parameter_count(model)} parameters, {len(sequences)} sequences, {seen} tokens done", flush=True)
-    report_every = max(1, budget // tokens_per_batch // 12)
+    report_every = max(1, budget // tokens_per_batch // 9)
     for group in itertools.islice(batches(sequences, tokens_per_batch, ORDER_SEED), steps, None):
+        if seen >= budget:
+            break
         rows = [sequences[i] for i in group]
         loss = loss_of(model, rows, [prompts[i] for i in group])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers.step(schedule(seen / budget))
+        optimizers.step(schedule(seen, budget, WARMUP_TOKENS, DECAY_SHARE))
         steps += 1
         seen += sum(map(len, rows))
         if steps % report_every == 0:
@@ -72,7 +76,7 @@ def train(name: str, budget: int, tokens_per_batch: int, lr_scale: float, run_na
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(LEARNING_RATES))
-    parser.add_argument("--tokens", type=int, default=5_000_000, help="training tokens, each seen once")
+    parser.add_argument("--tokens", type=int, default=3_600_000, help="training tokens, each seen once")
     parser.add_argument("--batch", type=int, default=3072, help="tokens in a batch")
     parser.add_argument("--lr-scale", type=float, default=1.0)
     parser.add_argument("--run", help="name of the run (default: the model's)")

@@ -1,125 +1,86 @@
-"""Train the process reward model: right or wrong at the marker after each step.
+"""Train the process reward model: right or wrong at the marker after each step. It takes two runs.
 
-Two helper losses teach it arithmetic sooner: next-token prediction while the steps are right, and, at every character,
-whether the step is right so far. Neither is needed later, and the next-token logits (tied embedding) are not exported.
+`expect`: the lower layers alone learn to do the steps, by predicting the next token of right solutions.
+`judge`: those layers stay as they are, and the upper ones learn to compare what was written with what was expected.
+Labels at the markers alone teach that very slowly: one bit for twenty characters, and nearly all of them right. So the
+layer above the expectation also answers probes ("would this character be right here?", see `prm_data.py`), which it
+learns in a minute; the last layer then only has to notice whether any character before the marker was wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import random
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from corruption import corrupt
 from model import TinyModel, build, parameter_count
-from task import Expression, check_step, exercises, held_out, parse, right_prefix, split_steps
+from prm_data import NO_LABEL, Solution, judged_solutions, probed, right_solutions, take
+from torch import Tensor, nn
 from training import RUNS, Optimizers, Run, batches, pad, schedule
-from vocabulary import MARKER, PRM, prm_prompt
+from vocabulary import PRM
 
-DATA_SEED, ORDER_SEED = 5, 9
-LEARNING_RATES = (4e-3, 4e-3)
-SYNTHETIC_SHARE, CANONICAL_SHARE = 0.4, 0.1  # of the solutions; the rest are samples of the policy
-SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-SYSTEM_SHARE = 0.03  # a few prompts carry a system turn, so that one does no harm
-NO_LABEL = -1
-EVALUATION_SIZE = 1500
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """Tokens of a solution with markers, and what to learn from each, all [length].
-
-    labels: 1 or 0 at markers; prefix: 1 or 0 at the characters of steps, up to the end of the first wrong step (is the
-    step still right so far?); language: is this token one to predict?
-    """
-
-    tokens: np.ndarray
-    labels: np.ndarray
-    prefix: np.ndarray
-    language: np.ndarray
+EXPECT_SEED, PROBE_SEED, JUDGE_SEED, ORDER_SEED = 4, 6, 5, 9
+WARMUP_TOKENS, DECAY_SHARE = 140_000, 0.4
+LEARNING_RATES = {"expect": (4e-3, 4e-3), "judge": (4e-3, 4e-3)}
+EXPECTING, COMPARING, CONCLUDING = range(4), range(4, 5), range(5, 6)  # the layers and what they are for
+PROBED_ROWS = 24  # solutions with probes in a batch, beside those that are judged
+EVALUATION_SIZE = 1000  # solutions held back
 
 
-def labelled(problem: str, steps: list[str], system: bool = False) -> Labelled:
-    """A solution in the PRM's format with the exact checker's labels."""
-    prompt = PRM.encode("<|im_start|>", f"system\n{SYSTEM}", "<|im_end|>", "\n") if system else []
-    tokens = [*prompt, *prm_prompt(problem)]
-    labels, prefix, language = ([value] * len(tokens) for value in (NO_LABEL, NO_LABEL, 0))
-    expression: Expression | None = parse(problem)
-    for step in steps:
-        length = len(step)
-        if expression is None:
-            good, prefix_labels = 0, [NO_LABEL] * length
-        else:
-            good = right_prefix(expression, step)
-            prefix_labels = [1] * good + [0] * (length - good)
-            expression = check_step(expression, step)
-        tokens += [*PRM.encode(step), PRM.ids[MARKER]]
-        labels += [NO_LABEL] * length + [int(expression is not None)]
-        prefix += [*prefix_labels, NO_LABEL]
-        language += [1] * good + [0] * (length - good + 1)
-    return Labelled(np.array(tokens, dtype=np.uint8), *(np.array(x, dtype=np.int8) for x in (labels, prefix, language)))
+class Trainee(nn.Module):
+    """The model and the heads that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = build("prm", len(PRM))
+        hidden = self.model.shape.hidden_size
+        self.expect = nn.RMSNorm(hidden)  # before the tied embedding: next-token logits
+        self.compare = nn.Sequential(nn.RMSNorm(hidden), nn.Linear(hidden, 1))  # is this character right?
+
+    def expectation(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The stream after the lower layers."""
+        return self.model.run_layers(self.model.model.embed_tokens(tokens), EXPECTING, positions, mask)
+
+    def verdicts(self, stream: Tensor) -> Tensor:
+        """Logits of (wrong, right) at every token, from the stream after the lower layers."""
+        for layers in (COMPARING, CONCLUDING):
+            stream = self.model.run_layers(stream, layers)
+        return self.model.score(self.model.model.norm(stream))
 
 
-def solutions(seed: int, samples: str | None, forbidden: frozenset[str]) -> Iterator[Labelled]:
-    """Synthetic and canonical solutions, mixed with the policy's samples as long as they last."""
-    rng = random.Random(seed)
-    stream = exercises(seed, forbidden)
-    drawn: list[tuple[str, str]] = []
-    if samples is not None:
-        for line in (RUNS / f"{samples}.jsonl").read_text().splitlines():
-            record = json.loads(line)
-            drawn += [(record["problem"], text) for text in record["solutions"]]
-        rng.shuffle(drawn)
-    while True:
-        system, kind = rng.random() < SYSTEM_SHARE, rng.random()
-        if drawn and kind >= SYNTHETIC_SHARE + CANONICAL_SHARE:
-            problem, text = drawn.pop()
-            yield labelled(problem, split_steps(text), system)
-            continue
-        exercise = next(stream)
-        wrong = kind < SYNTHETIC_SHARE or kind > 0.7
-        yield labelled(exercise.problem, corrupt(rng, exercise) if wrong else exercise.steps, system)
-
-
-def dataset(seed: int, tokens: int, samples: str | None) -> list[Labelled]:
-    """Solutions worth `tokens` tokens, without the held-out problems."""
-    chosen, total = [], 0
-    for solution in solutions(seed, samples, frozenset(e.problem for e in held_out())):
-        if len(solution.tokens) > 400:
-            continue
-        chosen.append(solution)
-        total += len(solution.tokens)
-        if total >= tokens:
-            return chosen
-    raise AssertionError("the stream of solutions is endless")
-
-
-def losses(model: TinyModel, rows: list[Labelled]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropy at the markers, of right prefixes, and of the next token while the steps are right."""
+def expect_loss(trainee: Trainee, rows: list[Solution]) -> dict[str, Tensor]:
+    """Cross-entropy of the next token where it belongs to the solution."""
     tokens = pad([row.tokens for row in rows], 0)
-    labels, prefix = (pad(part, NO_LABEL) for part in ([row.labels for row in rows], [row.prefix for row in rows]))
-    language = pad([row.language for row in rows], 0).bool()
-    marked, within = labels != NO_LABEL, prefix != NO_LABEL
+    wanted = pad([row.written for row in rows], 0).bool()[:, 1:]
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.hidden(tokens)
-        judged = model.score(torch.cat((hidden[marked], hidden[within]))).float()
-        predicted = model.logits(hidden[:, :-1][language[:, 1:]]).float()
-    count = int(marked.sum())
-    return (
-        F.cross_entropy(judged[:count], labels[marked]),
-        F.cross_entropy(judged[count:], prefix[within]),
-        F.cross_entropy(predicted, tokens[:, 1:][language[:, 1:]]),
-    )
+        stream = trainee.expectation(tokens)[:, :-1][wanted]
+        logits = trainee.model.logits(trainee.expect(stream)).float()
+    return {"expect_loss": F.cross_entropy(logits, tokens[:, 1:][wanted])}
+
+
+def judge_loss(
+    trainee: Trainee, rows: list[Solution], right: list[Solution], rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """Cross-entropy at the markers of `rows` and at the probes of `right`; the lower layers learn nothing."""
+    tokens, labels = pad([row.tokens for row in rows], 0), pad([row.labels for row in rows], NO_LABEL)
+    probes, marked = probed(right, rng), labels != NO_LABEL
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            stream = trainee.expectation(tokens)
+            probe_stream = trainee.expectation(probes.tokens, probes.positions, probes.mask)
+        verdicts = trainee.verdicts(stream)[marked].float()
+        compared = trainee.model.run_layers(probe_stream, COMPARING, probes.positions, probes.mask)
+        answers = trainee.compare(compared[probes.asked])[:, 0].float()
+    return {
+        "loss": F.cross_entropy(verdicts, labels[marked]),
+        "probe_loss": F.binary_cross_entropy_with_logits(answers, probes.right[probes.asked]),
+    }
 
 
 @torch.inference_mode()
-def evaluate(model: TinyModel, rows: list[Labelled]) -> dict[str, float]:
+def evaluate(model: TinyModel, rows: list[Solution]) -> dict[str, float]:
     """On unseen solutions: accuracy per step, and at first mistakes and right steps separately."""
     right, first, good = [], [], []
     for start in range(0, len(rows), 250):
@@ -140,47 +101,68 @@ def evaluate(model: TinyModel, rows: list[Labelled]) -> dict[str, float]:
     }
 
 
-def train(budget: int, tokens_per_batch: int, samples: str | None, run_name: str, start_from: str | None) -> None:
-    """Train until `budget` tokens were seen once each, evaluating and saving every so often."""
+def begin_judging(trainee: Trainee, run: str) -> None:
+    """Take over what `expect` learned, bring its stream to size 1 and hold it there."""
+    learned = torch.load(RUNS / f"{run}.pt", weights_only=True)["model"]
+    kept = [name for name in learned if name.startswith(("model.model.embed", "expect."))]
+    kept += [name for name in learned if any(name.startswith(f"model.model.layers.{i}.") for i in EXPECTING)]
+    trainee.load_state_dict({name: learned[name] for name in kept}, strict=False)
+    with torch.no_grad():
+        rows = take(right_solutions(PROBE_SEED), 20_000)
+        size = trainee.expectation(pad([row.tokens for row in rows], 0)).square().mean().sqrt().item()
+    trainee.model.scale_stream(1 / size, EXPECTING)
+    for name, weight in trainee.named_parameters():
+        weight.requires_grad_(name not in kept)
+
+
+def train(part: str, budget: int, tokens_per_batch: int, samples: str) -> None:
+    """Train until `budget` tokens were seen once each, saving and evaluating at times."""
     torch.manual_seed(13)
-    model = build("prm", len(PRM))
-    if start_from is not None:
-        model.load_state_dict(torch.load(RUNS / f"{start_from}.pt", weights_only=True)["model"])
-    optimizers = Optimizers(model, *LEARNING_RATES)
-    run = Run(run_name)
-    steps, seen = run.resume(model, optimizers)
-    data = dataset(DATA_SEED + (start_from is not None), budget, samples)
-    unseen, data = data[:EVALUATION_SIZE], data[EVALUATION_SIZE:]
-    print(f"prm: {parameter_count(model)} parameters, {len(data)} sequences, {seen} tokens done", flush=True)
-    report_every = max(1, budget // tokens_per_batch // 12)
-    for group in itertools.islice(batches([s.tokens for s in data], tokens_per_batch, ORDER_SEED), steps, None):
+    trainee = Trainee()
+    judging, unseen, right = part == "judge", [], []
+    if judging:
+        begin_judging(trainee, "prm-expect")
+        data = take(judged_solutions(JUDGE_SEED, samples), budget)
+        unseen, data = data[:EVALUATION_SIZE], data[EVALUATION_SIZE:]
+    else:
+        data = take(right_solutions(EXPECT_SEED), budget)
+    optimizers = Optimizers(trainee, *LEARNING_RATES[part])
+    run = Run("prm" if judging else "prm-expect")
+    steps, seen = run.resume(trainee, optimizers)
+    print(f"{part}: {parameter_count(trainee.model)} parameters, {len(data)} solutions, {seen} tokens done", flush=True)
+    groups = list(batches([s.tokens for s in data], tokens_per_batch, ORDER_SEED))
+    if judging:
+        right = list(itertools.islice(right_solutions(PROBE_SEED), PROBED_ROWS * len(groups)))
+    for group in groups[steps:]:
         rows = [data[i] for i in group]
-        judged, prefixes, predicted = losses(model, rows)
-        (judged + prefixes + predicted).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers.step(schedule(seen / budget))
+        if judging:
+            begin = steps * PROBED_ROWS
+            loss = judge_loss(
+                trainee, rows, right[begin : begin + PROBED_ROWS], np.random.default_rng((PROBE_SEED, steps))
+            )
+        else:
+            loss = expect_loss(trainee, rows)
+        torch.stack(list(loss.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        optimizers.step(schedule(seen, budget, WARMUP_TOKENS, DECAY_SHARE))
         steps += 1
         seen += sum(len(row.tokens) for row in rows)
-        if steps % report_every == 0:
-            run.save(model, optimizers, steps, seen)
-            run.log(step=steps, tokens=seen, loss=judged.item(), language_loss=predicted.item(), seconds=run.seconds,
-                    **evaluate(model, unseen))  # fmt: skip
-    run.save(model, optimizers, steps, seen)
-    run.log(step=steps, tokens=seen, loss=judged.item(), language_loss=predicted.item(), seconds=run.seconds,
-            **evaluate(model, unseen))  # fmt: skip
+        if steps % (len(groups) // 12) == 0 or steps == len(groups):
+            run.save(trainee, optimizers, steps, seen)
+            figures = evaluate(trainee.model, unseen) if judging else {}
+            run.log(step=steps, tokens=seen, seconds=run.seconds, **{k: v.item() for k, v in loss.items()}, **figures)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=7_000_000, help="training tokens, each seen once")
+    parser.add_argument("part", choices=["expect", "judge"])
+    parser.add_argument("--tokens", type=int, help="training tokens, each seen once (14 million to expect, 5 to judge)")
     parser.add_argument("--batch", type=int, default=3072, help="tokens in a batch")
-    parser.add_argument("--samples", help="file of the policy's samples in runs/, without .jsonl (default: none)")
-    parser.add_argument("--run", default="prm", help="name of the run")
-    parser.add_argument("--start-from", metavar="RUN", help="begin with the weights of another run")
+    parser.add_argument("--samples", default="samples", help="file of the policy's samples in runs/, without .jsonl")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.tokens, args.batch, args.samples, args.run, args.start_from)
+    train(args.part, args.tokens or (14_000_000 if args.part == "expect" else 5_000_000), args.batch, args.samples)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,10 @@ def pad(rows: list[np.ndarray], fill: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def schedule(done: float, warmup: float = 0.02, decay: float = 0.35) -> float:
-    """Learning-rate factor at a share `done` of the run: linear warm-up, flat, then linear decay to 2 %."""
-    return min(1.0, (done + 1e-4) / warmup, max(0.02, (1 - done) / decay))
+def schedule(seen: int, budget: int, warmup: int, decay: float) -> float:
+    """Learning-rate factor after `seen` of `budget` tokens: linear warm-up over `warmup` tokens, flat, linear decay
+    over the last share `decay` of the budget to 2 %."""
+    return min(1.0, (seen + 500) / warmup, max(0.02, (1 - seen / budget) / decay))
 
 
 class Optimizers:
