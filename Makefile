@@ -6,16 +6,19 @@ TORCH_INSTALL ?= $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
 
 BIN := .venv/bin
 READY := .venv/.ready
+# The interpreter and the compiler cannot share a process. Fused multiply-adds as in production, whatever the version.
+KERNELS_INTERPRETED := TRITON_INTERPRET=1 TRITON_DEFAULT_FP_FUSION=1 $(BIN)/python -m pytest tests/kernels_interp
+KERNELS_COMPILED := TRITON_DEFAULT_FP_FUSION=1 $(BIN)/python -m pytest tests/kernels_static
 CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' 2>/dev/null)
 BENCHES := $(wildcard benchmarks/*/bench_*.py)
 # A change of these asks for a new install; plain Python files are used where they lie.
 BUILD_INPUTS := pyproject.toml $(shell find . -name CMakeLists.txt -not -path './.venv/*' -not -path './build/*') \
 	$(filter csrc/%,$(CPP)) $(shell find python kernels -name __init__.py)
 
-.PHONY: help demo dev test test-all lint type fmt cpp-test bench wheel clean
+.PHONY: help demo dev test test-all test-gpu lint fmt cpp-test bench wheel clean
 
 help:  ## list the targets
-	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## watch search with a small model against a larger one (some minutes)
 	$(BIN)/branchwise demo
@@ -24,18 +27,23 @@ dev: $(READY)  ## make .venv and install everything into it
 
 test: $(READY)  ## run the default test suite
 	$(BIN)/python -m pytest
+	$(KERNELS_INTERPRETED)
+	$(KERNELS_COMPILED)
 
 test-all: $(READY)  ## run every test, the slow ones too
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "not gpu"
+	$(KERNELS_INTERPRETED) -m "not gpu"
+	$(KERNELS_COMPILED) -m "not gpu"
 
-lint: $(READY)  ## check style, format, sizes and import directions
+test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+lint: $(READY)  ## check style, format, types, sizes and import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/python tools/check_sizes.py
 	$(BIN)/lint-imports
-
-type: $(READY)  ## check types
 	$(BIN)/mypy
 
 fmt: $(READY)  ## format everything in place

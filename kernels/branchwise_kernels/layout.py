@@ -27,12 +27,18 @@ MAX_ITEM_ROWS = 64  # rows of an item; the planner's limit
 CHUNK_SLOTS = 512  # keys of an item; the planner's limit
 
 
+def large_tile(head_dim: int) -> int:
+    """Query rows of the tile for items that many rows share; shared memory (100 KiB) holds half as many wide ones."""
+    return LARGE_TILE if head_dim <= 128 else LARGE_TILE // 2
+
+
 @dataclass(frozen=True)
 class DevicePlan:
     """Everything attention needs, int32, capacities fixed; what lies beyond `counts` is not read.
 
     positions, slots [rows]    items [max_small + max_large, 8]: small ones first, large ones from max_small on
     pages [n]    row_partial_begin [rows + 1], row_partials [n]: partials of each row, root to leaf
+    row_items [n]: the items that write them
     counts [4]: rows, small items, large items, 0    tiles: query tiles of the largest large item
     """
 
@@ -42,6 +48,7 @@ class DevicePlan:
     pages: Tensor
     row_partial_begin: Tensor
     row_partials: Tensor
+    row_items: Tensor
     counts: Tensor
     max_small: int
     max_large: int
@@ -89,6 +96,7 @@ def empty_plan(size: PlanSize, device: torch.device) -> DevicePlan:
         pages=zeros(max(1, size.pages)),
         row_partial_begin=zeros(size.rows + 1),
         row_partials=zeros(max(1, size.partials)),
+        row_items=zeros(max(1, size.partials)),
         counts=zeros(4),
         max_small=size.small,
         max_large=size.large,
@@ -110,26 +118,27 @@ def update(plan: DevicePlan, host: Any, group: int, growth: Growth | None = None
     With growth each row begins to write `rewind` slots before the planned one, and the items of its leaf grow with it.
     """
     positions, slots = np.array(host.positions), np.array(host.slots)
-    items = item_rows(host)
+    items, writers = item_rows(host), partial_writers(host)
     page_begin = None
     if growth is not None:
-        page_begin = leaf_page_begin(host, items, growth.node_start)
+        page_begin = leaf_page_begin(host, items, writers, growth.node_start)
         positions = positions - growth.rewind
         offset = positions - growth.node_start
         slots = np.asarray(host.block_ids)[page_begin + offset // PAGE] * PAGE + offset % PAGE
         items[:, 6] |= items[:, 4] + items[:, 3] - 1 > positions[items[:, 0]]
     small = items[:, 1] * group <= SMALL_TILE
-    n_small, n_large = int(small.sum()), int((~small).sum())
+    place = np.where(small, np.cumsum(small) - 1, plan.max_small + np.cumsum(~small) - 1)  # in the device's list
+    begin = np.full(len(plan.row_partial_begin), host.n_partials, np.int32)  # rows beyond the plan have no partials
+    begin[: host.n_rows + 1] = host.row_partial_begin
     _put(plan.positions, positions)
     _put(plan.slots, slots)
     _put(plan.items, items[small])
     _put(plan.items[plan.max_small :], items[~small])
     _put(plan.pages, np.asarray(host.block_ids))
-    begin = np.full(len(plan.row_partial_begin), host.n_partials, np.int32)  # rows beyond the plan have no partials
-    begin[: host.n_rows + 1] = host.row_partial_begin
     _put(plan.row_partial_begin, begin)
     _put(plan.row_partials, np.asarray(host.row_partials))
-    _put(plan.counts, np.array([host.n_rows, n_small, n_large, 0], np.int32))
+    _put(plan.row_items, place[writers])
+    _put(plan.counts, np.array([host.n_rows, small.sum(), (~small).sum(), 0]))
     return page_begin
 
 
@@ -152,16 +161,21 @@ def item_rows(host: Any) -> NDArray[np.int32]:
     return rows
 
 
-def leaf_page_begin(host: Any, items: NDArray[np.int32], node_start: NDArray[np.int32]) -> NDArray[np.int32]:
+def partial_writers(host: Any) -> NDArray[np.int64]:
+    """[n_partials]: the item behind each entry of a host plan's `row_partials`."""
+    order = np.argsort(host.items["partial_begin"], kind="stable")
+    writer = np.repeat(order, _row_counts(host)[order])  # of each partial: items write disjoint runs, without gaps
+    return writer[np.asarray(host.row_partials)]
+
+
+def leaf_page_begin(
+    host: Any, items: NDArray[np.int32], writers: NDArray[np.int64], node_start: NDArray[np.int32]
+) -> NDArray[np.int32]:
     """[rows]: where the pages of each row's leaf begin in the plan's list; node_start: position of its first key.
 
     A row's last partial comes from the last item of its leaf, and the pages of a node lie one behind the other.
     """
-    owner = np.zeros(host.n_partials, np.int32)  # the item that writes a partial
-    for offset in range(int(items[:, 1].max(initial=0))):
-        inside = items[:, 1] > offset
-        owner[items[inside, 5] + offset] = np.nonzero(inside)[0]
-    last = owner[np.asarray(host.row_partials)[np.asarray(host.row_partial_begin)[1:] - 1]]
+    last = writers[np.asarray(host.row_partial_begin)[1:] - 1]
     begin: NDArray[np.int32] = items[last, 2] - (items[last, 4] - node_start) // PAGE
     return begin
 

@@ -4,7 +4,8 @@
     logprob = l[token] - logsumexp(l), over all words, at temperature 1
 
 First a GEMM tile is reduced, while in registers, to seven numbers per row: max and sum of exp of l and of z, and the
-best draw. Then one program per row folds the tiles and, where the row restricts its words, `nucleus` redraws among them.
+best draw. Then one program per row folds the tiles and, where the row restricts its words, `nucleus` draws again among
+them.
 """
 
 from __future__ import annotations
@@ -180,5 +181,5 @@ def lm_head_sample(
     lm_head_choose_kernel[(rows,)](
         workspace.stats, workspace.logits, workspace.words, draws.seed, draws.lineage, draws.position,
         draws.temperature, draws.top_p, draws.top_k, draws.min_p, tokens, logprobs, words, tiles,
-        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=512, FILTERED=filtered, num_warps=8,
+        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=256, FILTERED=filtered, num_warps=8,
     )  # fmt: skip

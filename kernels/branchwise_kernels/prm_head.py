@@ -19,7 +19,7 @@ from torch import Tensor
 
 from branchwise_kernels.checks import FLOATS, expect
 
-BLOCK_ENDS, BLOCK_K, BLOCK_INNER = 16, 64, 64
+BLOCK_ENDS, BLOCK_K, BLOCK_INNER = 16, 32, 64
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from branchwise_kernels.attend import attend, first_visible
 from branchwise_kernels.checks import FLOATS, expect
-from branchwise_kernels.layout import LARGE_TILE, PAGE, SMALL_TILE, DevicePlan
+from branchwise_kernels.layout import LARGE_TILE, PAGE, SMALL_TILE, DevicePlan, large_tile
 
 
 @triton.jit
@@ -53,41 +54,16 @@ def tree_attention_kernel(
     if causal != 0:  # keys beyond the last row of the tile are seen by none, and may not be written yet
         key_count = tl.minimum(key_count, tl.max(position, 0) + 1 - key_position)
     first_key = 0
-    if WINDOW:  # whole pages that lie before every row's window
-        earliest = tl.min(tl.where(live, position, 2147483647), 0) - window + 1 - key_position
-        first_key = tl.maximum(earliest, 0) // PAGE * PAGE
+    if WINDOW:
+        first_key = first_visible(position, live, key_position, window, PAGE)
 
     m = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     acc = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
-    slot = tl.arange(0, PAGE)
-    for start in range(first_key, key_count, PAGE):
-        page = tl.load(page_ptr + page_begin + start // PAGE).to(tl.int64)
-        base = kv_ptr + (page * n_kv_heads + kv_head) * (2 * PAGE * D)
-        key = start + slot
-        present = key < key_count
-        tile = slot[:, None] * D + d[None, :]
-        loaded = present[:, None] if EVEN_D else present[:, None] & (d < D)[None, :]
-        k = tl.load(base + tile, mask=loaded, other=0.0)
-        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        if SOFTCAP:
-            # tanh x = 1 - 2 / (1 + e^2x): exact at both ends, no library call
-            score = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(2.8853900817779268 * score / softcap)))
-        score = score * 1.4426950408889634
-        seen = present[None, :]
-        if causal != 0:
-            seen = seen & (key_position + key[None, :] <= position[:, None])
-        if WINDOW:
-            seen = seen & (key_position + key[None, :] > position[:, None] - window)
-        score = tl.where(seen, score, float("-inf"))
-        m_new = tl.maximum(m, tl.max(score, 1))
-        base_m = tl.where(m_new == float("-inf"), 0.0, m_new)  # a row that has seen nothing yet stays empty
-        p = tl.exp2(score - base_m[:, None])
-        shrink = tl.exp2(m - base_m)
-        total = total * shrink + tl.sum(p, 1)
-        v = tl.load(base + PAGE * D + tile, mask=loaded, other=0.0)
-        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
-        m = m_new
+    m, total, acc = attend(
+        q, position, m, total, acc, kv_ptr, page_ptr, kv_head, n_kv_heads, page_begin, first_key, key_count,
+        key_position, causal, scale, softcap, window, D, BLOCK_D, PAGE, WINDOW, SOFTCAP, EVEN_D,
+    )  # fmt: skip
 
     partial = (partial_begin + local_row).to(tl.int64) * heads + head
     tl.store(max_ptr + partial, m, mask=live)
@@ -115,9 +91,10 @@ def tree_attention(
         raise ValueError(f"n_heads is {n_heads}, expected a multiple of the {n_kv_heads} kv heads")
     group = n_heads // n_kv_heads
     block_d = max(16, triton.next_power_of_2(head_dim))
+    large = large_tile(head_dim)
     runs = (
         (plan.max_small, 0, SMALL_TILE, 1, 1, 4),
-        (plan.max_large, plan.max_small, LARGE_TILE, 2, plan.tiles, 4 if head_dim <= 128 else 8),
+        (plan.max_large, plan.max_small, large, 2, plan.tiles * LARGE_TILE // large, 4 if head_dim <= 64 else 8),
     )
     for items, first, tile, count, tiles, warps in runs:
         if items:

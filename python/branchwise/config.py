@@ -16,8 +16,8 @@ class EngineConfig:
     """What the caller wishes. `None` means: choose for me.
 
     device        "cpu", "cuda", "cuda:1", ...; "auto": a GPU where there is one
-    kv_memory     bytes for the KV of policy and PRM together; default: on the CPU a quarter of the free memory and 8 GiB
-                  at most, on a GPU four fifths of what the weights leave
+    kv_memory     bytes for the KV of policy and PRM together; default: a quarter of the free memory, 8 GiB at most;
+                  on a GPU four fifths of what the weights leave
     max_rows      rows decoded in one iteration at most (further branches wait their turn)
     prefill_rows  prompt and PRM tokens fed in one iteration at most
     max_tokens    tokens of one solution at most; max_step_tokens: of one step

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 if os.environ.get("TRITON_INTERPRET") != "1":
-    raise pytest.UsageError("tests/kernels_interp needs TRITON_INTERPRET=1 before Python starts: make test-kernels")
+    raise pytest.UsageError(
+        "kernels_interp needs a run of its own: TRITON_INTERPRET=1 python -m pytest tests/kernels_interp"
+    )
 
 from kernels_interp.harness import bfloat16, quick
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from branchwise import _C
 from branchwise_kernels import reference
-from branchwise_kernels.layout import PAGE, DevicePlan
+from branchwise_kernels.layout import PAGE, DevicePlan, empty_plan, size_of, update
 from branchwise_kernels.merge_states import merge_states
+from branchwise_kernels.row_attention import row_attention
 from branchwise_kernels.tree_attention import tree_attention
 from kernels.trees import attention_reference, random_tree
-from kernels_interp.harness.verify import poisoned, verify
+from kernels_interp.harness.verify import poisoned, rel_l2, verify
 from kernels_interp.trees import PagedTree, rows_of
+from tolerances import KERNEL_REL_L2
 
 F32 = torch.float32
 
@@ -46,6 +50,9 @@ def check(
     scale = tree.head_dim**-0.5
     wanted = attention_reference(tree, nodes, counts, host.order.tolist(), q, scale, window, softcap)
     plan = tree.device_plan(host, n_heads)
+    rows = poisoned(*q.shape, dtype=q.dtype)
+    row_attention(q, tree.pool, plan, rows, n_heads, scale, window, softcap)
+    assert rel_l2(rows, wanted) <= KERNEL_REL_L2[tree.dtype]
     run = lambda: attend(q, tree.pool, plan, host.n_partials, n_heads, tree.head_dim, window, softcap)  # noqa: E731
     verify(run, [wanted], tree.dtype)
 
@@ -141,6 +148,30 @@ def test_partials_equal_their_twin(dtype):
     reference.merge_states(*wanted, plan, out)
     scale = attention_reference(tree, leaves, [2, 20], host.order.tolist(), q, 0.25, 0, 0.0)
     assert torch.allclose(out, scale, atol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (40, 3.0)])
+def test_row_attention(dtype, window, softcap):
+    """The same plan without sharing, rows of a recorded launch that the plan does not use included."""
+    torch.manual_seed(4)
+    tree = PagedTree(40, 2, 80, dtype)
+    root = tree.grow(None, 130)
+    leaves = [tree.grow(root, length) for length in (5, 70, 64)]
+    host = planned(tree, leaves, [1, 3, 1])
+    size = replace(size_of(host, 3), rows=8)
+    plan = empty_plan(size, torch.device("cpu"))
+    update(plan, host, 3)
+    q = torch.randn(8, 480).to(dtype)
+    scale = tree.head_dim**-0.5
+    wanted = torch.zeros(8, 480, dtype=torch.float64)
+    wanted[:5] = attention_reference(tree, leaves, [1, 3, 1], host.order.tolist(), q[:5], scale, window, softcap)
+
+    def run():
+        out = poisoned(8, 480, dtype=dtype)
+        row_attention(q, tree.pool, plan, out, 6, scale, window, softcap)
+        return (out,)
+
+    verify(run, [wanted], dtype)
 
 
 def test_rows_without_partials_get_zeros(dtype):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -19,6 +19,7 @@ Floats = NDArray[np.float32]
 ReadRows = Callable[[int, int], Tensor]  # rows [begin, end) of a table, in the model's dtype, from the checkpoint
 Plan = Any  # an attention plan as the backend's own kernels read it: opaque to everyone else
 HeadKind = Literal["pair", "mlp", "value"]
+AttentionPath = Literal["tree", "rows"]  # shared segments read once, or every row on its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,11 @@ class AttentionShape:
     n_heads: int
     n_kv_heads: int
     head_dim: int
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a kv head."""
+        return self.n_heads // self.n_kv_heads
 
 
 class Linear(Protocol):
@@ -92,11 +98,13 @@ class BurstArrays:
     draws: DrawArrays  # of the first token to draw
 
 
-LoopKey = tuple[int | bool, ...]  # sizes that a recorded loop was made for
+LoopKey = tuple[Hashable, ...]  # what a recorded loop was made for
 
 
 class Loop(Protocol):
     """A recorded decode iteration with its buffers on the device."""
+
+    path: AttentionPath
 
     def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
         """Fill the buffers and queue so many iterations; returns without waiting."""
@@ -124,7 +132,11 @@ class PrmHead(Protocol):
 
 
 class Backend(Protocol):
-    """One device with its kernels. Every operation gives each row the same bits whatever the rows beside it are."""
+    """One device with its kernels.
+
+    On the CPU every operation gives each row the same bits whatever the rows beside it are; on a GPU cuBLAS and the
+    attention path choose by size, so that rows agree up to rounding.
+    """
 
     name: str
     device: torch.device
@@ -176,6 +188,10 @@ class Backend(Protocol):
         """The plan where the kernels can read it."""
         ...
 
+    def attention_path(self, plan: Plan) -> AttentionPath:
+        """How `tree_attention` goes about this plan."""
+        ...
+
     def rms_norm(self, x: Tensor, weight: Tensor, out: Tensor, eps: float, add_one: bool) -> None: ...
 
     def add_rms_norm(
@@ -218,7 +234,7 @@ class LoopParts:
 class BurstBackend(Backend, Protocol):
     """A backend that decodes several iterations without the host."""
 
-    def loop_key(self, plan: AttentionPlan, draws: DrawArrays) -> LoopKey:
+    def loop_key(self, plan: AttentionPlan, draws: DrawArrays, shape: AttentionShape) -> LoopKey:
         """The smallest sizes of a loop that can run this plan."""
         ...
 

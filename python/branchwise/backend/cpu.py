@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.base import AttentionShape, DrawArrays, Embedding, Floats, HeadKind, Ids, ReadRows
+from branchwise.backend.base import (
+    AttentionPath,
+    AttentionShape,
+    DrawArrays,
+    Embedding,
+    Floats,
+    HeadKind,
+    Ids,
+    ReadRows,
+)
 from branchwise.backend.memory import cpu_kv_budget, free_memory
 
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
@@ -177,6 +186,9 @@ class CpuBackend:
     def head(self, read: ReadRows, words: int, tied: Embedding | None) -> list[Linear]:
         begins = range(0, words, HEAD_TILE_WORDS)
         return [Linear(read(begin, min(begin + HEAD_TILE_WORDS, words))) for begin in begins]
+
+    def attention_path(self, plan: Any) -> AttentionPath:
+        return "tree"
 
     def tensor(self, values: Tensor) -> Tensor:
         return values

@@ -24,11 +24,23 @@ class Launch:
     pointers: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """What a kernel was compiled to."""
+
+    kernel: str
+    cubin: bytes
+    shared_bytes: int
+    warps: int
+
+
 @dataclass
 class TraceUtils:
     """The queries that Triton makes of a driver's library."""
 
+    binaries: list[Binary]
     shared_limit: int = 232_448  # of an H100
+    warps: int = 0  # of the kernel that is being loaded
 
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {
@@ -39,6 +51,7 @@ class TraceUtils:
         }
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+        self.binaries.append(Binary(name, binary, shared, self.warps))
         return 1, 2, 0, 0, 1024  # module, function, registers, spills, most threads
 
     def unload_module(self, module: int) -> None:
@@ -51,9 +64,14 @@ class TraceDriver:
 
     arch: int
     launches: list[Launch] = field(default_factory=list)
-    utils: TraceUtils = field(default_factory=TraceUtils)
+    binaries: list[Binary] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.utils = TraceUtils(self.binaries)
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        self.utils.warps = metadata.num_warps  # the binary comes next
+
         def record(x: int, y: int, z: int, *rest: Any) -> None:
             pointers = tuple(arg.data_ptr() for arg in rest if isinstance(arg, torch.Tensor))
             self.launches.append(Launch(metadata.name, (x, y, z), metadata.num_warps, metadata.shared, pointers))
@@ -69,7 +87,7 @@ class TraceDriver:
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> int:
-        return 0
+        return self.arch  # Triton keeps compiled kernels by device: a number of its own for every architecture
 
     def get_current_stream(self, device: int | None = None) -> int:
         return 0
@@ -82,7 +100,7 @@ class TraceDriver:
 
 
 class TraceBackend(TritonBackend):
-    """Compiles for `arch` (80, 90, ...) and records launches in `launches`. One per process: it replaces the driver."""
+    """Compiles for `arch` (80, 90, ...) and records launches; it replaces Triton's driver in this process."""
 
     name = "trace"
 

@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from branchwise._C import AttentionPlan, KvTree, Planner
-from branchwise.backend.base import AttentionShape, DrawArrays, Floats, HeadKind, LoopKey, LoopParts, ReadRows
+from branchwise.backend.base import (
+    AttentionPath,
+    AttentionShape,
+    DrawArrays,
+    Floats,
+    HeadKind,
+    LoopKey,
+    LoopParts,
+    ReadRows,
+)
 from branchwise.backend.memory import cpu_kv_budget, free_memory
 from branchwise.backend.triton_loop import TritonLoop, loop_key
-from branchwise.backend.triton_plan import TritonPlan
+from branchwise.backend.triton_plan import TritonPlan, cheaper_path
 from branchwise.backend.triton_sampler import TritonSampler
 from branchwise_kernels.gated_activation import gelu_mul, silu_mul
 from branchwise_kernels.layout import CHUNK_SLOTS, MAX_ITEM_ROWS, PAGE
@@ -129,6 +138,9 @@ class TritonBackend:
     def upload(self, plan: AttentionPlan, shape: AttentionShape) -> TritonPlan:
         return TritonPlan.exact(plan, shape, self.device)
 
+    def attention_path(self, plan: TritonPlan) -> AttentionPath:
+        return plan.path
+
     # --- operations --------------------------------------------------------------------------------------------------
 
     def act_mul(self, gate_up: Tensor, out: Tensor, activation: str) -> None:
@@ -165,8 +177,8 @@ class TritonBackend:
 
     # --- decoding without the host ---------------------------------------------------------------------------------
 
-    def loop_key(self, plan: AttentionPlan, draws: DrawArrays) -> LoopKey:
-        return loop_key(plan, draws)
+    def loop_key(self, plan: AttentionPlan, draws: DrawArrays, shape: AttentionShape) -> LoopKey:
+        return loop_key(plan, draws, cheaper_path(plan, shape))
 
     def loop(self, key: LoopKey, parts: LoopParts) -> TritonLoop:
         return TritonLoop(self, key, parts)

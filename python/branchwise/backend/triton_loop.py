@@ -8,6 +8,7 @@ One recording serves any plan up to its sizes: rows without a branch stand still
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from branchwise._C import AttentionPlan
-from branchwise.backend.base import BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
+from branchwise.backend.base import AttentionPath, BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
 from branchwise.backend.triton_plan import TritonPlan
 from branchwise.backend.triton_sampler import TritonSampler, check_finite, draw_tensors, fill
-from branchwise_kernels.layout import Growth, PlanSize, empty_plan, update
+from branchwise_kernels.layout import Growth, PlanSize, update
 from branchwise_kernels.step_state import LENGTH, RUNNING, StepState, step_state
 
 SHORT_PATH = 8  # partials a row: enough for most trees, and the smallest recording
@@ -37,27 +38,39 @@ class Recorder(Protocol):
     def download(self, *tensors: Tensor) -> Callable[[], list[NDArray[Any]]]: ...
 
 
-def loop_key(plan: AttentionPlan, draws: DrawArrays) -> LoopKey:
-    """(rows, partials per row, filtered): one recording per row bucket, another for trees of unusual depth."""
+@dataclass(frozen=True, slots=True)
+class LoopSize:
+    """One recording per row bucket and path; others for trees of unusual depth, and where words are filtered."""
+
+    rows: int
+    partials_per_row: int
+    path: AttentionPath
+    filtered: bool
+
+
+def loop_key(plan: AttentionPlan, draws: DrawArrays, path: AttentionPath) -> LoopKey:
+    """The smallest `LoopSize` for a plan, in a tuple."""
     per_row = -(-plan.n_partials // plan.n_rows)
-    return _power(plan.n_rows, MIN_ROWS), _power(per_row, SHORT_PATH), draws.filtered
+    return (LoopSize(_power(plan.n_rows, MIN_ROWS), _power(per_row, SHORT_PATH), path, draws.filtered),)
 
 
 class TritonLoop:
     """Buffers for up to `rows` branches and the iteration over them."""
 
     def __init__(self, backend: Recorder, key: LoopKey, parts: LoopParts) -> None:
-        rows, per_row, self._filtered = key
-        self._group = parts.shape.n_heads // parts.shape.n_kv_heads
-        size = PlanSize.for_rows(rows, per_row, self._group, parts.blocks)
+        (wanted,) = key
+        assert isinstance(wanted, LoopSize)
+        self._filtered, self.path, rows = wanted.filtered, wanted.path, wanted.rows
+        self._group = parts.shape.group
+        size = PlanSize.for_rows(rows, wanted.partials_per_row, self._group, parts.blocks)
         device = backend.device
         self.backend, self._parts = backend, parts
-        self.plan = TritonPlan(empty_plan(size, device), parts.shape, size.partials)
+        self.plan = TritonPlan.empty(size, parts.shape, self.path, device)
         arrays = self.plan.arrays
         self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst)
         self._draws = draw_tensors(rows, device)
         self._sampler: TritonSampler = parts.sampler
-        self._space = self._sampler.workspace(rows, bool(self._filtered))
+        self._space = self._sampler.workspace(rows, self._filtered)
         self._tokens = torch.zeros(rows, dtype=torch.int32, device=device)
         self._logprobs = torch.zeros(rows, device=device)
         self._run = backend.graph(self.iterate)
@@ -68,7 +81,7 @@ class TritonLoop:
         state = self.state
         hidden = self._parts.forward(state.token, self.plan)
         torch.add(state.positions, 1, out=self._draws.position)
-        self._sampler.draw_into(hidden, self._draws, self._space, bool(self._filtered), self._tokens, self._logprobs)
+        self._sampler.draw_into(hidden, self._draws, self._space, self._filtered, self._tokens, self._logprobs)
         table = self._parts.table
         step_state(self._tokens, self._logprobs, state, table.transitions, table.eos, self.plan.arrays.pages)
 

@@ -6,19 +6,30 @@ import torch
 from torch import Tensor
 
 from branchwise._C import AttentionPlan
-from branchwise.backend.base import AttentionShape
-from branchwise_kernels.layout import DevicePlan, plan_from
+from branchwise.backend.base import AttentionPath, AttentionShape
+from branchwise_kernels.attention_cost import attention_bytes
+from branchwise_kernels.layout import DevicePlan, PlanSize, empty_plan, plan_from
 from branchwise_kernels.merge_states import merge_states
+from branchwise_kernels.row_attention import row_attention
 from branchwise_kernels.tree_attention import tree_attention
 
 
-class TritonPlan:
-    """A `DevicePlan` and its scratch memory: one (o, m, d) per row of each work item and head, fp32."""
+def cheaper_path(plan: AttentionPlan, shape: AttentionShape) -> AttentionPath:
+    """Shared segments or every row on its own, whichever moves fewer bytes."""
+    itemsize = 2  # KV is half precision where speed counts
+    cost = attention_bytes(plan, shape.n_heads, shape.n_kv_heads, shape.head_dim, itemsize)
+    return "rows" if cost.rows < cost.tree else "tree"
 
-    def __init__(self, arrays: DevicePlan, shape: AttentionShape, partials: int) -> None:
+
+class TritonPlan:
+    """A `DevicePlan`, the path that attention takes over it, and scratch memory for the partials, fp32."""
+
+    def __init__(self, arrays: DevicePlan, shape: AttentionShape, path: AttentionPath) -> None:
         self.arrays = arrays
+        self.path = path
         self.n_heads = shape.n_heads
         device = arrays.positions.device
+        partials = len(arrays.row_partials) if path == "tree" else 0
         self.partial_out = torch.empty(partials, shape.n_heads, shape.head_dim, device=device)
         self.partial_max = torch.empty(partials, shape.n_heads, device=device)
         self.partial_sum = torch.empty(partials, shape.n_heads, device=device)
@@ -26,11 +37,18 @@ class TritonPlan:
     @classmethod
     def exact(cls, plan: AttentionPlan, shape: AttentionShape, device: torch.device) -> TritonPlan:
         """Buffers just large enough for one plan."""
-        group = shape.n_heads // shape.n_kv_heads
-        return cls(plan_from(plan, group, device), shape, plan.n_partials)
+        return cls(plan_from(plan, shape.group, device), shape, cheaper_path(plan, shape))
+
+    @classmethod
+    def empty(cls, size: PlanSize, shape: AttentionShape, path: AttentionPath, device: torch.device) -> TritonPlan:
+        """Buffers for plans up to a size."""
+        return cls(empty_plan(size, device), shape, path)
 
     def attend(self, query: Tensor, kv_layer: Tensor, out: Tensor, scale: float, window: int, softcap: float) -> None:
-        """Every item's partials, then every row's sum of them; query, out: [rows, n_heads * head_dim]."""
+        """query, out: [rows, n_heads * head_dim]."""
+        if self.path == "rows":
+            row_attention(query, kv_layer, self.arrays, out, self.n_heads, scale, window, softcap)
+            return
         parts = self.partial_out, self.partial_max, self.partial_sum
         tree_attention(query, kv_layer, self.arrays, *parts, self.n_heads, scale, window, softcap)
         merge_states(*parts, self.arrays, out)

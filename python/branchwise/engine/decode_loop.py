@@ -90,7 +90,7 @@ class DecodeLoop:
             rewind=rewind,
             draws=draw_arrays([row.draw for row in in_order]),
         )
-        key = self.backend.loop_key(plan, arrays.draws)
+        key = self.backend.loop_key(plan, arrays.draws, self.shape)
         loop = self._loops.get((detector, key))
         if loop is None:
             table = self._table(detector, eos_ids)

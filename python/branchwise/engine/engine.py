@@ -206,7 +206,7 @@ class StepEngine:
             active = [item for item, (tokens, _) in zip(growing, drawn, strict=True) if len(tokens) > iteration]
             if not active:
                 break
-            self.runner.count(len(active), slots, burst.slots_unshared)
+            self.runner.count(len(active), slots, burst.slots_unshared, burst.loop.path)
             self._account(active, self.runner.last_bytes_read)
         for item, (tokens, logprobs) in zip(growing, drawn, strict=True):
             item.tree.hold(len(tokens))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from branchwise.backend.base import AttentionShape
+from branchwise.backend.base import AttentionPath, AttentionShape
 from branchwise.engine.kv import KvCache
 from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
@@ -30,6 +31,7 @@ class RunnerStats:
     rows: int = 0
     kv_bytes_read: int = 0
     kv_bytes_unshared: int = 0  # what the same rows would read without sharing
+    attention_path: Counter[AttentionPath] = field(default_factory=Counter)  # forward passes by how attention ran
 
 
 class Runner:
@@ -54,8 +56,9 @@ class Runner:
         order = np.asarray(plan.order)
         backend = self.model.backend
         tokens = backend.tensor(torch.tensor([token for index in order for token in feeds[index].tokens]))
-        hidden = self.model.forward(tokens, backend.upload(plan, self.shape), self.kv.pool)
-        self.count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared)
+        uploaded = backend.upload(plan, self.shape)
+        hidden = self.model.forward(tokens, uploaded, self.kv.pool)
+        self.count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared, backend.attention_path(uploaded))
         last_rows = np.empty(len(feeds), np.int64)
         last_rows[order] = np.cumsum(counts[order]) - 1
         return hidden[backend.tensor(torch.from_numpy(last_rows))]
@@ -71,9 +74,10 @@ class Runner:
                     tree.truncate(other.handle, tree.length(other.handle) - len(other.tokens))
                 raise
 
-    def count(self, rows: int, slots_read: int, slots_unshared: int) -> None:
+    def count(self, rows: int, slots_read: int, slots_unshared: int, path: AttentionPath) -> None:
         """Add one forward pass to the totals."""
-        self.last_bytes_read = slots_read * self.kv.slot_bytes
+        self.stats.attention_path[path] += 1
+        self.last_bytes_read = (slots_read if path == "tree" else slots_unshared) * self.kv.slot_bytes
         self.stats.iterations += 1
         self.stats.rows += rows
         self.stats.kv_bytes_read += self.last_bytes_read

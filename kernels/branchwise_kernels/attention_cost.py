@@ -1,0 +1,42 @@
+"""Which attention moves fewer bytes: shared segments with partials, or every row on its own.
+
+tree: slots of all items, once per query tile, + partials written and read (D + 2 numbers a head) + output
+rows: slots of every row's path + output
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from branchwise_kernels.layout import SMALL_TILE, large_tile
+
+
+@dataclass(frozen=True)
+class AttentionBytes:
+    """Bytes of one layer; queries and output, the same for both, are left out."""
+
+    tree_kv: int
+    tree_partials: int
+    rows: int
+
+    @property
+    def tree(self) -> int:
+        """KV and partials."""
+        return self.tree_kv + self.tree_partials
+
+
+def attention_bytes(plan: Any, n_heads: int, n_kv_heads: int, head_dim: int, itemsize: int) -> AttentionBytes:
+    """plan: the C++ `AttentionPlan`    itemsize: bytes of a number in the pool."""
+    rows = plan.items["row_end"] - plan.items["row_begin"]
+    queries = rows * (n_heads // n_kv_heads)
+    tiles = np.where(queries <= SMALL_TILE, 1, -(-queries // large_tile(head_dim)))
+    slot = 2 * n_kv_heads * head_dim * itemsize
+    partial = n_heads * (head_dim + 2) * 4
+    return AttentionBytes(
+        tree_kv=int((plan.items["key_count"].astype(np.int64) * tiles).sum()) * slot,
+        tree_partials=2 * plan.n_partials * partial,
+        rows=plan.kv_slots_unshared * slot,
+    )

@@ -1,0 +1,123 @@
+"""The launches of production: every kernel at the sizes of the models that people search with, bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from branchwise_kernels.gated_activation import gelu_mul, silu_mul
+from branchwise_kernels.kv_copy import kv_copy
+from branchwise_kernels.layout import PAGE, PlanSize, empty_plan
+from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, lm_head_sample
+from branchwise_kernels.merge_states import merge_states
+from branchwise_kernels.prm_head import PrmHeadWeights, prm_head
+from branchwise_kernels.rms_norm import add_rms_norm, rms_norm
+from branchwise_kernels.rope_and_store import rope_and_store
+from branchwise_kernels.row_attention import row_attention
+from branchwise_kernels.step_state import StepState, step_state
+from branchwise_kernels.tree_attention import tree_attention
+
+BF16, CPU = torch.bfloat16, torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes of one model. prm: the kind of its PRM head, if it has one."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    inter: int
+    words: int
+    qk_norm: bool = False
+    add_one: bool = False
+    window: int = 0
+    softcap: float = 0.0
+    gelu: bool = False
+    prm: str = ""
+
+
+MODELS = {
+    "qwen2.5-1.5b": Model(12, 2, 128, 1536, 8960, 151_936, prm="pair"),
+    "qwen2.5-math-prm-7b": Model(28, 4, 128, 3584, 18_944, 152_064, prm="mlp"),
+    "llama-3.2-1b": Model(32, 8, 64, 2048, 8192, 128_256, prm="value"),
+    "qwen3-4b": Model(32, 8, 128, 2560, 9728, 151_936, qk_norm=True),
+    "gemma-3-1b": Model(4, 1, 256, 1152, 6912, 262_144, qk_norm=True, add_one=True, window=512, gelu=True),
+}
+PLAIN = ["qwen2.5-1.5b", "llama-3.2-1b", "gemma-3-1b"]  # the default run; the others are variants of these
+
+
+def empty(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+    """Memory that nothing touches: a launch is only recorded."""
+    return torch.empty(shape, dtype=dtype)
+
+
+def launches(model: Model, rows: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(name, launch) of every kernel of a decode iteration with `rows` branches, and of the work around it."""
+    group = model.heads // model.kv_heads
+    plan = empty_plan(PlanSize.for_rows(rows, 8, group, 4096), CPU)
+    hidden, width = empty(rows, model.hidden), model.heads * model.head_dim
+    query, mixed = empty(rows, width), empty(rows, width)
+    pool = empty(4096, model.kv_heads, 2, PAGE, model.head_dim)
+    partials = len(plan.row_partials)
+    parts = (
+        empty(partials, model.heads, model.head_dim, dtype=torch.float32),
+        empty(partials, model.heads, dtype=torch.float32),
+        empty(partials, model.heads, dtype=torch.float32),
+    )
+    attention = (model.heads, model.head_dim**-0.5, model.window, model.softcap)
+    norm = empty(model.head_dim) if model.qk_norm else None
+    angle = empty(32_768, model.head_dim // 2, dtype=torch.float32)
+    gate = gelu_mul if model.gelu else silu_mul
+    weight = empty(model.hidden)
+    yield "rms_norm", lambda: rms_norm(hidden, weight, hidden.clone(), 1e-6, model.add_one)
+    yield "add_rms_norm", lambda: add_rms_norm(hidden, hidden.clone(), weight, hidden.clone(), 1e-6, model.add_one)
+    yield "gate", lambda: gate(empty(rows, 2 * model.inter), empty(rows, model.inter))
+    yield "rope_and_store", lambda: rope_and_store(
+        empty(rows, width + 2 * model.kv_heads * model.head_dim), plan.positions, plan.slots, angle, angle, query, pool,
+        model.heads, model.kv_heads, model.head_dim, norm, norm, 1e-6, model.add_one, plan.counts,
+    )  # fmt: skip
+    yield "tree_attention", lambda: tree_attention(query, pool, plan, *parts, *attention)
+    yield "merge_states", lambda: merge_states(*parts, plan, mixed)
+    yield "row_attention", lambda: row_attention(query, pool, plan, mixed, *attention)
+    for filtered in (False, True):
+        yield f"lm_head_sample{'_filtered' if filtered else ''}", lambda f=filtered: sample(model, rows, f)
+    yield "step_state", lambda: advance(model, plan.positions, plan.slots, plan.pages)
+    yield "kv_copy", lambda: kv_copy(pool[None], plan.slots, plan.positions)
+    if model.prm:
+        yield f"prm_head_{model.prm}", lambda: judge(model, rows)
+
+
+def sample(model: Model, rows: int, filtered: bool) -> None:
+    """One draw for every row."""
+    wide, narrow, real = (torch.zeros(rows, dtype=dtype) for dtype in (torch.int64, torch.int32, torch.float32))
+    draws = DrawTensors(wide, wide, narrow, real, real, narrow, real)
+    space = HeadWorkspace.empty(rows, model.words, filtered, CPU)
+    lm_head_sample(
+        empty(rows, model.hidden), empty(model.words, model.hidden), draws, 0.0, space, narrow, real, filtered
+    )
+
+
+def advance(model: Model, positions: Tensor, slots: Tensor, pages: Tensor) -> None:
+    """The step automaton of a two-character delimiter."""
+    state = StepState.empty(positions, slots, 8)
+    narrow, real = torch.zeros(len(positions), dtype=torch.int32), torch.zeros(len(positions))
+    step_state(
+        narrow, real, state, empty(model.words, 3, dtype=torch.int8), empty(model.words, dtype=torch.int8), pages
+    )
+
+
+def judge(model: Model, rows: int) -> None:
+    """One score for every row."""
+    shapes = {
+        "pair": [(2, model.hidden)],
+        "value": [(1, model.hidden), (1,)],
+        "mlp": [(model.hidden, model.hidden), (model.hidden,), (2, model.hidden), (2,)],
+    }
+    weights = PrmHeadWeights.of(model.prm, [torch.zeros(shape) for shape in shapes[model.prm]])
+    ends, probability = torch.zeros(rows, dtype=torch.int32), torch.zeros(rows)
+    prm_head(empty(rows, model.hidden), ends, weights, probability, torch.zeros(rows, 4), ends.clone())
