@@ -1,4 +1,4 @@
-"""Records the trees of real searches for `test_bytes`: python tests/kernels_interp/record_trees.py (on the CPU backend).
+"""Records trees of real searches for `test_bytes`: python tests/kernels_interp/record_trees.py, on the CPU backend.
 
 A snapshot is one decode iteration: nodes as [parent or -1, tokens], and the nodes whose last token is a query row.
 """

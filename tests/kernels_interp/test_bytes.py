@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kernels_interp.harness.count import Count
-from kernels_interp.trees import PagedTree
 
 from branchwise import _C
 from branchwise.backend.base import AttentionShape
@@ -19,6 +17,8 @@ from branchwise_kernels.attention_cost import attention_bytes
 from branchwise_kernels.layout import LARGE_TILE, SMALL_TILE, plan_from
 from branchwise_kernels.row_attention import row_attention
 from branchwise_kernels.tree_attention import tree_attention
+from kernels_interp.harness.count import Count
+from kernels_interp.trees import PagedTree
 
 RECORDED = json.loads(Path(__file__).with_name("recorded_trees.json").read_text())
 CASES = [(name, i) for name, snapshots in RECORDED.items() for i in range(len(snapshots))]

@@ -6,12 +6,13 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from branchwise import __version__, assets
 from branchwise.backend.memory import free_memory
+from branchwise.cli.memory import memory_report, memory_rows
 from branchwise.cli.options import Json
 from branchwise.cli.output import make_console, print_json
 from branchwise.env import VARIABLES
@@ -26,9 +27,21 @@ _LOSSES = (  # in the order in which instruction sets build on each other
 )
 
 
-def doctor(json: Json = False) -> None:
-    """Report hardware, kernels, libraries, bundled models, caches and environment variables."""
+def doctor(
+    json: Json = False,
+    policy: Annotated[str | None, typer.Option(help="Also tell whether this policy fits into memory.")] = None,
+    prm: Annotated[str | None, typer.Option(help="The PRM beside it.")] = None,
+    device: Annotated[str, typer.Option(help="Where they would run: auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Branches of a search.")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a branch at most.")] = 2048,
+) -> None:
+    """Report hardware, kernels, libraries, bundled models, caches and environment variables.
+
+    With --policy: how the device's memory would be split between weights and KV; exit code 2 when it cannot fit.
+    """
     problems: list[str] = []
+    memory = memory_report(policy, prm, device, dtype, n, max_tokens) if policy is not None else None
     report = {
         "branchwise": __version__,
         "hardware": _hardware(),
@@ -41,6 +54,7 @@ def doctor(json: Json = False) -> None:
              "meaning": each.meaning}
             for each in VARIABLES
         ],
+        "memory": memory,
         "problems": problems,
     }  # fmt: skip
     if json:
@@ -148,6 +162,8 @@ def _print(report: dict[str, Any]) -> None:
         ("hub cache", f"{report['hub cache']['path']}, {len(report['hub cache']['models'])} models"),
     ]
     console.print(table(["", "found"], rows, names=2))
+    if report["memory"] is not None:
+        console.print(table(["memory", "split"], memory_rows(report["memory"]), names=2))
     variables = [
         (each["name"], each["value"] or f"not set: {each['default']}", each["values"], each["meaning"])
         for each in report["environment"]
@@ -162,7 +178,5 @@ def _print(report: dict[str, Any]) -> None:
 def _gpu(libraries: dict[str, Any]) -> str:
     triton = f"triton {libraries['triton']}" if libraries["triton"] else "no triton"
     if libraries.get("gpus"):
-        return f"{', '.join(libraries['gpus'])}, CUDA {libraries['cuda']}, {triton}; this version runs on the CPU"
-    return (
-        f"none seen by torch (CUDA {libraries.get('cuda') or 'not built in'}, {triton}); this version runs on the CPU"
-    )
+        return f"{', '.join(libraries['gpus'])}, CUDA {libraries['cuda']}, {triton}"
+    return f"none seen by torch (CUDA {libraries.get('cuda') or 'not built in'}, {triton}); models run on the CPU"

@@ -60,12 +60,17 @@ class SearchOptions:
             _MODELS, "System message of every question, '' for none. Default: solve it step by step, box the answer."
         ),
     ] = None
+    device: Annotated[
+        str,
+        _option(_MODELS, "cpu, cuda, one GPU of several as in cuda:1; auto: a GPU where there is one.", metavar="NAME"),
+    ] = "auto"
     dtype: Annotated[
         str,
         _option(
-            _MODELS, "Type of weights and KV: float32, bfloat16, or auto by the size of the policy.", metavar="TYPE"
+            _MODELS, "Type of weights and KV: float32, bfloat16, float16 (GPU), or auto by the policy's size.",
+            metavar="TYPE",
         ),
-    ] = "auto"
+    ] = "auto"  # fmt: skip
     kv_memory: Annotated[
         str | None,
         _option(
@@ -133,6 +138,7 @@ class SearchOptions:
     def engine_config(self) -> EngineConfig:
         """The engine options. ConfigError for one that cannot work."""
         return EngineConfig(
+            device=self.device,
             dtype=self.dtype,  # type: ignore[arg-type]  # EngineConfig checks it
             kv_memory=parse_size(self.kv_memory) if self.kv_memory is not None else None,
             max_tokens=self.max_tokens,

@@ -158,13 +158,16 @@ class StepEngine:
         """Where the device can decode alone, queue a burst without waiting; the next `poll` collects it."""
         if self.loop is None or self._flying or self._openings or not self._growing:
             return
+        with self.model.backend.stream("policy"):
+            self._flying = self._take_off(self.loop)
+
+    def _take_off(self, loop: DecodeLoop) -> tuple[list[Growing], Burst]:
         detector = self._growing[0].tree.detector
         growing = [item for item in self._growing if item.tree.detector is detector][: self.max_rows]
-        self._flying = (
-            growing,
-            self.loop.start([self._loop_row(item) for item in growing], detector, self.tokenizer.eos_ids),
-        )
-        self._growing = deque(item for item in self._growing if item not in growing)
+        burst = loop.start([self._loop_row(item) for item in growing], detector, self.tokenizer.eos_ids)
+        taken = set(map(id, growing))
+        self._growing = deque(item for item in self._growing if id(item) not in taken)
+        return growing, burst
 
     def poll(self) -> list[tuple[Tree, Node]]:
         """Run one decode iteration, or collect a burst of them, and return the steps that finished."""
@@ -173,6 +176,11 @@ class StepEngine:
         if self._landed or (self.loop is not None and not self._openings):
             landed, self._landed = self._landed, []
             return landed
+        with self.model.backend.stream("policy"):
+            return self._iterate()
+
+    def _iterate(self) -> list[tuple[Tree, Node]]:
+        """One decode iteration under the host's eyes: openings are fed, and every row draws a token."""
         growing, openings = self._next_batch()
         fed = list({opening.branch: opening for opening in openings if opening.branch.pending}.values())
         feeds = [Feed(item.branch.handle, item.branch.pending) for item in growing] + self._opening_feeds(fed)

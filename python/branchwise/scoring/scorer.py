@@ -118,8 +118,9 @@ class Scorer:
         batch = self._next_batch()
         if not batch:
             return []
-        hidden = self.runner.forward([self._feed(twin, rows) for twin, rows in batch])
-        scores = self.prm.head(hidden).tolist()
+        with self.prm.model.backend.stream("prm"):
+            hidden = self.runner.forward([self._feed(twin, rows) for twin, rows in batch])
+            scores = self.prm.head(hidden).tolist()
         done: list[Node] = []
         for (twin, _), score in zip(batch, scores, strict=True):
             if twin.pending:

@@ -108,13 +108,14 @@ class ScoredEngine:
         self._unscorable = [event for event in self._unscorable if event.tree is not tree]
 
     def poll(self) -> list[Event]:
-        """One decode iteration, then one PRM pass if enough steps wait for it."""
+        """One decode iteration, then one PRM pass if enough steps wait for it: on a GPU while the next ones decode."""
         events, self._unscorable = self._unscorable, []
         if not self.engine.idle:
             for policy, node in self.engine.poll():
                 node.cost.flops += node.cost.generated_tokens * self.engine.flops_per_token
                 events.append(Event("generated", self._trees[policy.root], node))
         if self.scorer is not None and not self.scorer.idle:
+            self.engine.begin()
             for node in self.scorer.poll(policy_busy=bool(events) or not self.engine.idle):
                 tree = self._owners.pop(node, None)
                 node.cost.flops += node.cost.prm_tokens * self.scorer.flops_per_token

@@ -1,0 +1,89 @@
+"""Devices that cannot work are refused with one clear line."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from branchwise.backend.select import open_backend
+from branchwise.config import EngineConfig
+from branchwise.errors import ConfigError
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with one Ampere card, as far as torch tells; tests change what it says."""
+
+    def tell(**answers):
+        for name, value in answers.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    tell(is_available=True, device_count=1, current_device=0, get_device_name="NVIDIA A100",
+         get_device_capability=(8, 0))  # fmt: skip
+    return tell
+
+
+def refusal(device: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        open_backend(device)
+    return str(error.value)
+
+
+def test_the_name_of_a_device():
+    for device in ("auto", "cpu", "cuda", "cuda:3", "interpreter"):
+        assert EngineConfig(device=device).device == device
+    for device in ("gpu", "cuda:", "cuda:x", "CPU", "cuda:-1"):
+        with pytest.raises(ConfigError, match="expected auto, cpu, cuda"):
+            EngineConfig(device=device)
+
+
+def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert open_backend("auto").name == "cpu"
+
+
+def test_a_torch_without_cuda(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "this torch is built without CUDA" in refusal("cuda")
+
+
+def test_no_card(gpu, monkeypatch):
+    gpu(is_available=False)
+
+    def init():
+        raise RuntimeError("No CUDA GPUs are available")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert "no usable NVIDIA GPU (No CUDA GPUs are available): check nvidia-smi" in refusal("cuda")
+
+
+def test_an_old_driver(gpu, monkeypatch):
+    gpu(is_available=False)
+
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert "the NVIDIA driver is too old for this torch" in refusal("cuda")
+
+
+def test_a_card_that_is_not_there(gpu):
+    assert "this machine has 1 GPU(s), cuda:0 to cuda:0" in refusal("cuda:7")
+
+
+def test_an_old_card(gpu):
+    gpu(get_device_capability=(7, 5), get_device_name="Tesla T4")
+    assert "Tesla T4 has compute capability 7.5, the kernels need 8.0" in refusal("cuda:0")
+
+
+def test_triton_is_missing(gpu, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'branchwise[gpu]'" in refusal("cuda")
+
+
+def test_the_interpreter_needs_its_variable(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert "TRITON_INTERPRET=1" in refusal("interpreter")

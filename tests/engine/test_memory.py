@@ -1,0 +1,67 @@
+"""What fits into a device's memory, told before anything is loaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from branchwise.assets import asset_path
+from branchwise.backend.cpu import CpuBackend
+from branchwise.engine.memory import MIB, check_weights, parameter_count, plan_memory, resolve_dtype
+from branchwise.errors import ConfigError, OutOfMemory
+from branchwise.weights import open_checkpoint
+
+
+class SmallDevice(CpuBackend):
+    """A device with so many free bytes."""
+
+    def __init__(self, free: int) -> None:
+        super().__init__()
+        self.free = free
+
+    def free_memory(self) -> int:
+        return self.free
+
+    def kv_budget(self) -> int:
+        return self.free
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return [open_checkpoint(str(asset_path(name))) for name in ("policy-small", "prm")]
+
+
+SEARCH = {"n": 16, "prompt": 100, "tokens": 256, "steps": 10}
+
+
+def test_the_split_adds_up(pair):
+    free = 2048 * MIB
+    plan = plan_memory(SmallDevice(free), pair, torch.float32, **SEARCH)
+    assert plan.weights == [4 * parameter_count(each) for each in pair]
+    assert sum(plan.weights) + plan.kv <= free
+    assert plan.problems >= 1
+
+
+def test_more_memory_holds_more_problems(pair):
+    few, many = (plan_memory(SmallDevice(size * MIB), pair, torch.float32, **SEARCH).problems for size in (700, 3000))
+    assert many > few
+
+
+def test_weights_that_do_not_fit(pair):
+    with pytest.raises(OutOfMemory, match=r"the weights need .* MiB in float32, 1 MiB are free on cpu"):
+        check_weights(SmallDevice(MIB), pair, torch.float32)
+
+
+def test_a_search_that_does_not_fit_names_the_largest_n(pair):
+    with pytest.raises(OutOfMemory, match=r"n=\d+ is the most, or lower max_tokens") as error:
+        plan_memory(CpuBackend(), pair, torch.float32, kv_memory=8 * MIB, **(SEARCH | {"n": 5000}))
+    most = int(str(error.value).split("n=")[2].split()[0])
+    assert plan_memory(CpuBackend(), pair, torch.float32, kv_memory=8 * MIB, **(SEARCH | {"n": most})).problems == 1
+    with pytest.raises(OutOfMemory):
+        plan_memory(CpuBackend(), pair, torch.float32, kv_memory=8 * MIB, **(SEARCH | {"n": most + 1}))
+
+
+def test_a_dtype_that_the_device_lacks(pair):
+    assert resolve_dtype("auto", pair[0], CpuBackend()) == torch.float32
+    with pytest.raises(ConfigError, match="dtype='float16' cannot be computed on device 'cpu'"):
+        resolve_dtype("float16", pair[0], CpuBackend())

@@ -1,0 +1,48 @@
+"""The bundled pair through the GPU's kernels: the same tokens as on the CPU, greedy and in seeded search, in fp32."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from branchwise.api import Engine
+from branchwise.assets import asset_path
+from branchwise.types import Problem
+
+SEARCHES = [("greedy", {}), ("beam", {"n": 4, "expand": 2}), ("dvts", {"n": 4, "expand": 2}), ("majority", {"n": 3})]
+SLOW = [pytest.param(10, name, options, marks=pytest.mark.slow, id=f"{name}-10") for name, options in SEARCHES]
+
+
+def problems(count: int) -> list[Problem]:
+    lines = asset_path("problems.jsonl").read_text().splitlines()
+    return [Problem(each["id"], each["problem"]) for each in map(json.loads, lines[1 : count + 1])]
+
+
+def solved(engine: Engine, count: int, strategy: str, options: dict[str, int]) -> tuple[list[object], list[float]]:
+    """Every step of every search, and the scores of those that have one."""
+    found = engine.solve_many(problems(count), strategy, seed=5, top_p=0.95, **options)
+    results = sorted(found, key=lambda result: result.problem.id)
+    nodes = [node for result in results for node in every_node(result.tree)]
+    steps = [(node.lineage, node.tokens, node.finish) for node in nodes]
+    return [*steps, *(result.answer for result in results)], [node.score for node in nodes if node.score is not None]
+
+
+def every_node(root):
+    yield root
+    for child in root.children:
+        yield from every_node(child)
+
+
+@pytest.mark.parametrize(("count", "strategy", "options"), [pytest.param(1, "beam", SEARCHES[1][1], id="beam"), *SLOW])
+def test_the_same_search_as_on_the_cpu(count, strategy, options):
+    found = []
+    for device in ("cpu", "interpreter"):
+        with Engine(device=device, dtype="float32", kv_memory=64 << 20) as engine:
+            found.append(solved(engine, count, strategy, options))
+            paths = engine.steps.runner.stats.attention_path
+            assert set(paths) <= {"tree", "rows"}
+            assert sum(paths.values()) == engine.steps.runner.stats.iterations
+    (cpu_steps, cpu_scores), (gpu_steps, gpu_scores) = found
+    assert gpu_steps == cpu_steps
+    assert gpu_scores == pytest.approx(cpu_scores, abs=1e-4)
