@@ -12,6 +12,7 @@ import torch
 
 from branchwise import _C, env
 from branchwise.answers.grade import Grader as AnswerGrader
+from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
 from branchwise.config import EngineConfig, ResolvedConfig, check_sampling
 from branchwise.engine.branch import StepLimits
@@ -82,6 +83,7 @@ class Engine:
         dtype = resolve_dtype(config.dtype, checkpoint, backend)
         check_weights(backend, [each for each in (checkpoint, judge_checkpoint) if each is not None], dtype)
         tokenizer = checkpoint.tokenizer()
+        return_freed()
         model = load_decoder(checkpoint, dtype, backend=backend)
         judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend) if judge_checkpoint is not None else None
         memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory

@@ -30,7 +30,7 @@ from branchwise.backend.base import (
     Ids,
     ReadRows,
 )
-from branchwise.backend.memory import cpu_kv_budget, free_memory
+from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
 HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
@@ -184,8 +184,11 @@ class CpuBackend:
         return LazyEmbedding(read, words, width, dtype)
 
     def head(self, read: ReadRows, words: int, tied: Embedding | None) -> list[Linear]:
-        begins = range(0, words, HEAD_TILE_WORDS)
-        return [Linear(read(begin, min(begin + HEAD_TILE_WORDS, words))) for begin in begins]
+        tiles = []
+        for begin in range(0, words, HEAD_TILE_WORDS):
+            tiles.append(Linear(read(begin, min(begin + HEAD_TILE_WORDS, words))))
+            return_freed()  # else what was read lies between the packed tiles, as large as they are
+        return tiles
 
     def attention_path(self, plan: Any) -> AttentionPath:
         return "tree"

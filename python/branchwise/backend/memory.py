@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 GIB = 1 << 30
@@ -18,6 +19,14 @@ def free_memory() -> int:
     except OSError:
         return pages
     return pages
+
+
+def return_freed() -> None:
+    """Give freed memory back to the system where the C library keeps it (glibc): loading frees as much as it keeps."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        return  # another C library, with habits of its own
 
 
 def cpu_kv_budget() -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from branchwise.backend.base import Backend, Linear
 from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.memory import return_freed
 from branchwise.errors import CheckpointError
 from branchwise.models.decoder import Decoder, Layer, rope_tables
 from branchwise.models.families import DecoderConfig, decoder_config
@@ -38,13 +39,17 @@ def load_decoder(
     embedding = backend.embedding(
         reader.rows("model.embed_tokens.weight"), config.vocab_size, config.hidden_size, dtype
     )
-    layers = [_load_layer(reader, config, index) for index in range(config.n_layers)]
+    layers = []
+    for index in range(config.n_layers):
+        layers.append(_load_layer(reader, config, index))
+        return_freed()
     name = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
     tied = embedding if config.tied else None
     output = backend.head(reader.rows(name), config.vocab_size, tied) if head else None
     positions = min(config.max_positions, LONGEST_CONTEXT)
     final_norm = reader.load("model.norm.weight")
     rope = rope_tables(config, positions, backend)
+    return_freed()
     return Decoder(backend, config, dtype, embedding, layers, final_norm, output, rope)
 
 

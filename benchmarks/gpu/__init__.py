@@ -1,0 +1,1 @@
+"""Benchmarks of the GPU backend: `python -m benchmarks.gpu --help`. What it could reach: `benchmarks.gpu.roofline`."""
