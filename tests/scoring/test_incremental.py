@@ -126,6 +126,31 @@ def test_incremental_equals_full(name: str, dtype: torch.dtype) -> None:
         assert flat == pytest.approx([expected[step.id] for step in node.path], abs=tolerance)
 
 
+def test_steps_that_say_the_same_are_scored_once() -> None:
+    """Two roots' children with one text share a path, below them too; each node gets its score, the first one pays."""
+    prm = load_prm(checkpoint_for("qwen-prm"), torch.float32)
+    scorer = make_scorer(prm)
+    root = Node(0, None, 0, 0, 1)
+    twins = [Node(i, root, i, 1, 1, text="1+1=2\n\n", finish="stop") for i in (1, 2)]
+    below = [Node(i + 3, parent, 0, 2, 1, text="2*3=6\n\n", finish="stop") for i, parent in enumerate(twins)]
+    late = Node(5, root, 2, 1, 1, text="1+1=2\n\n", finish="stop")
+    other = Node(6, root, 3, 1, 1, text="1+1=3\n\n", finish="stop")
+    tree = open_prm(scorer, [root, *twins, *below, late, other])
+    score_in(scorer, tree, [[*twins, *below, other]])
+    assert twins[0].score == twins[1].score != other.score
+    assert below[0].score == below[1].score is not None
+    assert [bool(node.cost.prm_tokens) for node in (*twins, *below, other)] == [True, False, True, False, True]
+    assert scorer.submit(tree, late)
+    assert not scorer.idle
+    assert scorer.poll(policy_busy=True) == [late]
+    assert (late.score, late.cost.prm_tokens) == (twins[0].score, 0)
+    scorer.release(tree, twins[0])  # the others still hold the path
+    child = Node(7, late, 0, 2, 1, text="then\n\n", finish="stop")
+    assert score_in(scorer, tree, [[child]])[7] == pytest.approx(full_scores(prm, child)[-1], abs=1e-5)
+    scorer.close(tree)
+    assert scorer.kv.tree.n_free_blocks == scorer.kv.n_blocks
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_are_told_apart_by_tensors_and_tokenizer(name: str) -> None:
     checkpoint = checkpoint_for(name)

@@ -1,4 +1,8 @@
-"""Scores steps on the PRM's own KV tree: every step costs its own tokens once, whatever came before it."""
+"""Scores steps on the PRM's own KV tree: every step costs its own tokens once, whatever came before it.
+
+Branches that say the same are one path of that tree: a step that a sibling has written already costs nothing, and its
+score is the very same number, so that ties between equal branches are ties on every device.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,17 @@ MIN_ROWS = 64  # new tokens worth a pass through the PRM while the policy is sti
 
 @dataclass(slots=True, eq=False)
 class Twin:
-    """The PRM's record of one policy node: the prompt for a root, one step for any other."""
+    """The PRM's record of the policy nodes that say the same: the prompt for a root, one step for any other."""
 
-    node: Node
+    nodes: list[Node]  # that hold it; the first one pays
     parent: Twin | None
+    text: str  # what the children of `parent` are told apart by
     end: int  # tokens on the path
     pending: list[int]
     handle: int | None = None  # KV node, once work on it has started
     sealed: bool = False
+    score: float | None = None
+    children: dict[str, Twin] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +55,7 @@ class Scorer:
         self.context = min(prm.model.config.max_positions, len(next(iter(prm.model.rope.values()))[0]))
         self.flops_per_token = 2.0 * prm.model.config.matmul_parameters
         self._queue: deque[Twin] = deque()
+        self._known: list[Node] = []  # submitted when their score was known already: reported by the next poll
         # Markers and turns that a step costs beside its text.
         self._step_overhead = len(prm.format.step(1, "x")) - len(prm.tokenizer.encode("x"))
 
@@ -73,7 +81,7 @@ class Scorer:
             return None
         self.kv.reserve(blocks)
         tree = PrmTree(root, len(prompt), blocks)
-        tree.twins[root] = Twin(root, None, len(prompt), prompt)
+        tree.twins[root] = Twin([root], None, "", len(prompt), prompt)
         self._queue.append(tree.twins[root])
         return tree
 
@@ -81,14 +89,23 @@ class Scorer:
         """Queue a finished step, and any step before it that has no score yet; False when it has no text to score."""
         if not node.text.strip():
             return False
-        self._twin(tree, node)
+        twin = self._twin(tree, node)
+        if twin.score is not None:
+            node.score = twin.score
+            self._known.append(node)
         return True
 
     def release(self, tree: PrmTree, node: Node) -> None:
-        """Drop the hold on a node's PRM twin; its KV goes when no child needs it."""
+        """Drop a node's hold on its PRM twin; the KV goes when no other node and no child needs it."""
         twin = tree.twins.pop(node, None)
         if twin is None:
             return
+        twin.nodes.remove(node)
+        self._known = [each for each in self._known if each is not node]
+        if twin.nodes:
+            return
+        if twin.parent is not None:
+            del twin.parent.children[twin.text]
         if twin.handle is not None:
             self.kv.tree.prune(twin.handle)
         if twin in self._queue:
@@ -106,22 +123,22 @@ class Scorer:
     @property
     def idle(self) -> bool:
         """True when nothing waits for a score."""
-        return not self._queue
+        return not (self._queue or self._known)
 
     def poll(self, *, policy_busy: bool) -> list[Node]:
         """Feed one batch of new tokens and return the steps whose scores became known.
 
         While the policy is busy a pass waits until `MIN_ROWS` tokens have come together.
         """
+        done, self._known = self._known, []
         if policy_busy and sum(len(twin.pending) for twin in self._queue) < MIN_ROWS:
-            return []
+            return done
         batch = self._next_batch()
         if not batch:
-            return []
+            return done
         with self.prm.model.backend.stream("prm"):
             hidden = self.runner.forward([self._feed(twin, rows) for twin, rows in batch])
             scores = self.prm.head(hidden).tolist()
-        done: list[Node] = []
         for (twin, _), score in zip(batch, scores, strict=True):
             if twin.pending:
                 continue
@@ -130,8 +147,10 @@ class Scorer:
             twin.sealed = True
             self._queue.remove(twin)
             if twin.parent is not None:
-                twin.node.score = score
-                done.append(twin.node)
+                twin.score = score
+                for node in twin.nodes:
+                    node.score = score
+                done += twin.nodes
         return done
 
     def _twin(self, tree: PrmTree, node: Node) -> Twin:
@@ -144,6 +163,11 @@ class Scorer:
             raise StaleNodeError(f"node {node.id} was scored and its PRM KV freed: score children before pruning")
         assert node.parent is not None  # the root has a twin while the tree is open
         parent = self._twin(tree, node.parent)
+        same = parent.children.get(node.text)
+        if same is not None:
+            same.nodes.append(node)
+            tree.twins[node] = same
+            return same
         ids = self.prm.format.step(node.depth - 1, node.text)
         end = parent.end + len(ids)
         if end > self.context:
@@ -151,7 +175,7 @@ class Scorer:
                 f"step {node.depth} ends at {end} tokens for the PRM {self.prm.source}, whose context is "
                 f"{self.context}: lower max_tokens"
             )
-        twin = tree.twins[node] = Twin(node, parent, end, ids)
+        twin = tree.twins[node] = parent.children[node.text] = Twin([node], parent, node.text, end, ids)
         node.cost.prm_tokens = len(ids)
         self._queue.append(twin)
         return twin
