@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from branchwise.api import Engine
 from branchwise.assets import asset_path
+from branchwise.backend.interpreter import InterpBackend
+from branchwise.errors import ConfigError
 from branchwise.types import Problem
 
 SEARCHES = [("greedy", {}), ("beam", {"n": 4, "expand": 2}), ("dvts", {"n": 4, "expand": 2}), ("majority", {"n": 3})]
@@ -32,6 +35,12 @@ def every_node(root):
     yield root
     for child in root.children:
         yield from every_node(child)
+
+
+def test_heads_that_no_kernel_takes_are_refused():
+    for head_dim in (7, 512):
+        with pytest.raises(ConfigError, match=f"heads of {head_dim} dimensions"):
+            InterpBackend().kv_pool(1, 4, 1, head_dim, torch.float32)
 
 
 @pytest.mark.parametrize(("count", "strategy", "options"), [pytest.param(1, "beam", SEARCHES[1][1], id="beam"), *SLOW])

@@ -35,6 +35,7 @@ class Facts:
     shared: int
     spills: int  # local loads and stores
     matrix: int  # matrix instructions
+    matrix_kinds: tuple[str, ...]  # HMMA: a warp's; HGMMA: a warp group's; UTC...: tensor memory's
     loop: int  # instructions of the longest loop
     blocks_per_sm: int
 
@@ -54,6 +55,7 @@ def facts_of(cubin: bytes, shared: int, warps: int, arch: int) -> Facts:
         shared=shared,
         spills=sum(n for name, n in counted.items() if SPILL.fullmatch(name)),
         matrix=sum(n for name, n in counted.items() if MATRIX.fullmatch(name)),
+        matrix_kinds=tuple(sorted(name for name in counted if MATRIX.fullmatch(name))),
         loop=max((last - first + 1 for first, last in loops), default=0),
         blocks_per_sm=blocks,
     )

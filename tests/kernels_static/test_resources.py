@@ -34,6 +34,9 @@ def test_resources(arch, name):
         assert facts.blocks_per_sm >= 1, where
         if any(product in key for product in PRODUCTS):
             assert facts.matrix > 0, f"{where}: no matrix instruction"
+        if "tree_attention_kernel/1" in key and MODELS[name].head_dim <= 128 and arch in (90, 100):  # tiles of 64 rows
+            wanted = {90: "HGMMA", 100: "UTC"}[arch]
+            assert all(kind.startswith(wanted) for kind in facts.matrix_kinds), f"{where}: {facts.matrix_kinds}"
         if TABLE["triton"] == triton.__version__:
             _compare(where, facts)
 

@@ -30,12 +30,14 @@ from branchwise.backend.memory import cpu_kv_budget, free_memory
 from branchwise.backend.triton_loop import TritonLoop, loop_key
 from branchwise.backend.triton_plan import TritonPlan, cheaper_path
 from branchwise.backend.triton_sampler import TritonSampler
+from branchwise.errors import ConfigError
 from branchwise_kernels.gated_activation import gelu_mul, silu_mul
 from branchwise_kernels.layout import CHUNK_SLOTS, MAX_ITEM_ROWS, PAGE
 from branchwise_kernels.prm_head import PrmHeadWeights, prm_head
 from branchwise_kernels.rms_norm import add_rms_norm, rms_norm
 from branchwise_kernels.rope_and_store import rope_and_store
 
+LARGEST_HEAD = 256  # dimensions: a tile of keys and one of values must fit into 100 KiB of shared memory
 READ_WORDS = 8192  # rows of a table brought to the device at once
 
 
@@ -128,6 +130,10 @@ class TritonBackend:
 
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
         """[layer, page, kv_head, 2, 64, head_dim], zeroed once: slots never written are finite."""
+        if head_dim % 2 or not 8 <= head_dim <= LARGEST_HEAD:
+            raise ConfigError(
+                f"heads of {head_dim} dimensions: the kernels take even ones of 8 to {LARGEST_HEAD}; use device='cpu'"
+            )
         return torch.zeros(layers, blocks, kv_heads, 2, PAGE, head_dim, dtype=dtype, device=self.device)
 
     # --- plans -----------------------------------------------------------------------------------------------------
