@@ -1,12 +1,16 @@
-"""Decoding and whole searches through the public engine, and vLLM's sampling beside them."""
+"""Decoding and whole searches through the public engine, and over vLLM beside it."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
+
+from benchmarks.gpu.vllm_steps import vllm_search
 
 from branchwise.api import Engine
 from branchwise.assets import asset_path
@@ -15,6 +19,7 @@ from branchwise.types import Problem
 TOKENS = 128  # of a sample
 QUESTION = "How many positive divisors does 2^4 * 3^2 * 5 have? Explain every step."
 PROBLEMS = 10
+SEARCHES, EXPAND = (("beam", 16), ("beam", 64), ("dvts", 64)), 4
 
 
 def bundled_problems(count: int) -> list[Problem]:
@@ -44,18 +49,25 @@ def decode_speed(device: str, policy: str | None, tiny: bool) -> Iterator[dict[s
             }
 
 
+def problems_for(policy: str | None) -> list[Problem]:
+    """The bundled problems, in words where another model is to read them."""
+    problems = bundled_problems(PROBLEMS)
+    if policy is None:
+        return problems
+    return [Problem(each.id, f"Compute {each.text[:-2]}.", answer=each.answer) for each in problems]
+
+
 def search_speed(device: str, policy: str | None, prm: str | None, tiny: bool) -> Iterator[dict[str, Any]]:
     """Beam search and DVTS: problems/h, tokens, accuracy."""
-    problems = bundled_problems(1 if tiny else PROBLEMS)
-    if policy is not None:
-        problems = [Problem(each.id, f"Compute {each.text[:-2]}.", answer=each.answer) for each in problems]
-    for strategy, n in (("beam", 2),) if tiny else (("beam", 16), ("beam", 64), ("dvts", 64)):
+    problems = bundled_problems(1) if tiny else problems_for(policy)
+    for strategy, n in (("beam", 2),) if tiny else SEARCHES:
         with Engine(policy, prm, device=device) as engine:
             begin = time.perf_counter()
-            results = list(engine.solve_many(problems, strategy, n=n, expand=2 if tiny else 4))
+            results = list(engine.solve_many(problems, strategy, n=n, expand=2 if tiny else EXPAND))
             spent = time.perf_counter() - begin
         yield {
             "kind": "search",
+            "engine": "branchwise",
             "policy": policy or "bundled",
             "prm": prm or "bundled",
             "strategy": strategy,
@@ -66,6 +78,20 @@ def search_speed(device: str, policy: str | None, prm: str | None, tiny: bool) -
             "prm_tokens": sum(result.cost.prm_tokens for result in results),
             "seconds": spent,
         }
+
+
+def vllm_searches(device: str, policy: str, prm: str) -> Iterator[dict[str, Any]]:
+    """The searches of `search_speed` over vLLM."""
+    if importlib.util.find_spec("vllm") is None:
+        return
+    for strategy, n in SEARCHES:
+        yield in_child(vllm_search, policy, prm, device, problems_for(policy), strategy, n, EXPAND)
+
+
+def in_child(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """In a process of its own: vLLM keeps its memory until its process ends."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 def vllm_speed(policy: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,18 +11,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.gpu.__main__ import REL_L2, kernels
+from benchmarks.gpu.__main__ import REL_L2, kernels, worst
 from benchmarks.gpu.timing import Peaks
 
+OPS = {
+    "rms_norm", "add_rms_norm", "silu_mul", "gelu_mul", "rope_and_store", "tree_attention", "merge_states", "kv_copy",
+    "lm_head_sample", "step_state", "prm_head", "row_attention",
+}  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_kernel_is_right():
     records = list(kernels(torch.device("cpu"), True, Peaks(1.0, 1.0)))
-    assert len(records) >= 13
+    assert {record["name"].split()[0] for record in records} == OPS
     for record in records:
         assert record["right"], record
     assert set(REL_L2) == {torch.float32, torch.float16, torch.bfloat16}
+
+
+def test_an_output_that_was_not_written_is_wrong():
+    assert math.isnan(worst([0.0, float("nan")]))
+    assert math.isnan(worst([float("nan"), 1.0]))
+    assert worst([0.0, 2.0, 1.0]) == 2.0
 
 
 @pytest.mark.slow
