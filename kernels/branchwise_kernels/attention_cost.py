@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from branchwise_kernels.layout import SMALL_TILE, large_tile
+from branchwise_kernels.layout import SMALL_TILE, appends, large_tile
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def attention_bytes(plan: Any, n_heads: int, n_kv_heads: int, head_dim: int, ite
     """plan: the C++ `AttentionPlan`    itemsize: bytes of a number in the pool."""
     rows = plan.items["row_end"] - plan.items["row_begin"]
     queries = rows * (n_heads // n_kv_heads)
-    tiles = np.where(queries <= SMALL_TILE, 1, -(-queries // large_tile(head_dim)))
+    tiles = np.where(queries <= SMALL_TILE, 1, -(-queries // large_tile(head_dim, itemsize, appends(plan))))
     slot = 2 * n_kv_heads * head_dim * itemsize
     partial = n_heads * (head_dim + 2) * 4
     return AttentionBytes(

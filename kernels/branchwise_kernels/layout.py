@@ -22,14 +22,41 @@ from torch import Tensor
 PAGE = 64
 ITEM_FIELDS = 8
 SMALL_TILE = 16  # query rows (rows x heads of the group) of the tile for items that few rows share
-LARGE_TILE = 64
+LARGE_TILE = 64  # of the tile for items that many rows share
+WIDE_TILE = 128  # of the tile where nodes feed many rows each: prefill, and the PRM's new steps
 MAX_ITEM_ROWS = 64  # rows of an item; the planner's limit
 CHUNK_SLOTS = 512  # keys of an item; the planner's limit
 
 
-def large_tile(head_dim: int) -> int:
-    """Query rows of the tile for items that many rows share; shared memory (100 KiB) holds half as many wide ones."""
-    return LARGE_TILE if head_dim <= 128 else LARGE_TILE // 2
+def large_tile(head_dim: int, itemsize: int, append: bool) -> int:
+    """Query rows of the tile for items of many queries; shared memory (100 KiB) holds few of the largest heads'.
+
+    fp32 has no matrix units: larger tiles would only spill.
+    """
+    if itemsize > 2:
+        return SMALL_TILE
+    if head_dim > 128:
+        return LARGE_TILE // 2
+    return WIDE_TILE if append and head_dim <= 64 else LARGE_TILE  # of 128 dimensions it would spill on sm_80
+
+
+def registers(head_dim: int) -> int | None:
+    """Registers of a thread in attention at most: left alone, ptxas spills some to fit one more block on a processor.
+
+    The largest heads fill no processor with blocks, and do better without the limit.
+    """
+    return 255 if head_dim <= 128 else None
+
+
+def shared_bytes(head_dim: int, itemsize: int) -> int:
+    """Shared memory that the smallest tile needs, at least: queries, a page of keys and of values, scores."""
+    block_d = 1 << max(4, (head_dim - 1).bit_length())
+    return (SMALL_TILE + 2 * PAGE) * block_d * itemsize + SMALL_TILE * PAGE * 4
+
+
+def appends(host: Any) -> bool:
+    """Whether some node of a host plan feeds several rows; a decode iteration feeds one each."""
+    return bool(host.n_rows > len(host.order))
 
 
 @dataclass(frozen=True)
@@ -39,7 +66,8 @@ class DevicePlan:
     positions, slots [rows]    items [max_small + max_large, 8]: small ones first, large ones from max_small on
     pages [n]    row_partial_begin [rows + 1], row_partials [n]: partials of each row, root to leaf
     row_items [n]: the items that write them
-    counts [4]: rows, small items, large items, 0    tiles: query tiles of the largest large item
+    counts [4]: rows, small items, large items, 0    tiles: query tiles of LARGE_TILE in the largest item
+    append: see `appends`
     """
 
     positions: Tensor
@@ -53,11 +81,12 @@ class DevicePlan:
     max_small: int
     max_large: int
     tiles: int
+    append: bool
 
 
 @dataclass(frozen=True)
 class PlanSize:
-    """Capacities of a plan."""
+    """Capacities of a plan, and what else its launches are chosen by."""
 
     rows: int
     small: int
@@ -65,6 +94,7 @@ class PlanSize:
     pages: int
     partials: int
     tiles: int
+    append: bool = False
 
     @classmethod
     def for_rows(cls, rows: int, partials_per_row: int, group: int, pages: int) -> PlanSize:
@@ -80,7 +110,8 @@ def size_of(plan: Any, group: int) -> PlanSize:
     queries = _row_counts(plan) * group
     small = int((queries <= SMALL_TILE).sum())
     tiles = -(-int(queries.max(initial=1)) // LARGE_TILE)
-    return PlanSize(plan.n_rows, small, plan.n_items - small, len(plan.block_ids), plan.n_partials, tiles)
+    large = plan.n_items - small
+    return PlanSize(plan.n_rows, small, large, len(plan.block_ids), plan.n_partials, tiles, appends(plan))
 
 
 def empty_plan(size: PlanSize, device: torch.device) -> DevicePlan:
@@ -101,6 +132,7 @@ def empty_plan(size: PlanSize, device: torch.device) -> DevicePlan:
         max_small=size.small,
         max_large=size.large,
         tiles=size.tiles,
+        append=size.append,
     )
 
 

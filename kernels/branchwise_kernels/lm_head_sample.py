@@ -145,6 +145,7 @@ def lm_head_choose_kernel(
                 tl.load(seed_ptr + row), tl.load(lineage_ptr + row), tl.load(position_ptr + row), BLOCK,
             )  # fmt: skip
             token_logit = tl.load(logits_ptr + offset + token)
+    token = tl.minimum(token, words - 1)  # logits of NaN choose none; the automaton looks words up by it
     tl.store(token_ptr + row, token)
     tl.store(logprob_ptr + row, token_logit - raw_top - tl.log(raw_sum))
 
@@ -181,5 +182,5 @@ def lm_head_sample(
     lm_head_choose_kernel[(rows,)](
         workspace.stats, workspace.logits, workspace.words, draws.seed, draws.lineage, draws.position,
         draws.temperature, draws.top_p, draws.top_k, draws.min_p, tokens, logprobs, words, tiles,
-        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=256, FILTERED=filtered, num_warps=8,
+        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=256, FILTERED=filtered, num_warps=8, maxnreg=255,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
     pair, value:  p = sigmoid(h . w + b)                          w = W[good] - W[bad] for a token pair
     mlp:          p = sigmoid(relu(h W0^T + b0) . w + b)          w = W2[1] - W2[0], b likewise
-    min = min(min, p)    last = p    prod = prod * p    sum = sum + p    count = count + 1
+    min = min(min, p)    last = p    prod = prod * p    mean = mean + (p - mean) / (count + 1)    count = count + 1
 
 A softmax over two labels is the sigmoid of their difference. The hidden layer of the MLP is computed in tiles by many
 programs; the last one to arrive adds the tiles up, always in the same order.
@@ -52,11 +52,11 @@ def conclude(logit, end, live, probability_ptr, aggregate_ptr, count_ptr):
     own = aggregate_ptr + end * 4
     lowest = tl.where(count > 0, tl.load(own, mask=live, other=0.0), 1.0)
     product = tl.where(count > 0, tl.load(own + 2, mask=live, other=0.0), 1.0)
-    total = tl.where(count > 0, tl.load(own + 3, mask=live, other=0.0), 0.0)
+    mean = tl.where(count > 0, tl.load(own + 3, mask=live, other=0.0), 0.0)
     tl.store(own, tl.minimum(lowest, p), mask=live)
     tl.store(own + 1, p, mask=live)
     tl.store(own + 2, product * p, mask=live)
-    tl.store(own + 3, total + p, mask=live)
+    tl.store(own + 3, mean + (p - mean) / (count + 1), mask=live)
     tl.store(count_ptr + end, count + 1, mask=live)
 
 
@@ -114,7 +114,7 @@ def prm_head(
     """One launch; for the MLP, two small buffers are allocated.
 
     hidden: [rows, dim]    ends: [n] int32, rows of `hidden`    probability: [n] fp32
-    aggregates: [n, 4] fp32, min, last, prod, sum so far    counts: [n] int32, steps so far (0: aggregates not read)
+    aggregates: [n, 4] fp32, min, last, prod, mean so far    counts: [n] int32, steps so far (0: aggregates not read)
     """
     n, dim = len(ends), hidden.shape[1]
     expect("hidden", hidden, FLOATS, (-1, dim))

@@ -215,12 +215,12 @@ def prm_head(
     p = torch.sigmoid(h @ weights.direction.double() + weights.bias.double())
     probability.copy_(p)
     begun = counts > 0
-    lowest, _, product, total = aggregates.double().unbind(1)
+    lowest, _, product, mean = aggregates.double().unbind(1)
     parts = (
         torch.minimum(torch.where(begun, lowest, 1.0), p),
         p,
         torch.where(begun, product, 1.0) * p,
-        torch.where(begun, total, 0.0) + p,
+        (torch.where(begun, mean, 0.0) * counts + p) / (counts + 1),
     )
     aggregates.copy_(torch.stack(parts, 1))
     counts += 1

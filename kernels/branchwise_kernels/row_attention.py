@@ -12,7 +12,7 @@ from torch import Tensor
 
 from branchwise_kernels.attend import attend, first_visible
 from branchwise_kernels.checks import FLOATS, expect
-from branchwise_kernels.layout import PAGE, DevicePlan
+from branchwise_kernels.layout import PAGE, DevicePlan, registers
 
 
 @triton.jit
@@ -77,4 +77,5 @@ def row_attention(
         scale, softcap, n_kv_heads, window,
         GROUP=group, D=head_dim, BLOCK_D=block_d, BLOCK_Q=max(16, triton.next_power_of_2(group)), PAGE=PAGE,
         WINDOW=window > 0, SOFTCAP=softcap > 0, EVEN_D=block_d == head_dim, num_warps=4, num_stages=3,
+        maxnreg=registers(head_dim),
     )  # fmt: skip

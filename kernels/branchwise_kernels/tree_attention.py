@@ -7,8 +7,9 @@ item's keys page by page with an online softmax in base 2 (Milakov and Gimelshei
     m = max_j s_j    d = sum_j 2^(s_j - m)    o = sum_j 2^(s_j - m) v_j
 
 What it writes is not normalised: `merge_states` folds a row's partials. A row that sees no key has m = -inf, d = o = 0.
-Two launches: items of few queries in tiles of 16, the others in tiles of 64. A query's arithmetic runs over its keys in
-order and page by page in both, so its result does not depend on who shares its item.
+Two launches: items of few queries in tiles of 16, the others in tiles of 64, or of 128 where nodes feed many rows each.
+A query's arithmetic runs over its keys in order and page by page in all, so its result does not depend on who shares
+its item.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from branchwise_kernels.attend import attend, first_visible
 from branchwise_kernels.checks import FLOATS, expect
-from branchwise_kernels.layout import LARGE_TILE, PAGE, SMALL_TILE, DevicePlan, large_tile
+from branchwise_kernels.layout import LARGE_TILE, PAGE, SMALL_TILE, DevicePlan, large_tile, registers
 
 
 @triton.jit
@@ -91,16 +92,18 @@ def tree_attention(
         raise ValueError(f"n_heads is {n_heads}, expected a multiple of the {n_kv_heads} kv heads")
     group = n_heads // n_kv_heads
     block_d = max(16, triton.next_power_of_2(head_dim))
-    large = large_tile(head_dim)
+    large = large_tile(head_dim, q.element_size(), plan.append)
+    warps = 4 if head_dim <= 64 and large <= LARGE_TILE else 8
     runs = (
         (plan.max_small, 0, SMALL_TILE, 1, 1, 4),
-        (plan.max_large, plan.max_small, large, 2, plan.tiles * LARGE_TILE // large, 4 if head_dim <= 64 else 8),
+        (plan.max_large, plan.max_small, large, 2, -(-plan.tiles * LARGE_TILE // large), warps),
     )
-    for items, first, tile, count, tiles, warps in runs:
+    for items, first, tile, count, tiles, num_warps in runs:
         if items:
             tree_attention_kernel[(items, n_kv_heads, tiles)](
                 q, kv, plan.items, plan.pages, plan.positions, plan.counts, partial_out, partial_max, partial_sum,
                 scale, softcap, n_kv_heads, first, window,
                 GROUP=group, D=head_dim, BLOCK_D=block_d, BLOCK_Q=tile, PAGE=PAGE, COUNT=count, WINDOW=window > 0,
-                SOFTCAP=softcap > 0, EVEN_D=block_d == head_dim, num_warps=warps, num_stages=3,
+                SOFTCAP=softcap > 0, EVEN_D=block_d == head_dim, num_warps=num_warps, num_stages=3,
+                maxnreg=registers(head_dim),
             )  # fmt: skip

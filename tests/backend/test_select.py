@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import branchwise
 from branchwise.backend.select import open_backend
 from branchwise.config import EngineConfig
 from branchwise.errors import ConfigError
@@ -87,3 +91,18 @@ def test_triton_is_missing(gpu, monkeypatch):
 def test_the_interpreter_needs_its_variable(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert "TRITON_INTERPRET=1" in refusal("interpreter")
+
+
+def test_the_cpu_never_loads_triton():
+    code = (
+        "import sys, branchwise; from branchwise.api import Engine; "
+        "Engine(device='cpu', kv_memory=64 << 20).close(); "
+        "assert not {'triton', 'branchwise_kernels'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_only_backends_name_the_device_library():
+    root = Path(branchwise.__file__).parent
+    named = {str(file.relative_to(root)) for file in root.rglob("*.py") if "torch.cuda" in file.read_text()}
+    assert {name for name in named if not name.startswith("backend/")} <= {"cli/doctor.py"}  # which says what is there

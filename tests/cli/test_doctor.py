@@ -32,3 +32,22 @@ def test_a_missing_model_is_a_problem(command, monkeypatch, tmp_path):
     assert done.code == 1
     assert len(done.document["problems"]) == len(assets.NAMES)
     assert "install branchwise again" in done.document["problems"][0]
+
+
+def test_memory_is_split_before_anything_loads(command):
+    pair = (
+        "--policy",
+        str(assets.asset_path("policy-small")),
+        "--prm",
+        str(assets.asset_path("prm")),
+        "--device",
+        "cpu",
+    )
+    memory = command("doctor", *pair, "--json").document["memory"]
+    assert memory["policy weights"] > 0 < memory["prm weights"]
+    assert memory["policy weights"] + memory["prm weights"] + memory["kv"] <= memory["free"]
+    assert memory["searches at once"] >= 1
+    assert "searches at once" in command("doctor", *pair).out
+    refused = command("doctor", *pair, "-n", "1000000")
+    assert refused.code == 2
+    assert "is the most, or lower max_tokens" in repr(refused)

@@ -61,6 +61,13 @@ def test_a_search_that_does_not_fit_names_the_largest_n(pair):
         plan_memory(CpuBackend(), pair, torch.float32, kv_memory=8 * MIB, **(SEARCH | {"n": most + 1}))
 
 
+def test_small_models_are_bf16_on_a_gpu(pair):
+    class Gpu(CpuBackend):
+        device = torch.device("cuda", 0)
+
+    assert resolve_dtype("auto", pair[0], Gpu()) == torch.bfloat16  # fp32 is slow there, and for tests
+
+
 def test_a_dtype_that_the_device_lacks(pair):
     assert resolve_dtype("auto", pair[0], CpuBackend()) == torch.float32
     with pytest.raises(ConfigError, match="dtype='float16' cannot be computed on device 'cpu'"):

@@ -43,6 +43,13 @@ def test_heads_that_no_kernel_takes_are_refused():
             InterpBackend().kv_pool(1, 4, 1, head_dim, torch.float32)
 
 
+def test_heads_that_shared_memory_cannot_hold_are_refused(monkeypatch):
+    monkeypatch.setattr(InterpBackend, "shared_memory", lambda _: 101_376)  # an RTX 4090
+    InterpBackend().kv_pool(1, 4, 1, 256, torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"heads of 256 dimensions in float32 need 148 KiB .* has 99 KiB"):
+        InterpBackend().kv_pool(1, 4, 1, 256, torch.float32)
+
+
 @pytest.mark.parametrize(("count", "strategy", "options"), [pytest.param(1, "beam", SEARCHES[1][1], id="beam"), *SLOW])
 def test_the_same_search_as_on_the_cpu(count, strategy, options):
     found = []

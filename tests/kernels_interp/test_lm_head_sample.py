@@ -132,9 +132,11 @@ def test_frequencies_follow_the_probabilities():
     assert torch.allclose(share, logits[0].softmax(0), atol=0.04)
 
 
-def test_damaged_logits_show_in_the_logprob():
+@pytest.mark.parametrize("row", [{}, {"top_p": 0.5}, {"top_k": 1}, {"temperature": 0.0}])
+def test_damaged_logits_show_in_the_logprob(row):
     hidden = torch.tensor([[float("nan"), 0.0], [1.0, 2.0]])
     with np.errstate(invalid="ignore"):
-        _, logprobs = sample(hidden, torch.eye(2), draws_of([{}, {}]))
+        tokens, logprobs = sample(hidden, torch.eye(2), draws_of([row, {}]))
     assert not logprobs[0].isfinite()
     assert logprobs[1].isfinite()
+    assert (tokens < 2).all()  # the step automaton and the embedding look words up by it

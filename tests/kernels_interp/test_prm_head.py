@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from branchwise.scoring.aggregate import aggregate
 from branchwise_kernels import reference
 from branchwise_kernels.prm_head import PrmHeadWeights, prm_head
 from kernels_interp.harness.verify import poisoned, verify
@@ -41,3 +42,16 @@ def test_the_first_step_reads_no_aggregate():
     prm_head(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int32), weights, probability, aggregates,
              torch.zeros(1, dtype=torch.int32))  # fmt: skip
     assert aggregates.tolist() == [[0.5, 0.5, 0.5, 0.5]]
+
+
+def test_aggregates_are_those_of_the_scores():
+    """min, last, prod and mean after three steps, as `scoring.aggregate` has them from the whole list."""
+    weights = PrmHeadWeights.of("value", [torch.ones(1, 1), torch.zeros(1)])
+    aggregates, counts = torch.full((1, 4), float("nan")), torch.zeros(1, dtype=torch.int32)
+    logits = torch.tensor([[1.0], [-0.5], [2.0]])
+    for row in range(3):
+        end = torch.tensor([row], dtype=torch.int32)
+        prm_head(logits, end, weights, torch.empty(1), aggregates, counts)
+    scores = logits[:, 0].sigmoid().tolist()
+    wanted = [aggregate(scores, how) for how in ("min", "last", "prod", "mean")]
+    assert aggregates[0].tolist() == pytest.approx(wanted, rel=1e-6)

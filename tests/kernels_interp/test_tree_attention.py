@@ -10,11 +10,13 @@ import torch
 
 from branchwise import _C
 from branchwise_kernels import reference
-from branchwise_kernels.layout import PAGE, DevicePlan, empty_plan, size_of, update
+from branchwise_kernels import tree_attention as tree_attention_module
+from branchwise_kernels.layout import PAGE, DevicePlan, empty_plan, large_tile, size_of, update
 from branchwise_kernels.merge_states import merge_states
 from branchwise_kernels.row_attention import row_attention
 from branchwise_kernels.tree_attention import tree_attention
 from kernels.trees import attention_reference, random_tree
+from kernels_interp.harness.guard import Guard
 from kernels_interp.harness.verify import poisoned, rel_l2, verify
 from kernels_interp.trees import PagedTree, rows_of
 from tolerances import KERNEL_REL_L2
@@ -51,7 +53,8 @@ def check(
     wanted = attention_reference(tree, nodes, counts, host.order.tolist(), q, scale, window, softcap)
     plan = tree.device_plan(host, n_heads)
     rows = poisoned(*q.shape, dtype=q.dtype)
-    row_attention(q, tree.pool, plan, rows, n_heads, scale, window, softcap)
+    with Guard():
+        row_attention(q, tree.pool, plan, rows, n_heads, scale, window, softcap)
     assert rel_l2(rows, wanted) <= KERNEL_REL_L2[tree.dtype]
     run = lambda: attend(q, tree.pool, plan, host.n_partials, n_heads, tree.head_dim, window, softcap)  # noqa: E731
     verify(run, [wanted], tree.dtype)
@@ -66,7 +69,9 @@ def test_head_dims(dtype, head_dim):
     check(tree, leaves, [1, 2, 9], n_heads=4)
 
 
-@pytest.mark.parametrize(("n_heads", "n_kv_heads"), [(1, 1), (4, 4), (6, 2), (14, 2), (8, 1)])
+@pytest.mark.parametrize(
+    ("n_heads", "n_kv_heads"), [(1, 1), (4, 4), (2, 1), (6, 2), (4, 1), (5, 1), (6, 1), (14, 2), (8, 1)]
+)
 def test_groups_of_query_heads(dtype, n_heads, n_kv_heads):
     torch.manual_seed(n_heads)
     tree = PagedTree(16, n_kv_heads, 16, dtype)
@@ -101,6 +106,29 @@ def test_many_rows_share_a_prefix(dtype):
     root = tree.grow(None, 100)
     leaves = [tree.grow(root, 2) for _ in range(30)]
     check(tree, leaves, [1] * 30, n_heads=3)
+
+
+@pytest.mark.parametrize("tile", [16, 32, 64, 128])
+@pytest.mark.parametrize("counts", [[1] * 18, [33, 5]])
+def test_tiles_of_any_height(dtype, tile, counts, monkeypatch):
+    """In every dtype, whatever tile it takes in production; 18 rows share a prefix, or two nodes feed several."""
+    monkeypatch.setattr(tree_attention_module, "large_tile", lambda *_: tile)
+    torch.manual_seed(tile)
+    tree = PagedTree(40, 1, 16, dtype)
+    root = tree.grow(None, 66)
+    leaves = [tree.grow(root, count + 1) for count in counts]
+    check(tree, leaves, counts, n_heads=4)
+
+
+def test_appends_take_the_widest_tile():
+    tree = PagedTree(8, 1, 64, torch.bfloat16)
+    leaves = [tree.grow(tree.grow(None, 10), length) for length in (40, 3)]
+    decode, append = (tree.device_plan(planned(tree, leaves, counts), 4).append for counts in ([1, 1], [40, 1]))
+    assert (decode, append) == (False, True)
+    assert [large_tile(64, 2, each) for each in (decode, append)] == [64, 128]
+    assert large_tile(256, 2, append) == 32  # shared memory
+    assert large_tile(80, 2, append) == 64  # registers
+    assert large_tile(64, 4, append) == 16  # fp32: no matrix units
 
 
 def test_one_row_alone(dtype):

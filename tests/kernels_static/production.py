@@ -1,9 +1,9 @@
-"""The launches of production: every kernel at the sizes of the models that people search with, bf16."""
+"""The launches of production: every kernel at the sizes of the models that people search with, bf16 or fp16."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from branchwise_kernels.row_attention import row_attention
 from branchwise_kernels.step_state import StepState, step_state
 from branchwise_kernels.tree_attention import tree_attention
 
-BF16, CPU = torch.bfloat16, torch.device("cpu")
+HALF, CPU = torch.bfloat16, torch.device("cpu")
+FEW = 8  # rows of the smallest bucket
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,23 @@ MODELS = {
     "llama-3.2-1b": Model(32, 8, 64, 2048, 8192, 128_256, prm="value"),
     "qwen3-4b": Model(32, 8, 128, 2560, 9728, 151_936, qk_norm=True),
     "gemma-3-1b": Model(4, 1, 256, 1152, 6912, 262_144, qk_norm=True, add_one=True, window=512, gelu=True),
+    "gemma-2-2b": Model(8, 4, 256, 2304, 9216, 256_000, add_one=True, window=4096, softcap=50.0, gelu=True),
+    "danube2-1.8b": Model(32, 8, 80, 2560, 6912, 32_000, window=4096),
+    "danube3-500m": Model(16, 8, 96, 1536, 4096, 32_000),
 }
 PLAIN = ["qwen2.5-1.5b", "llama-3.2-1b", "gemma-3-1b"]  # the default run; the others are variants of these
 
 
-def empty(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+def empty(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """Memory that nothing touches: a launch is only recorded."""
-    return torch.empty(shape, dtype=dtype)
+    return torch.empty(shape, dtype=HALF if dtype is None else dtype)
 
 
 def launches(model: Model, rows: int) -> Iterator[tuple[str, Callable[[], None]]]:
     """(name, launch) of every kernel of a decode iteration with `rows` branches, and of the work around it."""
     group = model.heads // model.kv_heads
-    plan = empty_plan(PlanSize.for_rows(rows, 8, group, 4096), CPU)
+    size = PlanSize.for_rows(rows, 8, group, 4096)
+    plan, append = empty_plan(size, CPU), empty_plan(replace(size, append=True), CPU)
     hidden, width = empty(rows, model.hidden), model.heads * model.head_dim
     query, mixed = empty(rows, width), empty(rows, width)
     pool = empty(4096, model.kv_heads, 2, PAGE, model.head_dim)
@@ -82,10 +87,15 @@ def launches(model: Model, rows: int) -> Iterator[tuple[str, Callable[[], None]]
         model.heads, model.kv_heads, model.head_dim, norm, norm, 1e-6, model.add_one, plan.counts,
     )  # fmt: skip
     yield "tree_attention", lambda: tree_attention(query, pool, plan, *parts, *attention)
+    yield "tree_attention_append", lambda: tree_attention(query, pool, append, *parts, *attention)
     yield "merge_states", lambda: merge_states(*parts, plan, mixed)
     yield "row_attention", lambda: row_attention(query, pool, plan, mixed, *attention)
     for filtered in (False, True):
-        yield f"lm_head_sample{'_filtered' if filtered else ''}", lambda f=filtered: sample(model, rows, f)
+        for name, count in (("", rows), ("_few", FEW)):
+            yield (
+                f"lm_head_sample{'_filtered' if filtered else ''}{name}",
+                lambda count=count, f=filtered: sample(model, count, f),
+            )
     yield "step_state", lambda: advance(model, plan.positions, plan.slots, plan.pages)
     yield "kv_copy", lambda: kv_copy(pool[None], plan.slots, plan.positions)
     if model.prm:

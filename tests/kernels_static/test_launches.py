@@ -17,6 +17,7 @@ from branchwise.assets import asset_path
 from branchwise.backend.trace import Launch, TraceBackend
 from branchwise.engine.decode_loop import DecodeLoop, LoopRow
 from branchwise.engine.kv import KvCache
+from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
 from branchwise.models.load import load_decoder
 from branchwise.text.steps import StepDetector
@@ -26,29 +27,42 @@ from branchwise.weights import open_checkpoint
 FILE = Path(__file__).with_name("launches.json")
 ROWS = 20
 MOST_PER_LAYER = 9
+READS = ("cpu", "numpy", "tolist", "item", "__bool__", "__int__", "__float__", "__index__", "__array__")
+FREE = ("empty", "empty_like", "new_empty", "empty_strided", "view", "_unsafe_view", "select", "slice", "t",
+        "transpose", "detach", "alias", "as_strided", "expand", "unsqueeze", "permute")  # fmt: skip
 WAITS = ("_local_scalar_dense", "nonzero", "item", "is_nonzero", "masked_select", "unique", "equal")
 
 
 class NoHost(TorchDispatchMode):
-    """Fails where torch would read a tensor back, and counts products."""
+    """Fails where torch would read a tensor back, counts products, and lists what else torch would launch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.products = 0
+        self.others: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().removeprefix("aten::").split(".")[0]
         assert name not in WAITS, f"{name} waits for the device"
-        self.products += name in ("mm", "addmm", "linear")
+        if name in ("mm", "addmm", "linear"):
+            self.products += 1
+        elif name not in FREE:
+            self.others.append(name)
         return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")
-def loop():
-    """A decode loop of the bundled policy in bf16 over a tree of two levels, compiled for sm_90."""
+def policy():
+    """The bundled policy in bf16, compiled for sm_90."""
     backend = TraceBackend(90)
     checkpoint = open_checkpoint(str(asset_path("policy-small")))
-    model = load_decoder(checkpoint, torch.bfloat16, backend=backend)
+    return backend, checkpoint, load_decoder(checkpoint, torch.bfloat16, backend=backend)
+
+
+@pytest.fixture(scope="module")
+def loop(policy):
+    """A decode loop over a tree of two levels."""
+    backend, checkpoint, model = policy
     kv = KvCache(model.config, 200, torch.bfloat16, backend)
     root = kv.tree.add_root()
     kv.tree.append(root, 90)
@@ -63,32 +77,45 @@ def loop():
     return backend, burst.loop, model.config.n_layers
 
 
-def recorded(backend: TraceBackend, loop) -> tuple[list[Launch], int]:
+def recorded(backend: TraceBackend, loop) -> tuple[list[Launch], NoHost]:
     backend.launches.clear()
-    with NoHost() as host:
+    with NoHost() as host, pytest.MonkeyPatch.context() as patch:
+        for name in READS:  # on the CPU some of them reach no dispatcher
+            patch.setattr(torch.Tensor, name, reads(name))
         loop.iterate()
-    return list(backend.launches), host.products
+    return list(backend.launches), host
+
+
+def reads(name: str):
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError(f"Tensor.{name} waits for the device")
+
+    return read
 
 
 def test_two_iterations_launch_the_same(loop):
     backend, decode, _ = loop
     (first, _), (second, _) = recorded(backend, decode), recorded(backend, decode)
-    assert [(x.kernel, x.grid, x.warps, x.shared_bytes) for x in first] == [
-        (x.kernel, x.grid, x.warps, x.shared_bytes) for x in second
-    ]
     # Activations come from torch's allocator, which a recording pins; everything that lasts must not move.
-    lasting = [
-        {p for launch in launches for p in launch.pointers if p in lasting_pointers(decode)}
-        for launches in (first, second)
-    ]
-    assert lasting[0] == lasting[1]
-    assert len(lasting[0]) > 20
+    lasting = lasting_pointers(decode)
+
+    def told(launches: list[Launch]) -> list[tuple[object, ...]]:
+        return [
+            (x.kernel, x.grid, x.warps, x.shared_bytes, tuple(p if p in lasting else None for p in x.pointers))
+            for x in launches
+        ]
+
+    assert told(first) == told(second)
+    assert len({p for launch in first for p in launch.pointers if p in lasting}) > 30
 
 
 def lasting_pointers(loop) -> set[int]:
-    """Addresses of the loop's own buffers."""
-    holders = (loop.plan, loop.plan.arrays, loop.state, loop._draws, loop._space, loop)
-    found = set()
+    """Addresses of the loop's own buffers, of the weights that kernels read, and of the KV."""
+    owner = loop._parts.forward.__self__  # the DecodeLoop
+    model = owner.model
+    holders = (loop.plan, loop.plan.arrays, loop.state, loop._draws, loop._space, loop._sampler, loop, model)
+    found = {layer.data_ptr() for layer in owner.kv.pool} | {t.data_ptr() for pair in model.rope.values() for t in pair}
+    holders += tuple(model.layers)
     for holder in holders:
         values = [getattr(holder, name, None) for name in (*vars_of(holder),)]
         found |= {value.data_ptr() for value in values if isinstance(value, torch.Tensor)}
@@ -101,11 +128,12 @@ def vars_of(holder) -> list[str]:
 
 def test_few_launches_a_layer(loop):
     backend, decode, layers = loop
-    launches, products = recorded(backend, decode)
+    launches, host = recorded(backend, decode)
     counted = Counter(launch.kernel for launch in launches)
     outside = sum(counted[name] for name in ("lm_head_tile_kernel", "lm_head_choose_kernel", "step_state_kernel")) + 1
     assert (len(launches) - outside) / layers <= MOST_PER_LAYER
-    assert products == 4 * layers  # qkv, output, gate and up, down: cuBLAS
+    assert host.products == 4 * layers  # qkv, output, gate and up, down: cuBLAS
+    assert len(host.others) <= 2, host.others  # embedding; position of the draw
 
 
 def test_the_list_is_the_one_checked_in(loop):
@@ -113,6 +141,21 @@ def test_the_list_is_the_one_checked_in(loop):
     launches, _ = recorded(backend, decode)
     found = [[launch.kernel, list(launch.grid), launch.warps] for launch in launches]
     assert found == json.loads(FILE.read_text())
+
+
+@pytest.mark.parametrize(("prefix", "leaves", "path"), [(300, 20, "tree"), (3, 1, "rows")])
+def test_the_path_in_the_stats_is_the_one_that_ran(policy, prefix, leaves, path):
+    backend, _, model = policy
+    kv = KvCache(model.config, 64, torch.bfloat16, backend)
+    root = kv.tree.add_root()
+    kv.tree.append(root, prefix)
+    kv.tree.seal(root)
+    runner = Runner(model, kv)
+    backend.launches.clear()
+    runner.forward([Feed(leaf, [5]) for leaf in kv.tree.fork(root, leaves)])
+    ran = {launch.kernel for launch in backend.launches if "attention" in launch.kernel}
+    assert ran == {f"{path.removesuffix('s')}_attention_kernel"}
+    assert dict(runner.stats.attention_path) == {path: 1}
 
 
 def test_a_wait_would_be_found():

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import triton
 
-from kernels_static.facts import LIMITS
+from branchwise.backend.trace import TraceBackend
+from kernels_static import production
+from kernels_static.facts import LIMITS, Facts, facts_of
 from kernels_static.production import MODELS, PLAIN
 from kernels_static.table import FILE, compiled
 
@@ -29,16 +32,50 @@ CASES = [
 def test_resources(arch, name):
     for key, facts in compiled(name, arch).items():
         where = f"sm_{arch}/{name}/{key}"
-        assert (facts.stack, facts.local, facts.spills) == (0, 0, 0), where
-        assert facts.shared <= LIMITS[arch][3], where
-        assert facts.blocks_per_sm >= 1, where
-        if any(product in key for product in PRODUCTS):
-            assert facts.matrix > 0, f"{where}: no matrix instruction"
-        if "tree_attention_kernel/1" in key and MODELS[name].head_dim <= 128 and arch in (90, 100):  # tiles of 64 rows
-            wanted = {90: "HGMMA", 100: "UTC"}[arch]
-            assert all(kind.startswith(wanted) for kind in facts.matrix_kinds), f"{where}: {facts.matrix_kinds}"
+        _check(where, facts, arch)
+        tall = key in ("tree_attention/tree_attention_kernel/1", "tree_attention_append/tree_attention_kernel/0")
+        if tall and MODELS[name].head_dim <= 128:  # tiles of 64 and of 128 rows
+            _warp_groups(where, facts, arch)
         if TABLE["triton"] == triton.__version__:
             _compare(where, facts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", LIMITS)
+def test_fp16_is_as_good(arch, monkeypatch):
+    monkeypatch.setattr(production, "HALF", torch.float16)
+    for name in PLAIN:
+        for key, facts in compiled(name, arch).items():
+            _check(f"fp16 sm_{arch}/{name}/{key}", facts, arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", LIMITS)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_no_group_of_heads_spills(arch, head_dim):
+    backend = TraceBackend(arch)
+    for group in range(1, 9):
+        model = production.Model(2 * group, 2, head_dim, 256, 256, 256)
+        for op, launch in production.launches(model, 64):
+            if "attention" in op:
+                backend.driver.binaries.clear()
+                launch()
+                for each in backend.driver.binaries:
+                    facts = facts_of(each.cubin, each.shared_bytes, each.warps, arch)
+                    _check(f"sm_{arch}/group {group}/{op}/{each.kernel}", facts, arch)
+
+
+def _check(where: str, facts: Facts, arch: int) -> None:
+    assert (facts.stack, facts.local, facts.spills) == (0, 0, 0), where
+    assert facts.shared <= LIMITS[arch][3], where
+    assert facts.blocks_per_sm >= 1, where
+    if any(product in where for product in PRODUCTS):
+        assert facts.matrix > 0, f"{where}: no matrix instruction"
+
+
+def _warp_groups(where: str, facts: Facts, arch: int) -> None:
+    wanted = {90: "HGMMA", 100: "UTC"}.get(arch, "HMMA")
+    assert all(kind.startswith(wanted) for kind in facts.matrix_kinds), f"{where}: {facts.matrix_kinds}"
 
 
 def _compare(where, facts):

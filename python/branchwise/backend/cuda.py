@@ -38,6 +38,11 @@ class CudaBackend(TritonBackend):
     def free_memory(self) -> int:
         return int(torch.cuda.mem_get_info(self.device)[0])
 
+    def shared_memory(self) -> int:
+        from triton.runtime import driver  # whose launcher asks the same
+
+        return int(driver.active.utils.get_device_properties(self.device.index)["max_shared_mem"])
+
     def kv_budget(self) -> int:
         """Four fifths of what is left: activations, logits and recordings need the rest."""
         return self.free_memory() * 4 // 5

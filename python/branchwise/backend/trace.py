@@ -111,6 +111,9 @@ class TraceBackend(TritonBackend):
         self.driver = TraceDriver(arch)
         driver.set_active(self.driver)
 
+    def shared_memory(self) -> int:
+        return self.driver.utils.shared_limit
+
     @property
     def launches(self) -> list[Launch]:
         """What was launched so far; clear it to begin anew."""

@@ -32,7 +32,7 @@ from branchwise.backend.triton_plan import TritonPlan, cheaper_path
 from branchwise.backend.triton_sampler import TritonSampler
 from branchwise.errors import ConfigError
 from branchwise_kernels.gated_activation import gelu_mul, silu_mul
-from branchwise_kernels.layout import CHUNK_SLOTS, MAX_ITEM_ROWS, PAGE
+from branchwise_kernels.layout import CHUNK_SLOTS, MAX_ITEM_ROWS, PAGE, shared_bytes
 from branchwise_kernels.prm_head import PrmHeadWeights, prm_head
 from branchwise_kernels.rms_norm import add_rms_norm, rms_norm
 from branchwise_kernels.rope_and_store import rope_and_store
@@ -97,6 +97,10 @@ class TritonBackend:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
+    def shared_memory(self) -> int:
+        """Bytes that a block of a kernel may take."""
+        return 1 << 30
+
     # --- weights and memory --------------------------------------------------------------------------------------
 
     def tensor(self, values: Tensor) -> Tensor:
@@ -133,6 +137,12 @@ class TritonBackend:
         if head_dim % 2 or not 8 <= head_dim <= LARGEST_HEAD:
             raise ConfigError(
                 f"heads of {head_dim} dimensions: the kernels take even ones of 8 to {LARGEST_HEAD}; use device='cpu'"
+            )
+        need = shared_bytes(head_dim, dtype.itemsize)
+        if need > self.shared_memory():
+            raise ConfigError(
+                f"heads of {head_dim} dimensions in {str(dtype).removeprefix('torch.')} need {need // 1024} KiB of "
+                f"shared memory, this GPU has {self.shared_memory() // 1024} KiB: use dtype='bfloat16'"
             )
         return torch.zeros(layers, blocks, kv_heads, 2, PAGE, head_dim, dtype=dtype, device=self.device)
 

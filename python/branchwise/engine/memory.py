@@ -15,7 +15,7 @@ from branchwise.models.families import DecoderConfig, decoder_config
 from branchwise.weights.checkpoint import Checkpoint
 
 MIB = 1 << 20
-SMALL_MODEL_PARAMETERS = 50_000_000  # below this fp32 is the faster dtype
+SMALL_MODEL_PARAMETERS = 50_000_000  # below this fp32 is the faster dtype of a CPU
 RESERVE = 512 * MIB  # of a GPU: libraries, activations, logits
 
 
@@ -34,8 +34,8 @@ class MemoryPlan:
 def resolve_dtype(wish: str, checkpoint: Checkpoint, backend: Backend) -> torch.dtype:
     """The dtype that was asked for, or the faster one for this model. ConfigError where the device has none of it."""
     if wish == "auto":
-        small = parameter_count(checkpoint) < SMALL_MODEL_PARAMETERS or torch.bfloat16 not in backend.dtypes
-        return torch.float32 if small else torch.bfloat16
+        small = backend.device.type == "cpu" and parameter_count(checkpoint) < SMALL_MODEL_PARAMETERS
+        return torch.float32 if small or torch.bfloat16 not in backend.dtypes else torch.bfloat16
     dtype: torch.dtype = getattr(torch, wish)
     if dtype not in backend.dtypes:
         known = ", ".join(str(each).removeprefix("torch.") for each in backend.dtypes)
