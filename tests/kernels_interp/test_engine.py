@@ -10,7 +10,9 @@ import torch
 from branchwise.api import Engine
 from branchwise.assets import asset_path
 from branchwise.backend.interpreter import InterpBackend
+from branchwise.engine.decode_loop import DecodeLoop
 from branchwise.errors import ConfigError
+from branchwise.scoring import scorer
 from branchwise.types import Problem
 
 SEARCHES = [("greedy", {}), ("beam", {"n": 4, "expand": 2}), ("dvts", {"n": 4, "expand": 2}), ("majority", {"n": 3})]
@@ -29,6 +31,14 @@ def solved(engine: Engine, count: int, strategy: str, options: dict[str, int]) -
     nodes = [node for result in results for node in every_node(result.tree)]
     steps = [(node.lineage, node.tokens, node.finish) for node in nodes]
     return [*steps, *(result.answer for result in results)], [node.score for node in nodes if node.score is not None]
+
+
+def told(events: list[str], name: str, function):
+    def call(*args, **kwargs):
+        events.append(name)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def every_node(root):
@@ -51,14 +61,22 @@ def test_heads_that_shared_memory_cannot_hold_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "strategy", "options"), [pytest.param(1, "beam", SEARCHES[1][1], id="beam"), *SLOW])
-def test_the_same_search_as_on_the_cpu(count, strategy, options):
+def test_the_same_search_as_on_the_cpu(count, strategy, options, monkeypatch):
+    """And meanwhile: steps of early finishers are scored while the others' next burst is under way."""
+    monkeypatch.setattr(scorer, "MIN_ROWS", 1)
+    events: list[str] = []
+    monkeypatch.setattr(DecodeLoop, "start", told(events, "start", DecodeLoop.start))
+    monkeypatch.setattr(DecodeLoop, "finish", told(events, "finish", DecodeLoop.finish))
     found = []
     for device in ("cpu", "interpreter"):
         with Engine(device=device, dtype="float32", kv_memory=64 << 20) as engine:
+            monkeypatch.setattr(engine.scorer.runner, "forward", told(events, "score", engine.scorer.runner.forward))
             found.append(solved(engine, count, strategy, options))
             paths = engine.steps.runner.stats.attention_path
             assert set(paths) <= {"tree", "rows"}
             assert sum(paths.values()) == engine.steps.runner.stats.iterations
+    if strategy in ("beam", "dvts"):
+        assert "start score finish" in " ".join(events)
     (cpu_steps, cpu_scores), (gpu_steps, gpu_scores) = found
     assert gpu_steps == cpu_steps
     assert gpu_scores == pytest.approx(cpu_scores, abs=1e-4)

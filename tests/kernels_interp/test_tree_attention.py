@@ -155,6 +155,14 @@ def test_an_item_without_visible_keys_counts_for_nothing(dtype):
     check(tree, [leaf], [1], n_heads=1, window=8)
 
 
+def test_rows_that_see_nothing_of_the_first_page(dtype):
+    """In one tile the first rows still see it, and the window of the last ones begins behind it."""
+    torch.manual_seed(5)
+    tree = PagedTree(16, 1, 16, dtype)
+    leaf = tree.grow(tree.grow(None, 10), 130)
+    check(tree, [leaf], [100], n_heads=1, window=8)
+
+
 def test_partials_equal_their_twin(dtype):
     torch.manual_seed(3)
     tree = PagedTree(32, 2, 16, dtype)

@@ -12,12 +12,12 @@ from kernels.trees import Tree
 
 
 class PagedTree(Tree):
-    """A `Tree` whose KV also lies in a pool as the Triton kernels read it. Slots never written hold zeros."""
+    """A `Tree` whose KV also lies in a pool as the Triton kernels read it. Slots never written hold NaN."""
 
     def __init__(self, n_pages: int, n_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
         self.cache = _C.KvTree(n_pages, PAGE)
         self.n_kv_heads, self.head_dim, self.dtype = n_kv_heads, head_dim, dtype
-        self.pool = torch.zeros(n_pages, n_kv_heads, 2, PAGE, head_dim, dtype=dtype)
+        self.pool = torch.full((n_pages, n_kv_heads, 2, PAGE, head_dim), float("nan"), dtype=dtype)
         self.kv: dict[int, Tensor] = {}
 
     def grow(self, parent: int | None, length: int, seal: bool = True) -> int:

@@ -23,6 +23,7 @@ from branchwise.models.load import load_decoder
 from branchwise.text.steps import StepDetector
 from branchwise.types import Sampling
 from branchwise.weights import open_checkpoint
+from checkpoints import random_checkpoint
 
 FILE = Path(__file__).with_name("launches.json")
 ROWS = 20
@@ -61,8 +62,12 @@ def policy():
 
 @pytest.fixture(scope="module")
 def loop(policy):
+    """A decode loop of the bundled policy."""
+    return started(*policy)
+
+
+def started(backend, checkpoint, model):
     """A decode loop over a tree of two levels."""
-    backend, checkpoint, model = policy
     kv = KvCache(model.config, 200, torch.bfloat16, backend)
     root = kv.tree.add_root()
     kv.tree.append(root, 90)
@@ -141,6 +146,15 @@ def test_the_list_is_the_one_checked_in(loop):
     launches, _ = recorded(backend, decode)
     found = [[launch.kernel, list(launch.grid), launch.warps] for launch in launches]
     assert found == json.loads(FILE.read_text())
+
+
+def test_gemma_launches_few_too(policy):
+    """Two norms a layer more than any other family."""
+    backend, checkpoint = policy[0], random_checkpoint("gemma3")
+    model = load_decoder(checkpoint, torch.bfloat16, backend=backend)
+    launches, host = recorded(backend, started(backend, checkpoint, model)[1])
+    assert (len(launches) - 4) / model.config.n_layers <= MOST_PER_LAYER  # last norm, two of the draw, automaton
+    assert len(host.others) <= 3, host.others  # embedding, its scale; position of the draw
 
 
 @pytest.mark.parametrize(("prefix", "leaves", "path"), [(300, 20, "tree"), (3, 1, "rows")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -44,6 +44,11 @@ class Decoder:
     final_norm: Tensor
     head: Any
     rope: dict[bool, tuple[Tensor, Tensor]]  # False: global layers, True: local layers
+    embed_scale: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        scale = torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)  # rounded as the family does
+        self.embed_scale = float(scale) if self.config.family.embed_scale else 1.0
 
     def forward(self, tokens: Tensor, plan: Plan, pool: Tensor) -> Tensor:
         """Hidden states after the final norm, one per row.
@@ -67,9 +72,7 @@ class Decoder:
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens: [rows] int64 -> [rows, hidden]."""
         rows = self.embedding(tokens)
-        if self.config.family.embed_scale:
-            rows = rows * float(torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype))
-        return rows
+        return rows if self.embed_scale == 1.0 else rows * self.embed_scale
 
     def _attention(self, index: int, layer: Layer, x: Tensor, plan: Plan, kv_layer: Tensor) -> Tensor:
         config = self.config
