@@ -6,15 +6,20 @@ TORCH_INSTALL ?= $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
 
 BIN := .venv/bin
 READY := .venv/.ready
-# The interpreter and the compiler cannot share a process; each gets a core. Fused multiply-adds as in production.
+# The interpreter and the compiler cannot share a process: both run at once. Fused multiply-adds as in production.
 KERNELS := TRITON_DEFAULT_FP_FUSION=1 $(BIN)/python -m pytest
+define KERNEL_TESTS
+log=$$(mktemp); $(KERNELS) tests/kernels_static $(1) >$$log 2>&1 & compiled=$$!; \
+	TRITON_INTERPRET=1 $(KERNELS) tests/kernels_interp $(1); interpreted=$$?; \
+	wait $$compiled; compiled=$$?; cat $$log; rm $$log; exit $$((interpreted + compiled))
+endef
 CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' 2>/dev/null)
 BENCHES := $(wildcard benchmarks/*/bench_*.py)
 # A change of these asks for a new install; plain Python files are used where they lie.
 BUILD_INPUTS := pyproject.toml $(shell find . -name CMakeLists.txt -not -path './.venv/*' -not -path './build/*') \
 	$(filter csrc/%,$(CPP)) $(shell find python kernels -name __init__.py)
 
-.PHONY: help demo dev test test-all kernels-interpreted kernels-compiled test-gpu lint fmt cpp-test bench wheel clean
+.PHONY: help demo dev test test-all test-gpu lint fmt cpp-test bench wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,17 +31,11 @@ dev: $(READY)  ## make .venv and install everything into it
 
 test: $(READY)  ## run the default test suite
 	$(BIN)/python -m pytest
-	$(MAKE) -j2 --output-sync=target kernels-interpreted kernels-compiled
+	$(call KERNEL_TESTS)
 
 test-all: $(READY)  ## run every test, the slow ones too
 	$(BIN)/python -m pytest -m "not gpu"
-	$(MAKE) -j2 --output-sync=target kernels-interpreted kernels-compiled SELECT='-m "not gpu"'
-
-kernels-interpreted:
-	TRITON_INTERPRET=1 $(KERNELS) tests/kernels_interp $(SELECT)
-
-kernels-compiled:
-	$(KERNELS) tests/kernels_static $(SELECT)
+	$(call KERNEL_TESTS,-m "not gpu")
 
 test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu
