@@ -1,0 +1,192 @@
+"""What an iteration costs beside its kernels: the time of every kernel call, taken from that of the whole iteration.
+
+    PYTHONPATH=. python benchmarks/engine/bench_overhead.py --policy qwen2.5-0.5b.gguf --rows 16 --save
+
+Everything else is overhead: Python, the plan, allocations, the bookkeeping of rows. `--profile` lists its functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.common import append
+from benchmarks.engine.bench_decode import DEFAULT_MODEL, TEXT
+
+import branchwise as bw
+from branchwise import _C
+from branchwise.assets import asset_path
+from branchwise.engine.branch import StepLimits
+from branchwise.types import Sampling
+
+OPS = ("rms_norm", "add_rms_norm", "act_mul", "rope_store", "tree_attention")
+LINEARS = ("qkv", "output", "gate_up", "down")
+SAMPLER = ("begin", "tile", "finish")
+
+
+class Stopwatch:
+    """Seconds spent in the calls that it wraps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        seconds, clock = self.seconds, time.perf_counter
+
+        def timed(*arguments: Any) -> Any:
+            begin = clock()
+            result = function(*arguments)
+            seconds[name] += clock() - begin
+            return result
+
+        return timed
+
+
+class Timed:
+    """Stands in for an object, with its calls or some of its methods under a stopwatch."""
+
+    def __init__(self, inner: Any, watch: Stopwatch, name: str, methods: tuple[str, ...] = ()) -> None:
+        self._inner = inner
+        self._call = watch.wrap(name, inner) if callable(inner) else None
+        for method in methods:
+            setattr(self, method, watch.wrap(f"{name}.{method}", getattr(inner, method)))
+
+    def __call__(self, *arguments: Any) -> Any:
+        assert self._call is not None
+        return self._call(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@contextmanager
+def kernels_timed(engine: bw.Engine) -> Iterator[Stopwatch]:
+    """Put a stopwatch on every kernel of the policy: matrix products, the backend's operations, the sampler."""
+    watch = Stopwatch()
+    steps = engine.steps
+    backend: Any = steps.model.backend
+    sampler: Any = steps.sampler.fused
+    head, fused = sampler.head, sampler.fused
+    before = [[getattr(layer, name) for name in LINEARS] for layer in steps.model.layers]
+    for name in OPS:
+        setattr(backend, name, watch.wrap(name, getattr(backend, name)))
+    for layer in steps.model.layers:
+        for name in LINEARS:
+            setattr(layer, name, Timed(getattr(layer, name), watch, "linear"))
+    sampler.head = [Timed(tile, watch, "lm_head") for tile in head]
+    sampler.fused = Timed(fused, watch, "sampler", SAMPLER)
+    try:
+        yield watch
+    finally:
+        for name in OPS:
+            delattr(backend, name)
+        for layer, linears in zip(steps.model.layers, before, strict=True):
+            for name, linear in zip(LINEARS, linears, strict=True):
+                setattr(layer, name, linear)
+        sampler.head, sampler.fused = head, fused
+
+
+@contextmanager
+def growing(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> Iterator[None]:
+    """`rows` branches under one 110-token prompt, past their first iterations, none of which ends."""
+    steps = engine.steps
+    eos, steps.tokenizer.eos_ids = steps.tokenizer.eos_ids, frozenset()
+    tree = steps.open(
+        (steps.tokenizer.encode(TEXT) * 5)[:110], lineage=1, branches=rows, max_steps=1,
+        limits=StepLimits(tokens + 8, tokens + 8), sampling=sampling, seed=0, delimiter="\0never\0",
+    )  # fmt: skip
+    assert tree is not None
+    steps.expand(tree, tree.root, rows)
+    for _ in range(4):
+        steps.poll()
+    try:
+        yield
+    finally:
+        steps.close(tree)
+        steps.tokenizer.eos_ids = eos
+
+
+def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict[str, Any]:
+    """Medians over the iterations of one run."""
+    iterations, others = [], []
+    parts: dict[str, list[float]] = {}
+    with growing(engine, rows, tokens, sampling), kernels_timed(engine) as watch:
+        for _ in range(tokens - 4):
+            watch.seconds.clear()
+            begin = time.perf_counter()
+            engine.steps.poll()
+            whole = time.perf_counter() - begin
+            iterations.append(whole)
+            others.append(whole - watch.seconds.total())
+            for name, seconds in watch.seconds.items():
+                parts.setdefault(name, []).append(seconds)
+    iteration, other = statistics.median(iterations), statistics.median(others)
+    return {
+        "bench": "overhead",
+        "rows": rows,
+        "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p},
+        "iteration_ms": round(iteration * 1e3, 3),
+        "overhead_ms": round(other * 1e3, 3),
+        "overhead_share": round(other / iteration, 4),
+        "kernels_ms": {name: round(statistics.median(values) * 1e3, 3) for name, values in sorted(parts.items())},
+        "isa": _C.isa(),
+        "threads": torch.get_num_threads(),
+        "dtype": engine.resolved.dtype,
+    }
+
+
+def profile(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> None:
+    """Print the functions that take the most time of their own; kernels stand among them as built-in functions."""
+    profiler = cProfile.Profile()
+    with growing(engine, rows, tokens, sampling):
+        profiler.enable()
+        for _ in range(tokens - 4):
+            engine.steps.poll()
+        profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
+
+
+def main() -> None:
+    models = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", default=str(models / DEFAULT_MODEL), help="folder, .gguf file or hub id")
+    parser.add_argument("--rows", type=int, nargs="+", default=[16])
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--save", action="store_true", help="append the records to benchmarks/results/overhead.jsonl")
+    parser.add_argument("--quick", action="store_true", help="the bundled policy, one run")
+    options = parser.parse_args()
+    if options.quick:
+        options.policy, options.tokens, options.runs = str(asset_path("policy-large")), 24, 1
+    if not Path(options.policy).exists():
+        parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
+    engine = bw.Engine(options.policy, dtype=options.dtype, threads=options.threads, kv_memory=1 << 30)
+    sampling = Sampling(0.8, 0.95)
+    records = []
+    for rows in options.rows:
+        if options.profile:
+            profile(engine, rows, options.tokens, sampling)
+        for _ in range(options.runs):
+            record = {**bench(engine, rows, options.tokens, sampling), "model": Path(options.policy).stem}
+            print(json.dumps(record), flush=True)
+            records.append(record)
+    if options.save:
+        append("overhead", records)
+
+
+if __name__ == "__main__":
+    main()
