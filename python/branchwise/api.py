@@ -90,7 +90,9 @@ class Engine:
         configs = [model.config] + ([judge.model.config] if judge is not None else [])
         blocks = kv_blocks(configs, dtype, backend.block_slots, memory)
         kv = KvCache(model.config, blocks, dtype, backend)
-        self.steps = StepEngine(model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows)
+        self.steps = StepEngine(
+            model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate
+        )
         self.scorer: Scorer | None = None
         if judge is not None:
             judge_kv = KvCache(judge.model.config, blocks, dtype, backend)

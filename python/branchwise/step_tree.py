@@ -24,6 +24,7 @@ class StepTree:
         if opened is None:
             raise OutOfMemory("other trees hold the KV that this one needs: close one, or raise kv_memory")
         self._tree: ScoredTree = opened
+        opened.policy.speculates = False  # every call may sample in its own way
         self._limits = opened.policy.limits
 
     @property

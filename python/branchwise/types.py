@@ -18,6 +18,7 @@ class Cost:
     """What something cost. Token counts are exact, bytes computed from the attention plan, seconds wall time."""
 
     generated_tokens: int = 0
+    speculated_tokens: int = 0  # written ahead, and not wanted in the end
     prefill_tokens: int = 0
     prm_tokens: int = 0
     kv_tokens: int = 0  # slots held in the policy's KV tree at its peak
@@ -35,7 +36,8 @@ class Cost:
             self.occupancy = busy / iterations
         self.iterations = iterations
         self.kv_tokens = max(self.kv_tokens, other.kv_tokens)
-        for name in ("generated_tokens", "prefill_tokens", "prm_tokens", "kv_bytes_read", "seconds", "flops"):
+        counters = ("generated_tokens", "speculated_tokens", "prefill_tokens", "prm_tokens", "kv_bytes_read")
+        for name in (*counters, "seconds", "flops"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 

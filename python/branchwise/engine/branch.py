@@ -35,6 +35,7 @@ class Branch:
     hidden: Tensor | None = None  # [hidden], after the last token; set by the engine when `pending` runs empty
     holders: int = 1  # its owner, and every child whose KV is held
     released: bool = False  # the owner's hold is gone
+    ahead: bool = False  # nobody has asked for it yet
 
 
 @dataclass(slots=True, eq=False)
@@ -48,11 +49,17 @@ class Tree:
     limits: StepLimits
     prompt_tokens: int
     reserved_blocks: int
+    max_steps: int
+    speculates: bool  # whether steps may be written ahead
     branches: dict[Node, Branch] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     kv_tokens: int = 0  # slots held now
     width: int = 1  # branches at most: what occupancy is measured against
     closed: bool = False
+
+    def may_go_on(self, node: Node) -> bool:
+        """Whether a finished step can have children."""
+        return node.finish == "stop" and node.depth < self.max_steps
 
     def hold(self, tokens: int) -> None:
         """Count slots that were just filled."""

@@ -7,9 +7,7 @@ Rows are refilled continuously: a branch that ends its step leaves, a waiting on
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -20,6 +18,7 @@ from branchwise.backend.base import BurstBackend
 from branchwise.engine.branch import Branch, StepLimits, Tree
 from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
 from branchwise.engine.kv import KvCache
+from branchwise.engine.rows import Growing, Opening, RowQueue
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
 from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeError
@@ -29,41 +28,23 @@ from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Finish, Node, Sampling
 
 
-@dataclass(slots=True)
-class Opening:
-    """A wish for `n` children of a node whose last hidden state may still have to be computed."""
-
-    tree: Tree
-    branch: Branch
-    n: int
-
-
-@dataclass(slots=True)
-class Growing:
-    """A step being written. `branch.pending` holds the token drawn last."""
-
-    tree: Tree
-    branch: Branch
-
-
 class StepEngine:
     """Batched step-level decoding of one policy on one KV cache."""
 
     def __init__(
-        self, model: Decoder, tokenizer: Tokenizer, kv: KvCache, *, max_rows: int = 256, prefill_rows: int = 512
-    ) -> None:
+        self, model: Decoder, tokenizer: Tokenizer, kv: KvCache, *, max_rows: int = 256, prefill_rows: int = 512,
+        speculate: bool = False,
+    ) -> None:  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
         self.kv = kv
         self.runner = Runner(model, kv)
         self.sampler = Sampler(model)
-        self.max_rows = max_rows
-        self.prefill_rows = prefill_rows
+        self.rows = RowQueue(max_rows, prefill_rows)
+        self.speculate = speculate
         self.context = min(model.config.max_positions, len(next(iter(model.rope.values()))[0]))
         self.flops_per_token = 2.0 * model.config.matmul_parameters
         self._no_rows = model.backend.tensor(torch.empty(0, model.config.hidden_size, dtype=model.dtype))
-        self._openings: deque[Opening] = deque()
-        self._growing: deque[Growing] = deque()
         self._detectors: dict[str, StepDetector] = {}
         backend = model.backend
         self.loop = DecodeLoop(model, self.sampler, kv, cast(BurstBackend, backend)) if backend.burst > 1 else None
@@ -94,13 +75,19 @@ class StepEngine:
             return None
         self.kv.reserve(blocks)
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
-        tree = Tree(root, sampling, seed, self.detector(delimiter), limits, len(prompt), blocks, width=branches)
+        tree = Tree(
+            root, sampling, seed, self.detector(delimiter), limits, len(prompt), blocks, max_steps, self.speculate,
+            width=branches,
+        )  # fmt: skip
         tree.branches[root] = Branch(root, None, self.kv.tree.add_root(), len(prompt), list(prompt))
         root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
         return tree
 
     def expand(self, tree: Tree, node: Node, n: int) -> None:
-        """Queue `n` more children of a node. ConfigError: n < 1. StaleNodeError: its KV is gone, or it has ended."""
+        """Queue `n` more children of a node; the first one may have been written ahead.
+
+        ConfigError: n < 1. StaleNodeError: its KV is gone, or it has ended.
+        """
         branch = tree.branches.get(node)
         if n < 1:
             raise ConfigError(f"expand with n={n}: expected at least 1 child")
@@ -108,7 +95,22 @@ class StepEngine:
             raise StaleNodeError(f"node {node.id} was pruned or its tree closed: it can no longer be expanded")
         if node.is_final or (node.parent is not None and node.finish is None):
             raise StaleNodeError(f"node {node.id} has finish {node.finish!r}: only a step that stopped can be expanded")
-        self._openings.append(Opening(tree, branch, n))
+        n -= self._adopt(tree, branch)
+        if n:
+            self.rows.openings.append(Opening(tree, branch, n))
+
+    def _adopt(self, tree: Tree, parent: Branch) -> int:
+        """Take over the first child of a step if it was written ahead; returns the number of children gained."""
+        child = self.rows.adopt(parent)
+        if child is None:
+            return 0
+        node = child.branch.node
+        parent.node.children.append(node)
+        tree.cost.generated_tokens += len(node.tokens)
+        tree.cost.speculated_tokens -= len(node.tokens)
+        if node.finish is not None:
+            self._landed.append((tree, node))
+        return 1
 
     def prune(self, tree: Tree, node: Node) -> None:
         """Drop the owner's hold on a node; its KV is freed when no child needs it. A growing step is abandoned."""
@@ -116,15 +118,32 @@ class StepEngine:
         if branch is None or branch.released:
             return
         self._land()
-        branch.released = True
-        self._openings = deque(item for item in self._openings if item.branch is not branch)
-        self._growing = deque(item for item in self._growing if item.branch is not branch)
-        self.kv.tree.prune(branch.handle)
-        self._let_go(tree, branch)
+        self._free(tree, [branch, *self.rows.ahead.take_below(branch)])
+
+    def _free(self, tree: Tree, branches: list[Branch]) -> None:
+        self.rows.forget(branches)
+        for branch in branches:
+            if branch.ahead:
+                tree.root.cost.kv_bytes_read += branch.node.cost.kv_bytes_read
+            branch.released = True
+            self.kv.tree.prune(branch.handle)
+            self._let_go(tree, branch)
+        nodes = {branch.node for branch in branches}
+        self._landed = [(tree, node) for tree, node in self._landed if node not in nodes]
+
+    def _drop_ahead(self) -> bool:
+        """Free all that was written ahead, and begin nothing of it; False when there was nothing."""
+        ahead = self.rows.ahead
+        heads = [(item.tree, parent) for parent, item in ahead.children.items() if not parent.ahead]
+        found = bool(heads or ahead.openings)
+        for tree, parent in heads:
+            self._free(tree, ahead.take_below(parent))
+        ahead.openings.clear()
+        return found
 
     def cancel(self, tree: Tree) -> None:
         """Forget what is queued for a tree but has not begun."""
-        self._openings = deque(item for item in self._openings if item.tree is not tree)
+        self.rows.cancel(tree)
 
     def close(self, tree: Tree) -> None:
         """Free everything a tree holds. Closing twice is allowed."""
@@ -151,29 +170,34 @@ class StepEngine:
 
     @property
     def idle(self) -> bool:
-        """True when nothing is queued or growing."""
-        return not (self._openings or self._growing or self._flying or self._landed)
+        """True when nothing that was asked for is queued or growing."""
+        return self.rows.idle and not (self._flying or self._landed)
 
     def begin(self) -> None:
         """Where the device can decode alone, queue a burst without waiting; the next `poll` collects it."""
-        if self.loop is None or self._flying or self._openings or not self._growing:
+        if self.loop is None or self._flying or self.rows.opening or not self.rows.growing:
             return
         with self.model.backend.stream("policy"):
             self._flying = self._take_off(self.loop)
 
     def _take_off(self, loop: DecodeLoop) -> tuple[list[Growing], Burst]:
-        detector = self._growing[0].tree.detector
-        growing = [item for item in self._growing if item.tree.detector is detector][: self.max_rows]
-        burst = loop.start([self._loop_row(item) for item in growing], detector, self.tokenizer.eos_ids)
-        taken = set(map(id, growing))
-        self._growing = deque(item for item in self._growing if id(item) not in taken)
-        return growing, burst
+        growing = self.rows.next_growing()
+        detector = growing[0].tree.detector
+        rows = [item for item in growing if item.tree.detector is detector]
+        self.rows.put_back([item for item in growing if item.tree.detector is not detector])
+        try:
+            return rows, loop.start([self._loop_row(item) for item in rows], detector, self.tokenizer.eos_ids)
+        except OutOfMemory:
+            self.rows.put_back(rows)
+            if not self._drop_ahead():
+                raise
+            return self._take_off(loop)
 
     def poll(self) -> list[tuple[Tree, Node]]:
         """Run one decode iteration, or collect a burst of them, and return the steps that finished."""
         self.begin()
         self._land()
-        if self._landed or (self.loop is not None and not self._openings):
+        if self._landed or (self.loop is not None and not self.rows.opening):
             landed, self._landed = self._landed, []
             return landed
         with self.model.backend.stream("policy"):
@@ -181,15 +205,16 @@ class StepEngine:
 
     def _iterate(self) -> list[tuple[Tree, Node]]:
         """One decode iteration under the host's eyes: openings are fed, and every row draws a token."""
-        growing, openings = self._next_batch()
+        growing, openings = self.rows.next_batch()
         fed = list({opening.branch: opening for opening in openings if opening.branch.pending}.values())
         feeds = [Feed(item.branch.handle, item.branch.pending) for item in growing] + self._opening_feeds(fed)
         try:
             hidden = self.runner.forward(feeds) if feeds else self._no_rows
         except OutOfMemory:  # nothing was appended: put everything back, so that the caller can free and go on
-            self._growing.extendleft(reversed(growing))
-            self._openings.extendleft(reversed(openings))
-            raise
+            self.rows.put_back(growing, openings)
+            if not self._drop_ahead():
+                raise
+            return self._iterate()
         self._commit(growing, fed, feeds)
         self._keep_hidden(fed, hidden[len(growing) :])
         children = self._fork_ready(openings)
@@ -201,8 +226,16 @@ class StepEngine:
         self._account(active, self.runner.last_bytes_read if feeds else 0)
         for item, token, logprob in zip(active, tokens, logprobs, strict=True):
             self._accept(item, token, logprob)
-        self._growing.extendleft(item for item in reversed(active) if item.branch.node.finish is None)
-        return [(item.tree, item.branch.node) for item in active if item.branch.node.finish is not None]
+        return self._settle(active)
+
+    def _settle(self, rows: list[Growing]) -> list[tuple[Tree, Node]]:
+        """Let rows go on where their step does; returns the finished steps that were asked for."""
+        self.rows.put_back([item for item in rows if item.branch.node.finish is None])
+        done = [item for item in rows if item.branch.node.finish is not None]
+        for item in done:
+            if item.tree.speculates and item.tree.may_go_on(item.branch.node):
+                self.rows.ahead.openings.append(Opening(item.tree, item.branch, 1, ahead=True))
+        return [(item.tree, item.branch.node) for item in done if not item.branch.ahead]
 
     def _land(self) -> None:
         """Take in the burst that is under way, if any."""
@@ -220,8 +253,7 @@ class StepEngine:
             item.tree.hold(len(tokens))
             for token, logprob in zip(tokens, logprobs, strict=True):
                 self._accept(item, token, logprob)
-        self._growing.extendleft(item for item in reversed(growing) if item.branch.node.finish is None)
-        self._landed += [(item.tree, item.branch.node) for item in growing if item.branch.node.finish is not None]
+        self._landed += self._settle(growing)
 
     def _loop_row(self, item: Growing) -> LoopRow:
         tree, branch = item.tree, item.branch
@@ -235,21 +267,9 @@ class StepEngine:
             last_position=tree.prompt_tokens + tree.limits.max_tokens - 1,
         )
 
-    def _next_batch(self) -> tuple[list[Growing], list[Opening]]:
-        """The rows of this iteration: growing steps first come, first served; openings while rows are free."""
-        growing = [self._growing.popleft() for _ in range(min(self.max_rows, len(self._growing)))]
-        rows, prefill = len(growing), 0
-        openings: list[Opening] = []
-        while self._openings and rows < self.max_rows and prefill < self.prefill_rows:
-            opening = self._openings.popleft()
-            openings.append(opening)
-            prefill += len(opening.branch.pending)
-            rows += opening.n
-        return growing, openings
-
     def _opening_feeds(self, openings: list[Opening]) -> list[Feed]:
         """Up to `prefill_rows` pending tokens of the openings; a long prompt takes several iterations."""
-        feeds, room = [], self.prefill_rows
+        feeds, room = [], self.rows.prefill_rows
         for opening in openings:
             feeds.append(Feed(opening.branch.handle, opening.branch.pending[: max(1, room)]))
             room -= len(feeds[-1].tokens)
@@ -279,25 +299,29 @@ class StepEngine:
     def _fork_ready(self, openings: list[Opening]) -> list[Growing]:
         """Children of every opening whose hidden state is known; the others stay first in the queue."""
         waiting = [opening for opening in openings if opening.branch.hidden is None]
-        self._openings.extendleft(reversed(waiting))
+        self.rows.put_back([], waiting)
         return [
-            Growing(opening.tree, self._child(opening.tree, opening.branch, handle))
+            self._child(opening, handle)
             for opening in openings
             if opening.branch.hidden is not None
             for handle in self.kv.tree.fork(opening.branch.handle, opening.n)
         ]
 
-    def _child(self, tree: Tree, parent: Branch, handle: int) -> Branch:
+    def _child(self, opening: Opening, handle: int) -> Growing:
+        tree, parent = opening.tree, opening.branch
         index = len(parent.node.children)
         lineage = lineage_child(parent.node.lineage, index)
         node = Node(
             id=len(tree.branches), parent=parent.node, index=index, depth=parent.node.depth + 1, lineage=lineage
         )
-        parent.node.children.append(node)
         parent.holders += 1
-        branch = Branch(node, parent, handle, parent.end, [], tree.detector.start)
-        tree.branches[node] = branch
-        return branch
+        child = Growing(tree, Branch(node, parent, handle, parent.end, [], tree.detector.start, ahead=opening.ahead))
+        tree.branches[node] = child.branch
+        if opening.ahead:
+            self.rows.ahead.children[parent] = child
+        else:
+            parent.node.children.append(node)
+        return child
 
     def _draw(self, item: Growing) -> Draw:
         return Draw(item.tree.seed, item.branch.node.lineage, item.branch.end, item.tree.sampling)
@@ -332,11 +356,12 @@ class StepEngine:
         for item in active:
             by_tree[item.tree] = by_tree.get(item.tree, 0) + 1
             item.branch.node.cost.kv_bytes_read += share
+            item.tree.cost.speculated_tokens += item.branch.ahead
+            item.tree.cost.generated_tokens += not item.branch.ahead
         for tree, rows in by_tree.items():
             cost = tree.cost
             cost.occupancy += (rows / tree.width - cost.occupancy) / (cost.iterations + 1)
             cost.iterations += 1
-            cost.generated_tokens += rows
             cost.kv_bytes_read += share * rows
 
     def detector(self, delimiter: str) -> StepDetector:

@@ -99,7 +99,9 @@ class ScoredEngine:
         self.engine.close(tree.policy)
         cost = tree.policy.cost
         root.cost.kv_tokens, root.cost.iterations, root.cost.occupancy = cost.kv_tokens, cost.iterations, cost.occupancy
-        root.cost.flops = root.cost.prefill_tokens * self.engine.flops_per_token
+        root.cost.speculated_tokens = cost.speculated_tokens
+        own_tokens = root.cost.prefill_tokens + root.cost.speculated_tokens
+        root.cost.flops = own_tokens * self.engine.flops_per_token
         if self.scorer is not None and tree.prm is not None:
             root.cost.prm_tokens = tree.prm.prompt_tokens
             root.cost.flops += root.cost.prm_tokens * self.scorer.flops_per_token

@@ -1,0 +1,168 @@
+"""Steps written ahead change nothing but the time: same trees in every state, whatever is pruned, closed or short."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from branchwise.engine.branch import Tree
+from branchwise.engine.engine import StepEngine
+from branchwise.models.decoder import Decoder
+from branchwise.models.load import load_decoder
+from branchwise.types import Node, Sampling
+from checkpoints import random_checkpoint
+from engine.test_step_engine import make_engine, open_tree, run_until_idle, steps_of
+
+MODEL: list[Decoder] = []
+
+
+class ManyTokensStop:
+    """Stands in for the step detector: steps of one to nine tokens."""
+
+    start = 0
+
+    def advance(self, state: int, token: int) -> tuple[int, bool]:
+        return state + 1, token % 4 == 0 or state == 8
+
+
+def model() -> Decoder:
+    if not MODEL:
+        MODEL.append(load_decoder(random_checkpoint("llama", seed=11), torch.float32))
+    return MODEL[0]
+
+
+def draw(node: Node, what: str, below: int) -> int:
+    """What becomes of a node depends on its place alone, never on when it was finished."""
+    return zlib.crc32(f"{node.lineage_path} {what}".encode()) % below
+
+
+def act(engine: StepEngine, tree: Tree, node: Node, salt: str) -> None:
+    """Prune a finished step, or ask for some children."""
+    n = draw(node, salt, 4)
+    if n == 0 or node.finish != "stop" or node.depth == tree.max_steps:
+        engine.prune(tree, node)
+    else:
+        engine.expand(tree, node, n)
+    engine.kv.tree.check()
+
+
+def grow(engine: StepEngine, tree: Tree, salt: str, *, polls: int = 10**9) -> None:
+    """Expand and prune by the rule of `act`, each step some polls after it was done, until nothing is left to do."""
+    engine.expand(tree, tree.root, 3)
+    waiting: list[tuple[int, Node]] = []  # polls until its turn, and the step
+    while (waiting or not engine.idle) and polls:
+        polls -= 1
+        if not engine.idle:
+            waiting += [(draw(node, "delay", 5), node) for _, node in engine.poll()]
+            engine.kv.tree.check()
+        due = [node for delay, node in waiting if delay == 0 or engine.idle]
+        waiting = [(delay - 1, node) for delay, node in waiting if node not in due]
+        for node in due:
+            act(engine, tree, node, salt)
+
+
+def started(*, speculate: bool, blocks: int = 400, max_rows: int = 64) -> tuple[StepEngine, Tree]:
+    engine = make_engine(model(), blocks, speculate=speculate, max_rows=max_rows)
+    tree = open_tree(engine, list(range(4, 75)), Sampling(8.0), branches=2)
+    tree.detector = ManyTokensStop()  # type: ignore[assignment]
+    return engine, tree
+
+
+def assert_empty(engine: StepEngine) -> None:
+    assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
+    assert engine.kv.n_reserved == 0
+    assert engine.idle
+    assert not engine.rows.opening
+    assert not engine.rows.ahead.children
+    assert not engine.rows.ahead.growing
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.text("abc", min_size=1, max_size=4), st.sampled_from([2, 5, 16]))
+def test_the_tree_is_the_same_with_and_without(salt: str, max_rows: int) -> None:
+    plain, expected = started(speculate=False)
+    grow(plain, expected, salt)
+    engine, tree = started(speculate=True, max_rows=max_rows)
+    grow(engine, tree, salt)
+    assert steps_of(tree.root) == steps_of(expected.root)
+    assert tree.cost.generated_tokens == expected.cost.generated_tokens
+    assert expected.cost.speculated_tokens == 0
+    engine.close(tree)
+    engine.close(tree)
+    assert_empty(engine)
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.text("abc", min_size=1, max_size=4), st.integers(1, 40))
+def test_a_tree_can_be_closed_in_any_state(salt: str, polls: int) -> None:
+    engine, tree = started(speculate=True)
+    other = open_tree(engine, [7, 8, 9], Sampling(1.0), key=2)
+    grow(engine, tree, salt, polls=polls)
+    engine.close(tree)
+    engine.kv.tree.check()
+    engine.expand(other, other.root, 2)
+    assert len(run_until_idle(engine)) == 2  # nothing of the closed tree is reported
+    engine.close(other)
+    assert_empty(engine)
+
+
+def level(engine: StepEngine, tree: Tree) -> list[Node]:
+    """A level under a barrier: of the steps that stopped every other one is expanded, the rest pruned."""
+    lowest = max((node.depth for node in tree.branches if not tree.branches[node].ahead), default=0)
+    leaves = [node for node in tree.branches if node.depth == lowest and not tree.branches[node].ahead]
+    for place, node in enumerate(sorted(leaves, key=lambda node: node.lineage_path)):
+        if place % 2 == 0 and (node is tree.root or tree.may_go_on(node)):
+            engine.expand(tree, node, 8 if node is tree.root else 2)
+        else:
+            engine.prune(tree, node)
+    return run_until_idle(engine)
+
+
+def test_it_takes_free_blocks_only_and_is_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, expected = started(speculate=False)
+    most = 0
+    for _ in range(4):
+        assert level(plain, expected)
+        most = max(most, plain.kv.n_blocks - plain.kv.tree.n_free_blocks)
+    drops = []
+    drop = StepEngine._drop_ahead
+    monkeypatch.setattr(StepEngine, "_drop_ahead", lambda engine: drops.append(1) or drop(engine))
+    engine, tree = started(speculate=True, blocks=most)  # not a block more than the search itself needs
+    for _ in range(4):
+        level(engine, tree)
+        engine.kv.tree.check()
+    assert drops
+    assert steps_of(tree.root) == steps_of(expected.root)
+    assert tree.cost.speculated_tokens > 0
+    engine.close(tree)
+    assert_empty(engine)
+
+
+def test_what_was_written_in_vain_is_counted() -> None:
+    engine, tree = started(speculate=True)
+    engine.expand(tree, tree.root, 8)
+    nodes = run_until_idle(engine)
+    ahead = [item.branch.node for item in engine.rows.ahead.children.values()]
+    assert ahead
+    assert tree.cost.speculated_tokens == sum(len(node.tokens) for node in ahead)
+    assert tree.cost.generated_tokens == sum(len(node.tokens) for node in nodes)
+    first = next(iter(engine.rows.ahead.children)).node
+    engine.expand(tree, first, 1)
+    run_until_idle(engine)
+    assert first.children[0] in ahead
+    for node in list(tree.branches):
+        engine.prune(tree, node)
+    assert tree.cost.generated_tokens == sum(len(node.tokens) for node in [*nodes, *first.children])
+
+
+def test_no_step_is_written_after_the_last() -> None:
+    engine, tree = started(speculate=True)
+    tree.max_steps = 1
+    engine.expand(tree, tree.root, 8)
+    run_until_idle(engine)
+    assert not engine.rows.ahead.children
+    assert tree.cost.speculated_tokens == 0
