@@ -202,8 +202,12 @@ def test_bad_requests_are_refused() -> None:
         open_tree(engine, [], Sampling())
     with pytest.raises(InputError, match=r"3000 tokens.*context is 2048"):
         open_tree(engine, [5] * 3000, Sampling())
-    with pytest.raises(OutOfMemory, match="raise kv_memory"):
+    with pytest.raises(OutOfMemory, match="n=7 is the most that fits; raise kv_memory"):
         open_tree(engine, [5] * 10, Sampling(), branches=50)
+    with pytest.raises(OutOfMemory, match="n=7 is the most"):
+        open_tree(engine, [5] * 10, Sampling(), branches=8)
+    largest = open_tree(engine, [5] * 10, Sampling(), branches=7)
+    engine.close(largest)
     tree = open_tree(engine, [5, 6], Sampling(), branches=2)
     with pytest.raises(ConfigError, match="at least 1 child"):
         engine.expand(tree, tree.root, 0)

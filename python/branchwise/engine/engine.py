@@ -71,7 +71,7 @@ class StepEngine:
             )
         limits = StepLimits(min(limits.max_tokens, room), min(limits.max_step_tokens, room))
         blocks = self.kv.worst_case_blocks(len(prompt), branches, limits.max_tokens, max_steps)
-        if not self.kv.can_reserve(blocks):
+        if not self.kv.can_reserve(blocks, self.kv.most_branches(len(prompt), limits.max_tokens, max_steps)):
             return None
         self.kv.reserve(blocks)
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)

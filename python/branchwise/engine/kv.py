@@ -31,13 +31,13 @@ class KvCache:
         self.n_blocks = n_blocks
         self.n_reserved = 0
 
-    def can_reserve(self, n_blocks: int) -> bool:
-        """Whether so many blocks can be promised now. OutOfMemory when they never can."""
+    def can_reserve(self, n_blocks: int, most_branches: int) -> bool:
+        """Whether so many blocks can be promised now. OutOfMemory when they never can; it names the largest n."""
         if n_blocks > self.n_blocks:
             need, have = (count * self.block_slots * self.slot_bytes / 2**20 for count in (n_blocks, self.n_blocks))
             raise OutOfMemory(
                 f"one problem needs up to {need:.0f} MiB of KV, the budget is {have:.0f} MiB: "
-                "raise kv_memory, or lower n or max_tokens"
+                f"n={most_branches} is the most that fits; raise kv_memory, or lower n or max_tokens"
             )
         return self.n_reserved + n_blocks <= self.n_blocks
 
@@ -57,6 +57,12 @@ class KvCache:
         steps = min(steps, tokens)
         size = self.block_slots
         return ceil(prompt_tokens / size) + 1 + branches * (ceil(tokens / size) + steps)
+
+    def most_branches(self, prompt_tokens: int, tokens: int, steps: int) -> int:
+        """The most branches whose worst case fits into the whole cache; 0 when not even one does."""
+        prompt = self.worst_case_blocks(prompt_tokens, 0, tokens, steps)
+        each = self.worst_case_blocks(prompt_tokens, 1, tokens, steps) - prompt
+        return max(0, (self.n_blocks - prompt) // each)
 
 
 def block_bytes(config: DecoderConfig, dtype: torch.dtype, block_slots: int) -> int:

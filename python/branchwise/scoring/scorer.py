@@ -77,7 +77,7 @@ class Scorer:
             )
         tokens = min(max_tokens, self.context - len(prompt))
         blocks = self.kv.worst_case_blocks(len(prompt), branches, tokens, max_steps)
-        if not self.kv.can_reserve(blocks):
+        if not self.kv.can_reserve(blocks, self.kv.most_branches(len(prompt), tokens, max_steps)):
             return None
         self.kv.reserve(blocks)
         tree = PrmTree(root, len(prompt), blocks)
