@@ -10,6 +10,7 @@
 #include "bind/bind.h"
 #include "bind/dlpack.h"
 #include "core/attention_plan.h"
+#include "cpu/code_weight.h"
 #include "cpu/head_sampler.h"
 #include "cpu/isa.h"
 #include "cpu/packed_weight.h"
@@ -160,18 +161,57 @@ void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan
        static_cast<int32_t>(dim), scale, window, softcap, real_of(q_->dtype)});
 }
 
-void gemm(py::object x, const PackedWeight& packed, py::object out, py::object bias) {
-  const Borrowed x_ = borrow(x, "x"), out_ = borrow(out, "out", Access::write);
-  Shapes shapes;
-  shapes.check("x", x_.view(), kReal, {"rows", packed.k()});
-  shapes.check("out", out_.view(), kReal, {"rows", packed.n()});
-  const Borrowed bias_ = borrow_optional(bias, "bias", shapes, x_->dtype, packed.n());
+// Columns [column, column + n) of a product's result.
+struct Target {
+  Borrowed x, out, bias;
+  int64_t rows, columns;  // of out
+  void* data;             // out at `column`
+  const void* bias_data;
+
+  Target(py::object x_, py::object out_, py::object bias_, int64_t n, int64_t k, int64_t column)
+      : x(borrow(x_, "x")),
+        out(borrow(out_, "out", Access::write)),
+        bias(bias_.is_none() ? Borrowed() : borrow(bias_, "bias")) {
+    Shapes shapes;
+    shapes.check("x", x.view(), kReal, {"rows", k});
+    shapes.check("out", out.view(), kReal, {"rows", "columns"});
+    rows = shapes["rows"], columns = shapes["columns"];
+    CHECK_ARG(column >= 0 && column + n <= columns, "out has shape ", shape_text(out.view()),
+              ", expected room for columns ", column, " to ", column + n);
+    if (bias->data) shapes.check("bias", bias.view(), {x->dtype}, {columns});
+    data = static_cast<char*>(out->data) + column * dtype_bytes(out->dtype);
+    bias_data =
+        bias->data ? static_cast<char*>(bias->data) + column * dtype_bytes(x->dtype) : nullptr;
+  }
+};
+
+void gemm(py::object x, const PackedWeight& packed, py::object out, py::object bias,
+          int64_t column) {
+  const Target to(x, out, bias, packed.n(), packed.k(), column);
   py::gil_scoped_release release;
-  const int64_t rows = shapes["rows"];
-  const std::unique_ptr<float[]> scratch(new float[gemm_scratch(rows, packed.k())]);
-  kernels().gemm({x_->data, packed.panels(), bias_->data, out_->data, scratch.get(), rows,
-                  packed.n(), packed.k(), real_of(x_->dtype), real_of(packed.dtype()),
-                  real_of(out_->dtype)});
+  const std::unique_ptr<float[]> scratch(new float[gemm_scratch(to.rows, packed.k())]);
+  kernels().gemm({to.x->data, packed.panels(), to.bias_data, to.data, scratch.get(), to.rows,
+                  packed.n(), packed.k(), to.columns, real_of(to.x->dtype), real_of(packed.dtype()),
+                  real_of(to.out->dtype)});
+}
+
+void code_gemm(py::object x, const CodeWeight& weight, py::object out, py::object bias,
+               int64_t column) {
+  const Target to(x, out, bias, weight.n(), weight.k(), column);
+  py::gil_scoped_release release;
+  const std::unique_ptr<float[]> scratch(
+      new float[code_gemm_scratch(weight.format(), to.rows, weight.k())]);
+  kernels().code_gemm({to.x->data, weight.panels(), weight.column_scale(), to.bias_data, to.data,
+                       scratch.get(), to.rows, weight.n(), weight.k(), to.columns, weight.format(),
+                       real_of(to.x->dtype), real_of(to.out->dtype)});
+}
+
+CodeWeight make_code_weight(py::object codes, py::object scales, py::object minima, int bits,
+                            int group) {
+  const Borrowed codes_ = borrow(codes, "codes"), scales_ = borrow(scales, "scales");
+  if (minima.is_none()) return {codes_.view(), scales_.view(), {}, bits, group};
+  const Borrowed minima_ = borrow(minima, "minima");
+  return {codes_.view(), scales_.view(), minima_.view(), bits, group};
 }
 
 py::array_t<float> prm_probability(py::object logits, const std::string& kind) {
@@ -282,9 +322,21 @@ void bind_head(py::module_& module) {
       .def_property_readonly("shape",
                              [](const PackedWeight& w) { return py::make_tuple(w.n(), w.k()); })
       .def_property_readonly("nbytes", &PackedWeight::bytes);
-  module.def("gemm", &gemm, "x"_a, "packed"_a, "out"_a, "bias"_a = py::none(),
-             "out = x @ weight.T + bias; x: [rows, in], out: [rows, out], fp32 or bf16 each; bias "
-             "of x's dtype. A row's bits do not depend on the other rows.");
+  module.def(
+      "gemm", &gemm, "x"_a, "packed"_a, "out"_a, "bias"_a = py::none(), "column"_a = 0,
+      "out[:, column:column + n] = x @ weight.T + bias; x: [rows, in], out: [rows, columns], "
+      "fp32 or bf16 each; bias: [columns] of x's dtype. A row's bits do not depend on the "
+      "other rows.");
+  py::class_<CodeWeight>(module, "CodeWeight", "A weight of small integers packed for code_gemm.")
+      .def(py::init(&make_code_weight), "codes"_a, "scales"_a, "minima"_a, "bits"_a, "group"_a,
+           "codes: [out, in] uint8; scales: [out, in / group] fp32, or [out, 1] for group 0; "
+           "minima: as scales, or None: then weights are scale * (code - 2^(bits - 1)).")
+      .def_property_readonly("shape",
+                             [](const CodeWeight& w) { return py::make_tuple(w.n(), w.k()); })
+      .def_property_readonly("nbytes", &CodeWeight::bytes);
+  module.def("code_gemm", &code_gemm, "x"_a, "weight"_a, "out"_a, "bias"_a = py::none(),
+             "column"_a = 0,
+             "As gemm; x is quantised to int8 on the way in, one scale per row and group of k.");
   module.def("prm_probability", &prm_probability, "logits"_a, "kind"_a,
              "P(good) as fp32 [rows] of logits [rows, 1] ('sigmoid', 'raw') or [rows, 2] "
              "('softmax0', 'softmax1': which class is good).");

@@ -138,7 +138,7 @@ void pack_rows(const GemmArgs& args, int64_t begin, int64_t m, int64_t words, fl
 
 template <typename X, typename Out>
 BW_INLINE void write_row(const GemmArgs& args, const float* c, int64_t row, int64_t column) {
-  Out* out = static_cast<Out*>(args.out) + row * args.n + column;
+  Out* out = static_cast<Out*>(args.out) + row * args.out_stride + column;
   const X* bias = args.bias ? static_cast<const X*>(args.bias) + column : nullptr;
   const int64_t width = args.n - column < kPanelWidth ? args.n - column : kPanelWidth;
   for_lanes(width, [&](int64_t i, int lanes) {

@@ -10,6 +10,7 @@ void act_mul(const ActArgs& args);
 void rope_store(const RopeArgs& args);
 void tree_attention(const AttentionArgs& args);
 void gemm(const GemmArgs& args);
+void code_gemm(const CodeGemmArgs& args);
 void head_chunk(const HeadRow& row, const HeadChunkArgs& args, HeadChunk& out);
 void head_weights(const HeadRow& row, const float* logits, int64_t n, float z_max, float* weights);
 int64_t head_gumbel(const HeadRow& row, const float* logits, const int32_t* words, int64_t n);

@@ -91,7 +91,47 @@ struct GemmArgs {
   void* out;
   float* scratch;  // [gemm_scratch(rows, k)]
   int64_t rows, n, k;
+  int64_t out_stride;  // elements from one row of out to the next
   Real x_dtype, weight_dtype, out_dtype;
+};
+
+// Weights as small integers: w = scale * (code - 2^(bits - 1)), or scale * code + minimum.
+struct CodeFormat {
+  int32_t bits;   // of a code: 4, 5, 6 or 8
+  int32_t group;  // steps of k that share a scale: 16 or 32; 0: one scale for all of an output
+  bool has_min;
+
+  // x is quantised to int8 in groups, too: the same ones, or these where the weights have none.
+  static constexpr int kWholeGroup = 128;
+  constexpr int32_t x_group() const { return group == 0 ? kWholeGroup : group; }
+  constexpr int64_t padded(int64_t k) const { return round_up(k, group == 0 ? kWholeGroup : 32); }
+};
+// A panel is a row of blocks: 32 columns x 32 steps of k. A block holds the codes (as bytes
+// [k / 4][32][4], their low four bits in pairs and the high ones in planes; see unpack_codes), then
+// fp16 scales [32 / group][32] and as many minima.
+inline constexpr int kBlockSteps = 32;
+static inline constexpr int64_t code_bytes(CodeFormat format) {
+  return kPanelWidth * kBlockSteps * format.bits / 8;
+}
+static inline constexpr int64_t block_scales(CodeFormat format) {
+  return format.group == 0 ? 0 : kBlockSteps / format.group * kPanelWidth;
+}
+static inline constexpr int64_t block_bytes(CodeFormat format) {
+  return code_bytes(format) + block_scales(format) * (format.has_min ? 4 : 2);
+}
+static inline constexpr int64_t code_gemm_scratch(CodeFormat format, int64_t rows, int64_t k) {
+  return rows * (format.padded(k) / 4 + 2 * format.padded(k) / format.x_group());
+}
+struct CodeGemmArgs {
+  const void* x;
+  const uint8_t* panels;
+  const float* column_scale;  // [n], where the format has one scale for all of an output
+  const void* bias;           // [n] of x_dtype, or null
+  void* out;
+  float* scratch;  // [code_gemm_scratch(format, rows, k)]
+  int64_t rows, n, k, out_stride;
+  CodeFormat format;
+  Real x_dtype, out_dtype;
 };
 
 // What a row of the head looks for.
@@ -137,6 +177,7 @@ struct Kernels {
   void (*rope_store)(const RopeArgs&);
   void (*tree_attention)(const AttentionArgs&);
   void (*gemm)(const GemmArgs&);
+  void (*code_gemm)(const CodeGemmArgs&);
   void (*head_chunk)(const HeadRow&, const HeadChunkArgs&, HeadChunk&);
   // weights[i] = exp(logits[i] / T - z_max)
   void (*head_weights)(const HeadRow&, const float* logits, int64_t n, float z_max, float* weights);

@@ -16,8 +16,8 @@ void apply(Function function, const float* x, int64_t n, float* out) {
 }
 
 const Kernels kTable = {
-    rms_norm,   act_mul,      rope_store,  tree_attention, gemm,
-    head_chunk, head_weights, head_gumbel, apply,
+    rms_norm,  act_mul,    rope_store,   tree_attention, gemm,
+    code_gemm, head_chunk, head_weights, head_gumbel,    apply,
 };
 
 }  // namespace branchwise::BRANCHWISE_ISA

@@ -1,0 +1,40 @@
+// A weight matrix of small integers in the panels that code_gemm reads.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/tensor_view.h"
+#include "cpu/kernels.h"
+
+namespace branchwise {
+
+class CodeWeight {
+ public:
+  // codes: [n, k] u8; scales: [n, k / group] fp32, or [n, 1] for group 0; minima: as scales, or
+  // without data. Groups of scales are kept as fp16.
+  CodeWeight(const TensorView& codes, const TensorView& scales, const TensorView& minima, int bits,
+             int group);
+
+  int64_t n() const { return n_; }
+  int64_t k() const { return k_; }
+  CodeFormat format() const { return format_; }
+  const uint8_t* panels() const { return panels_.data(); }
+  const float* column_scale() const {
+    return column_scale_.empty() ? nullptr : column_scale_.data();
+  }
+  int64_t bytes() const {
+    return static_cast<int64_t>(panels_.size() + column_scale_.size() * sizeof(float));
+  }
+
+ private:
+  void pack_block(const uint8_t* codes, const float* scales, const float* minima, int64_t column,
+                  int64_t step, uint8_t* block) const;
+
+  int64_t n_, k_;
+  CodeFormat format_;
+  std::vector<uint8_t> panels_;
+  std::vector<float> column_scale_;
+};
+
+}  // namespace branchwise
