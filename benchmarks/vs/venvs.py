@@ -62,6 +62,15 @@ def python_of(name: str) -> Path:
     return cache_folder() / name / "bin" / "python"
 
 
+def environment(name: str) -> dict[str, str]:
+    """Variables that a rival runs with."""
+    env = dict(RIVALS[name].env)
+    if name == "vllm":  # without it, threads that are bound share one core; vLLM sets it for its subprocesses only
+        libraries = (cache_folder() / name / "lib").glob("python*/site-packages/torch/lib/libgomp*.so*")
+        env["LD_PRELOAD"] = ":".join(map(str, libraries))
+    return env
+
+
 def missing(name: str) -> str | None:
     """What to tell about a rival that is not installed, with the command that installs it; None if it is there."""
     if (cache_folder() / name / ".ready").exists():
