@@ -1,7 +1,7 @@
 """branchwise beside vLLM, llama.cpp and transformers on this machine's CPU: same weights, same work, taking turns.
 
-    PYTHONPATH=. python -m benchmarks.vs setup vllm                # a rival's virtual environment, once
-    PYTHONPATH=. python -m benchmarks.vs sampling --rivals vllm llamacpp --rows 16 64 --save
+PYTHONPATH=. python -m benchmarks.vs setup vllm                # a rival's virtual environment, once
+PYTHONPATH=. python -m benchmarks.vs sampling --rivals vllm llamacpp --rows 16 64 --save
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ class Entry:
         if self.rival is None:
             return Side(self.name, Path(sys.executable), "benchmarks.vs.ours", log, {}, self.options)
         rival = venvs.RIVALS[self.rival]
-        return Side(self.name, venvs.python_of(self.rival), rival.module, log, venvs.environment(self.rival), self.options)
+        environment = venvs.environment(self.rival)
+        return Side(self.name, venvs.python_of(self.rival), rival.module, log, environment, self.options)
 
 
 def installed(entries: Sequence[Entry]) -> list[Entry]:
