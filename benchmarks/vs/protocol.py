@@ -43,7 +43,7 @@ def serve(make: Callable[..., Any]) -> None:
             else:
                 reply = getattr(server, op)(**request)
             reply["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        except Exception:
+        except Exception:  # whatever a rival raises is the asker's to show: `ask` raises it as a SideError
             reply = {"error": traceback.format_exc()}
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
@@ -72,7 +72,11 @@ class Side:
                 stderr=errors,
                 text=True,
             )
-        self.about = self.ask("open", **options)
+        try:
+            self.about = self.ask("open", **options)
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, op: str, **arguments: Any) -> Json:
         """Send one request and wait for its reply. Raises SideError."""
@@ -89,13 +93,14 @@ class Side:
 
     def close(self) -> None:
         """End the process."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with self._process:  # closes its pipes and waits for it
+            assert self._process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
 
 
 def tail(path: Path, lines: int = 12) -> str:

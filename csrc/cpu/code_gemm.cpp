@@ -6,8 +6,8 @@
 // multiply-adds.
 //
 // A slice of a panel is unpacked to bytes in L1 and serves all rows of the task.
+#include "cpu/gemm_parts.h"
 #include "cpu/isa_entry.h"
-#include "cpu/simd.h"
 
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
@@ -20,13 +20,6 @@ constexpr int64_t kFetchAhead = 8192;          // bytes of weights: prefetchers 
 constexpr int64_t kMinParallelWork = 1 << 17;  // multiply-adds
 constexpr float kRound = 12582912.0f;          // 1.5 * 2^23: adding it rounds to an integer
 typedef int8_t BVec __attribute__((vector_size(kLanes)));
-
-// [0, size) in the fewest parts of at most `limit`, of nearly equal size.
-struct Parts {
-  int64_t size, count;
-  Parts(int64_t size, int64_t limit) : size(size), count((size + limit - 1) / limit) {}
-  int64_t begin(int64_t part) const { return part * size / count; }
-};
 
 // A group of m rows of x, quantised. The codes' offset, or their minimum, needs the sum over x.
 struct Rows {
@@ -201,20 +194,6 @@ void multiply(const CodeFormat format, int64_t m, const Rows& x, const Slice& sl
 }
 
 template <typename X, typename Out>
-void write_row(const CodeGemmArgs& args, const float* c, int64_t row, int64_t column) {
-  Out* out = static_cast<Out*>(args.out) + row * args.out_stride + column;
-  const X* bias = args.bias ? static_cast<const X*>(args.bias) + column : nullptr;
-  const float* scale = args.column_scale ? args.column_scale + column : nullptr;
-  const int64_t width = args.n - column < kPanelWidth ? args.n - column : kPanelWidth;
-  for_lanes(width, [&](int64_t i, int lanes) {
-    Vec sum = load(c + i);
-    if (scale) sum *= load_up_to(scale + i, lanes);
-    if (bias) sum += load_up_to(bias + i, lanes);
-    store_up_to(out + i, sum, lanes);
-  });
-}
-
-template <typename X, typename Out>
 void code_gemm_typed(const CodeGemmArgs& args) {
   const CodeFormat format = args.format;
   const Parts groups(args.rows, kMaxRows), tasks(groups.count, kBlockGroups);
@@ -258,7 +237,8 @@ void code_gemm_typed(const CodeGemmArgs& args) {
           }
         }
         for (int64_t row = row_begin; row < row_end; ++row)
-          write_row<X, Out>(args, c + (row - row_begin) * kPanelWidth, row, p * kPanelWidth);
+          write_row<X, Out>(args, args.column_scale, c + (row - row_begin) * kPanelWidth, row,
+                            p * kPanelWidth);
       }
   }
 }

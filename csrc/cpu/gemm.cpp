@@ -5,8 +5,8 @@
 // rows][k][rows]. Each output is one chain of fused multiply-adds over k in order: neither the
 // number of rows nor their grouping changes its bits. A task is a panel and a block of rows: its
 // slice of k stays in cache.
+#include "cpu/gemm_parts.h"
 #include "cpu/isa_entry.h"
-#include "cpu/simd.h"
 #if defined(__AMX_BF16__)
 #include "cpu/gemm_amx.h"
 #endif
@@ -42,13 +42,6 @@ struct Bf16Pairs : Fp32Weights {
   }
 };
 #endif
-
-// [0, size) in the fewest parts of at most `limit`, of nearly equal size.
-struct Parts {
-  int64_t size, count;
-  Parts(int64_t size, int64_t limit) : size(size), count((size + limit - 1) / limit) {}
-  int64_t begin(int64_t part) const { return part * size / count; }
-};
 
 // c[m][kVecs * kLanes] += a[k][m] * panel columns, over `steps` steps of k.
 template <int m, int kVecs, typename Format>
@@ -136,18 +129,6 @@ void pack_rows(const GemmArgs& args, int64_t begin, int64_t m, int64_t words, fl
   }
 }
 
-template <typename X, typename Out>
-BW_INLINE void write_row(const GemmArgs& args, const float* c, int64_t row, int64_t column) {
-  Out* out = static_cast<Out*>(args.out) + row * args.out_stride + column;
-  const X* bias = args.bias ? static_cast<const X*>(args.bias) + column : nullptr;
-  const int64_t width = args.n - column < kPanelWidth ? args.n - column : kPanelWidth;
-  for_lanes(width, [&](int64_t i, int lanes) {
-    Vec sum = load(c + i);
-    if (bias) sum += load_up_to(bias + i, lanes);
-    store_up_to(out + i, sum, lanes);
-  });
-}
-
 template <typename Format, typename X, typename Out>
 void gemm_typed(const GemmArgs& args) {
   const Parts groups(args.rows, kMaxRows), blocks(groups.count, kBlockGroups);
@@ -181,7 +162,8 @@ void gemm_typed(const GemmArgs& args) {
           }
         }
         for (int64_t row = row_begin; row < row_end; ++row)
-          write_row<X, Out>(args, c + (row - row_begin) * kPanelWidth, row, p * kPanelWidth);
+          write_row<X, Out>(args, nullptr, c + (row - row_begin) * kPanelWidth, row,
+                            p * kPanelWidth);
       }
   }
 }
@@ -231,7 +213,8 @@ void gemm_tiles(const GemmArgs& args) {
           }
         }
         for (int64_t row = begin; row < end; ++row)
-          write_row<Bf16, Out>(args, c + (row - begin) * kPanelWidth, row, p * kPanelWidth);
+          write_row<Bf16, Out>(args, nullptr, c + (row - begin) * kPanelWidth, row,
+                               p * kPanelWidth);
       }
   }
 }

@@ -21,7 +21,7 @@ class EngineConfig:
     max_rows      rows decoded in one iteration at most (further branches wait their turn)
     prefill_rows  prompt and PRM tokens fed in one iteration at most
     speculate     let a branch whose step is done go on in a row that is free, before the strategy has decided: results
-                  are the same, one search takes fewer iterations, and what was written in vain is in `cost`
+                  are the same, iterations may be fewer, and what was written in vain is in `cost`
     max_tokens    tokens of one solution at most; max_step_tokens: of one step
     delimiter     text that ends a step
     seed          of all sampling; a problem may carry its own

@@ -18,8 +18,7 @@ ROWS = [1, 2, 3, 5, 12, 13, 16, 33, 96, 97, 100, 200]
 def weight(n: int, k: int, bits: int, group: int, has_min: bool) -> tuple[_C.CodeWeight, Tensor]:
     """A packed weight and the matrix that it stands for, in float64."""
     codes = torch.randint(0, 1 << bits, (n, k), dtype=torch.uint8)
-    scales = torch.rand(n, k // group if group else 1).half().float() * 0.1
-    scales = scales.half().float()
+    scales = (torch.rand(n, k // group if group else 1) * 0.1).half().float()
     minima = torch.randn_like(scales).half().float() if has_min else None
     wide = scales.double().repeat_interleave(group or k, 1)
     low = minima.double().repeat_interleave(group, 1) if minima is not None else -(2 ** (bits - 1)) * wide
