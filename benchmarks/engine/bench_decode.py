@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import torch
-from benchmarks.common import append
 
 import branchwise as bw
+from benchmarks.common import append
 from branchwise import _C
 from branchwise.assets import asset_path
 from branchwise.engine.branch import StepLimits

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import append
-from benchmarks.engine.bench_decode import DEFAULT_MODEL, TEXT
 
 import branchwise as bw
+from benchmarks.common import append
+from benchmarks.engine.bench_decode import DEFAULT_MODEL, TEXT
 from branchwise import _C
 from branchwise.assets import asset_path
 from branchwise.engine.branch import StepLimits

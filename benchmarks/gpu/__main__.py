@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from benchmarks.gpu.cases import FULL, TINY, cases
 from benchmarks.gpu.searches import decode_speed, in_child, search_speed, vllm_searches, vllm_speed
 from benchmarks.gpu.timing import Peaks, device_facts, measure_peaks, seconds_of
-
 from branchwise.errors import BranchwiseError
 
 REL_L2 = {torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 3e-3}

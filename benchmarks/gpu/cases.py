@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from benchmarks.gpu.timing import RUNS
 from torch import Tensor
 
+from benchmarks.gpu.timing import RUNS
 from branchwise import _C
 from branchwise_kernels import reference
 from branchwise_kernels.attention_cost import attention_bytes

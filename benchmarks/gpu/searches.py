@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from benchmarks.gpu.vllm_steps import vllm_search
-
 from branchwise.api import Engine
 from branchwise.assets import asset_path
 from branchwise.types import Problem

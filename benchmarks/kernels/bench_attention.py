@@ -9,8 +9,8 @@ import argparse
 
 import numpy as np
 import torch
-from benchmarks import common
 
+from benchmarks import common
 from branchwise import _C
 
 HEADS, KV_HEADS, HEAD_DIM, BLOCK = 14, 2, 64, 32

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from benchmarks import common
 from torch import Tensor
 
+from benchmarks import common
 from branchwise import _C
 
 SHAPES = {"qkv": (896, 1152), "o": (896, 896), "gate_up": (896, 9728), "down": (4864, 896), "lm_head": (896, 151936)}

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 import torch
-from benchmarks import common
 from torch import Tensor
 
+from benchmarks import common
 from branchwise import _C
 
 VOCAB_SIZE, TILE_WORDS = 151_936, 8192

@@ -16,7 +16,6 @@ from benchmarks.vs.compare import Entry, compare, installed, started
 from benchmarks.vs.export import export_policy
 from benchmarks.vs.protocol import Json, Side
 from benchmarks.vs.workloads import PROMPT, PROMPT_TOKENS
-
 from branchwise.weights import open_checkpoint
 
 MODELS = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))

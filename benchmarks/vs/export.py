@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.vs.venvs import cache_folder
 from safetensors.torch import save_file
 from tokenizers import decoders
 
+from benchmarks.vs.venvs import cache_folder
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights import open_checkpoint
 from branchwise.weights.checkpoint import Checkpoint

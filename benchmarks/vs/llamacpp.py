@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import llama_cpp as lib
+
 from benchmarks.vs.protocol import Json, serve
 from benchmarks.vs.workloads import TEMPERATURE
 

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import torch
-from benchmarks.vs.protocol import Json, serve
-from benchmarks.vs.workloads import TEMPERATURE
 
 import branchwise as bw
+from benchmarks.vs.protocol import Json, serve
+from benchmarks.vs.workloads import TEMPERATURE
 from branchwise import _C
 from branchwise.engine.branch import StepLimits
 from branchwise.types import Sampling

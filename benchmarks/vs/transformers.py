@@ -6,6 +6,7 @@ import time
 
 import torch
 import transformers
+
 from benchmarks.vs.protocol import Json, serve
 from benchmarks.vs.workloads import TEMPERATURE
 

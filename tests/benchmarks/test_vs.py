@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from benchmarks.vs import venvs
 from benchmarks.vs.compare import Entry, installed, summary
 from benchmarks.vs.levels import Step, first_levels, next_level

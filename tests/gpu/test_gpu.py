@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
+
 from benchmarks.gpu.__main__ import REL_L2, error
 from benchmarks.gpu.cases import FULL, TINY, cases
-
 from branchwise.api import Engine
 from branchwise.assets import asset_path
 from branchwise.types import Problem

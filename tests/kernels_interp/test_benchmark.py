@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from benchmarks.gpu.__main__ import REL_L2, kernels, worst
 from benchmarks.gpu.timing import Peaks
 

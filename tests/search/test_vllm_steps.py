@@ -6,8 +6,8 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from benchmarks.gpu.vllm_steps import vllm_search
 
+from benchmarks.gpu.vllm_steps import vllm_search
 from branchwise.assets import asset_path
 from branchwise.types import Problem
 from branchwise.weights import open_checkpoint
