@@ -83,6 +83,9 @@ class MemoryCheckpoint:
     def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> Tensor:
         return self.tensors[name][begin:end].to(dtype, copy=True)
 
+    def block_format(self, name: str) -> None:
+        return None
+
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
 

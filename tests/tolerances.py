@@ -27,6 +27,9 @@ TOLERANCES: dict[tuple[str, torch.dtype], float] = {
     ("logprob", FP32): 2e-6,
 }
 
+# Logits of a whole model whose matrix products round x to int8, relative L2 against the same weights in fp32
+INT8_LOGITS_REL_L2 = 0.02
+
 # Triton kernels, relative L2 against float64
 KERNEL_REL_L2: dict[torch.dtype, float] = {FP32: 1e-6, torch.float16: 5e-4, BF16: 3e-3}
 

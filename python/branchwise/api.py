@@ -81,11 +81,14 @@ class Engine:
         checkpoint = open_checkpoint(policy)
         judge_checkpoint = open_checkpoint(prm) if prm is not None else None
         dtype = resolve_dtype(config.dtype, checkpoint, backend)
-        check_weights(backend, [each for each in (checkpoint, judge_checkpoint) if each is not None], dtype)
+        given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
+        check_weights(backend, given, dtype, config.weights)
         tokenizer = checkpoint.tokenizer()
         return_freed()
-        model = load_decoder(checkpoint, dtype, backend=backend)
-        judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend) if judge_checkpoint is not None else None
+        model = load_decoder(checkpoint, dtype, backend=backend, weights=config.weights)
+        judge = None
+        if judge_checkpoint is not None:
+            judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend, config.weights)
         memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
         configs = [model.config] + ([judge.model.config] if judge is not None else [])
         blocks = kv_blocks(configs, dtype, backend.block_slots, memory)
@@ -99,7 +102,9 @@ class Engine:
             self.scorer = Scorer(judge, judge_kv, batch_rows=config.prefill_rows)
         judge_blocks = blocks if judge is not None else 0
         name = str(dtype).removeprefix("torch.")
-        self.resolved = ResolvedConfig(str(backend.device), name, blocks, judge_blocks, memory, torch.get_num_threads())
+        self.resolved = ResolvedConfig(
+            str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads()
+        )
 
     def solve(self, question: str | Problem, strategy: str | Strategy = "beam", **options: Any) -> Result:
         """Search for the answer of one question; options as in `solve_many`."""

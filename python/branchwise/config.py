@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from branchwise.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Weights = Literal["dense", "stored", "int8", "q8", "q4"]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """What the caller wishes. `None` means: choose for me.
 
+    weights       form of the matrices of both models; all but "dense" are for the CPU, and multiply x as int8, too:
+                  "dense": as `dtype`; "stored": a GGUF file's blocks as they are, its dense tensors as `dtype`;
+                  "int8": one scale an output; "q8", "q4": groups of 32, 8.5 and 5 bits a weight
     device        "cpu", "cuda", "cuda:1", ...; "auto": a GPU where there is one
     kv_memory     bytes for the KV of policy and PRM together; default: a quarter of the free memory, 8 GiB at most;
                   on a GPU four fifths of what the weights leave
@@ -29,6 +33,7 @@ class EngineConfig:
     """
 
     dtype: DType = "auto"
+    weights: Weights = "dense"
     device: str = "auto"
     kv_memory: int | None = None
     max_rows: int = 256
@@ -51,6 +56,8 @@ class EngineConfig:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype={self.dtype!r}: expected auto, float32, bfloat16 or float16 (GPU only)")
+        if self.weights not in get_args(Weights):
+            raise ConfigError(f"weights={self.weights!r}: expected one of {', '.join(get_args(Weights))}")
         if not re.fullmatch(r"auto|cpu|interpreter|cuda(:\d+)?", self.device):
             raise ConfigError(
                 f"device={self.device!r}: expected auto, cpu, cuda, one GPU of several as in cuda:1, or interpreter"
@@ -82,6 +89,7 @@ class ResolvedConfig:
 
     device: str
     dtype: str
+    weights: str
     policy_blocks: int
     prm_blocks: int
     kv_memory: int

@@ -64,7 +64,10 @@ def stored_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def write_gguf(path: Path, architecture: str, model: Any, **extra: Any) -> Path:
-    """Write a model as llama.cpp's converter does: its names, llama's rows of q and k reordered, Gemma's norms + 1."""
+    """Write a model as llama.cpp's converter does: its names, llama's rows of q and k reordered, Gemma's norms + 1.
+
+    extra: metadata, and `tensors` to add; `kind_of`: type by Hugging Face name, None for fp32
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -84,11 +87,14 @@ def write_gguf(path: Path, architecture: str, model: Any, **extra: Any) -> Path:
     writer.add_token_list([f"t{i}" for i in range(config.vocab_size)])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    tensors = extra.pop("tensors", {})
+    tensors, kind_of = extra.pop("tensors", {}), extra.pop("kind_of", lambda name: None)
     for key, value in extra.items():
         writer.add_key_value(key.replace("__", "."), value, _value_type(value))
     for name, weight in stored_weights(model).items():
-        writer.add_tensor(_gguf_name(name, architecture), _converted(name, weight, architecture, config))
+        array, kind = _converted(name, weight, architecture, config), kind_of(name)
+        if kind is not None:
+            array = gguf.quants.quantize(array, kind)
+        writer.add_tensor(_gguf_name(name, architecture), array, raw_dtype=kind)
     for name, array in tensors.items():
         writer.add_tensor(name, array)
     return finish(writer, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from branchwise._C import AttentionPlan, KvTree
+from branchwise.weights.blocks import Matrix
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 ReadRows = Callable[[int, int], Tensor]  # rows [begin, end) of a table, in the model's dtype, from the checkpoint
+ReadMatrix = Callable[[int, int], Matrix]  # the same of a matrix, in the form that was asked for
 Plan = Any  # an attention plan as the backend's own kernels read it: opaque to everyone else
 HeadKind = Literal["pair", "mlp", "value"]
 AttentionPath = Literal["tree", "rows"]  # shared segments read once, or every row on its own
@@ -43,7 +45,7 @@ class Linear(Protocol):
     out_features: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: [rows, in] -> [rows, out], both in the weight's dtype."""
+        """x: [rows, in] -> [rows, out], both in the model's dtype."""
         ...
 
 
@@ -144,6 +146,7 @@ class Backend(Protocol):
     burst: int  # decode iterations between two looks of the host
 
     dtypes: tuple[torch.dtype, ...]  # of models
+    weights: tuple[str, ...]  # forms of weights, as `EngineConfig.weights` names them
 
     def free_memory(self) -> int:
         """Bytes that can still be taken, where models live."""
@@ -153,13 +156,13 @@ class Backend(Protocol):
         """Bytes that the KV of all models may take if nobody says otherwise; asked when the weights are in place."""
         ...
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        """weight: [out, in], not kept    bias: [out] of the same dtype."""
+    def linear(self, parts: Sequence[Matrix], bias: Tensor | None = None) -> Linear:
+        """parts: [out_i, in] each, under each other, not kept    bias: [out] of the model's dtype."""
         ...
 
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> Embedding: ...
 
-    def head(self, read: ReadRows, words: int, tied: Embedding | None) -> Any:
+    def head(self, read: ReadMatrix, words: int, tied: Embedding | None) -> Any:
         """lm_head in the form that `sampler` takes; `tied`: the embedding, where it is the same matrix."""
         ...
 

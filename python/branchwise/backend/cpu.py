@@ -1,19 +1,10 @@
-"""The CPU backend: linear layers through oneDNN or our GEMM, everything else in C++.
-
-A row's result never depends on the rows beside it, nor on the thread count. The matrix products are chosen for that:
-
-- fp32: oneDNN with weights packed once; its rows are bit-identical for any batch from 2 up, so a single row is doubled.
-- bf16: the same where the CPU multiplies bf16 in vector registers (AVX-512-BF16). Without such units oneDNN does not
-  pack bf16, and on AMX its order of summation changes with the batch; there the GEMM of `csrc/cpu` takes over.
-
-`benchmarks/kernels/bench_gemm.py` has the figures behind this choice.
-"""
+"""The CPU backend: everything but linear layers in C++. A row's result never depends on the rows beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -28,51 +19,18 @@ from branchwise.backend.base import (
     Floats,
     HeadKind,
     Ids,
+    Linear,
+    ReadMatrix,
     ReadRows,
 )
+from branchwise.backend.cpu_linear import BlockLinear, DenseLinear, OwnLinear
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
+from branchwise.config import Weights
+from branchwise.weights.blocks import Matrix
 
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
 HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
 GROUP_ROWS = 64  # rows sampled at once: bounds the logits that top-k and top-p keep
-
-
-@cache
-def onednn_packs_bf16() -> bool:
-    """Whether oneDNN's packed bf16 product is both fast and row-invariant here: AVX-512-BF16 without AMX."""
-    return bool(torch.cpu._is_avx512_bf16_supported()) and not torch.cpu._is_amx_tile_supported()
-
-
-class Linear:
-    """A linear layer with its weight packed once.
-
-    weight: [out, in] fp32|bf16, not kept    bias: [out] of the same dtype, or None
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.out_features, self.in_features = weight.shape
-        self.dtype = weight.dtype
-        self.bias = bias
-        self._onednn: Tensor | None = None
-        self._own: Any = None
-        if weight.dtype == torch.float32 or onednn_packs_bf16():
-            self._onednn = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        else:
-            self._own = _C.PackedWeight(weight)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [rows, in] -> [rows, out], both in the weight's dtype."""
-        if self._onednn is None:
-            out = torch.empty(len(x), self.out_features, dtype=self.dtype)
-            _C.gemm(x, self._own, out, self.bias)
-            return out
-        if len(x) == 1:
-            return self._onednn_product(x.expand(2, -1).contiguous())[:1]
-        return self._onednn_product(x)
-
-    def _onednn_product(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._onednn, self.bias, "none", [], "")
-        return y
 
 
 class LazyEmbedding:
@@ -127,20 +85,6 @@ class TileSampler:
         return np.asarray(ids), np.asarray(logprobs)
 
 
-class _HeadLinear:
-    """An fp32 linear layer whose rows never depend on each other: our own GEMM, whatever the machine."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.packed = _C.PackedWeight(weight)
-        self.bias = bias
-        self.out_features = len(weight)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        out = torch.empty(len(x), self.out_features)
-        _C.gemm(x, self.packed, out, self.bias)
-        return out
-
-
 class CpuPrmHead:
     """A PRM head in fp32, one row at a time in effect."""
 
@@ -149,7 +93,7 @@ class CpuPrmHead:
     def __init__(self, kind: HeadKind, tensors: list[Tensor]) -> None:
         self.link = self._links[kind]
         pairs = [(tensors[0], None)] if kind == "pair" else list(zip(tensors[::2], tensors[1::2], strict=True))
-        self.layers = [_HeadLinear(weight, bias) for weight, bias in pairs]
+        self.layers = [OwnLinear(weight, bias) for weight, bias in pairs]
 
     def __call__(self, hidden: Tensor) -> Floats:
         x = hidden.float()
@@ -164,12 +108,12 @@ class CpuBackend:
     name = "cpu"
     device = torch.device("cpu")
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+    weights: tuple[str, ...] = get_args(Weights)
     block_slots = BLOCK_SLOTS
     burst = 1
     kv_budget = staticmethod(cpu_kv_budget)
     free_memory = staticmethod(free_memory)
 
-    linear = Linear
     sampler = TileSampler
     prm_head = CpuPrmHead
     rms_norm = staticmethod(_C.rms_norm)
@@ -183,10 +127,16 @@ class CpuBackend:
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> LazyEmbedding:
         return LazyEmbedding(read, words, width, dtype)
 
-    def head(self, read: ReadRows, words: int, tied: Embedding | None) -> list[Linear]:
+    def linear(self, parts: Sequence[Matrix], bias: Tensor | None = None) -> Linear:
+        dense = [part for part in parts if isinstance(part, Tensor)]
+        if len(dense) < len(parts):
+            return BlockLinear(parts, bias)
+        return DenseLinear(torch.cat(dense) if len(dense) > 1 else dense[0], bias)
+
+    def head(self, read: ReadMatrix, words: int, tied: Embedding | None) -> list[Linear]:
         tiles = []
         for begin in range(0, words, HEAD_TILE_WORDS):
-            tiles.append(Linear(read(begin, min(begin + HEAD_TILE_WORDS, words))))
+            tiles.append(self.linear([read(begin, min(begin + HEAD_TILE_WORDS, words))]))
             return_freed()  # else what was read lies between the packed tiles, as large as they are
         return tiles
 

@@ -6,9 +6,9 @@ Weights lie on the device as torch tensors and are multiplied by cuBLAS; every o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from branchwise.backend.base import (
     HeadKind,
     LoopKey,
     LoopParts,
+    ReadMatrix,
     ReadRows,
 )
 from branchwise.backend.memory import cpu_kv_budget, free_memory
@@ -31,6 +32,7 @@ from branchwise.backend.triton_loop import TritonLoop, loop_key
 from branchwise.backend.triton_plan import TritonPlan, cheaper_path
 from branchwise.backend.triton_sampler import TritonSampler
 from branchwise.errors import ConfigError
+from branchwise.weights.blocks import Matrix
 from branchwise_kernels.gated_activation import gelu_mul, silu_mul
 from branchwise_kernels.layout import CHUNK_SLOTS, MAX_ITEM_ROWS, PAGE, shared_bytes
 from branchwise_kernels.prm_head import PrmHeadWeights, prm_head
@@ -86,6 +88,7 @@ class TritonBackend:
 
     name = "triton"
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+    weights: tuple[str, ...] = ("dense",)
     block_slots = PAGE
     burst = 8  # a row that ends early idles for four iterations on average; the host looks an eighth as often
     free_memory = staticmethod(free_memory)
@@ -106,8 +109,10 @@ class TritonBackend:
     def tensor(self, values: Tensor) -> Tensor:
         return values.to(self.device)
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> DeviceLinear:
-        return DeviceLinear(self.tensor(weight), None if bias is None else self.tensor(bias))
+    def linear(self, parts: Sequence[Matrix], bias: Tensor | None = None) -> DeviceLinear:
+        dense = cast(Sequence[Tensor], parts)  # nobody asks for blocks: they are not among `weights`
+        weight = torch.cat([self.tensor(part) for part in dense]) if len(dense) > 1 else self.tensor(dense[0])
+        return DeviceLinear(weight, None if bias is None else self.tensor(bias))
 
     def _table(self, read: ReadRows, words: int) -> Tensor:
         """A whole table, brought over piece by piece so that the host never holds more than one."""
@@ -121,10 +126,10 @@ class TritonBackend:
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> DeviceEmbedding:
         return DeviceEmbedding(self._table(read, words))
 
-    def head(self, read: ReadRows, words: int, tied: Any) -> Tensor:
+    def head(self, read: ReadMatrix, words: int, tied: Any) -> Tensor:
         if isinstance(tied, DeviceEmbedding):
             return tied.table
-        return self._table(read, words)
+        return self._table(cast(ReadRows, read), words)
 
     def sampler(self, head: Tensor, words: int, softcap: float) -> TritonSampler:
         return TritonSampler(head, softcap)

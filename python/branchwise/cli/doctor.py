@@ -22,7 +22,7 @@ from branchwise.report import numbers
 _LOSSES = (  # in the order in which instruction sets build on each other
     ("avx2", "no 8-wide kernels: attention, norms and sampling run as plain C++"),
     ("avx512", "no 16-wide kernels: attention and sampling are up to two times slower"),
-    ("avx512_bf16", "no bf16 products in vector registers: bf16 models are widened to fp32 on the fly"),
+    ("avx512_bf16", "no bf16 and int8 products in vector registers: bf16 is widened to fp32, integers to 16 bits"),
     ("amx", "no matrix units: prompts, PRM batches and large n are slower in bf16"),
 )
 
@@ -33,6 +33,7 @@ def doctor(
     prm: Annotated[str | None, typer.Option(help="The PRM beside it.")] = None,
     device: Annotated[str, typer.Option(help="Where they would run: auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    weights: Annotated[str, typer.Option(help="dense, stored, int8, q8 or q4.")] = "dense",
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Branches of a search.")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a branch at most.")] = 2048,
 ) -> None:
@@ -41,7 +42,7 @@ def doctor(
     With --policy: how the device's memory would be split between weights and KV; exit code 2 when it cannot fit.
     """
     problems: list[str] = []
-    memory = memory_report(policy, prm, device, dtype, n, max_tokens) if policy is not None else None
+    memory = memory_report(policy, prm, device, dtype, weights, n, max_tokens) if policy is not None else None
     report = {
         "branchwise": __version__,
         "hardware": _hardware(),

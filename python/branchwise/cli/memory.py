@@ -9,7 +9,9 @@ from branchwise.report import numbers
 PROMPT_TOKENS, MAX_STEPS = 512, 40  # of the search that the report is about
 
 
-def memory_report(policy: str, prm: str | None, device: str, dtype: str, n: int, max_tokens: int) -> dict[str, Any]:
+def memory_report(
+    policy: str, prm: str | None, device: str, dtype: str, weights: str, n: int, max_tokens: int
+) -> dict[str, Any]:
     """The split of a device's memory, in bytes. Raises as `Engine` does when the models cannot work there."""
     from branchwise.backend.select import open_backend
     from branchwise.engine.memory import plan_memory, resolve_dtype
@@ -19,11 +21,12 @@ def memory_report(policy: str, prm: str | None, device: str, dtype: str, n: int,
     checkpoints = [open_checkpoint(source) for source in (policy, prm) if source is not None]
     chosen = resolve_dtype(dtype, checkpoints[0], backend)
     plan = plan_memory(
-        backend, checkpoints, chosen, n=n, prompt=PROMPT_TOKENS, tokens=max_tokens, steps=MAX_STEPS
-    )  # fmt: skip
+        backend, checkpoints, chosen, n=n, prompt=PROMPT_TOKENS, tokens=max_tokens, steps=MAX_STEPS, form=weights
+    )
     return {
         "device": str(backend.device),
         "dtype": str(chosen).removeprefix("torch."),
+        "weights": weights,
         "free": plan.free,
         "policy weights": plan.weights[0],
         "prm weights": plan.weights[1] if prm is not None else 0,
@@ -39,7 +42,7 @@ def memory_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The report as lines of a table."""
     sizes = [(name, numbers.size(report[name])) for name in ("free", "policy weights", "prm weights", "kv")]
     return [
-        ("device", f"{report['device']}, {report['dtype']}"),
+        ("device", f"{report['device']}, {report['dtype']}, {report['weights']} weights"),
         *sizes,
         ("kv slots", f"{report['kv slots of each model']:,} tokens in each model"),
         ("searches at once", f"{report['searches at once']}: n={report['n']}, {report['max_tokens']} tokens a branch"),

@@ -71,6 +71,13 @@ class SearchOptions:
             metavar="TYPE",
         ),
     ] = "auto"  # fmt: skip
+    weights: Annotated[
+        str,
+        _option(
+            _MODELS, "Form of matrices on the CPU: dense, stored (a GGUF file's blocks as they are), int8, q8 or q4.",
+            metavar="FORM",
+        ),
+    ] = "dense"  # fmt: skip
     kv_memory: Annotated[
         str | None,
         _option(
@@ -140,6 +147,7 @@ class SearchOptions:
         return EngineConfig(
             device=self.device,
             dtype=self.dtype,  # type: ignore[arg-type]  # EngineConfig checks it
+            weights=self.weights,  # type: ignore[arg-type]
             kv_memory=parse_size(self.kv_memory) if self.kv_memory is not None else None,
             max_tokens=self.max_tokens,
             temperature=self.temperature,

@@ -13,6 +13,7 @@ from branchwise.engine.kv import block_bytes
 from branchwise.errors import ConfigError, OutOfMemory
 from branchwise.models.families import DecoderConfig, decoder_config
 from branchwise.weights.checkpoint import Checkpoint
+from branchwise.weights.matrix import weight_bytes
 
 MIB = 1 << 20
 SMALL_MODEL_PARAMETERS = 50_000_000  # below this fp32 is the faster dtype of a CPU
@@ -48,15 +49,25 @@ def parameter_count(checkpoint: Checkpoint) -> int:
     return sum(prod(checkpoint.shape(name)) for name in checkpoint.names())
 
 
-def check_weights(backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype) -> None:
-    """Raise OutOfMemory unless the weights of all models fit into what is free."""
-    need, free = [parameter_count(each) * dtype.itemsize for each in checkpoints], backend.free_memory()
+def check_weights(
+    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, weights: str = "dense"
+) -> list[int]:
+    """Bytes of each model's weights. ConfigError: the device has no such form; OutOfMemory: not all of them fit."""
+    if weights not in backend.weights:
+        raise ConfigError(
+            f"weights={weights!r} cannot be multiplied on device {backend.name!r}: choose {', '.join(backend.weights)},"
+            " or device='cpu'"
+        )
+    need, free = [weight_bytes(each, weights, dtype) for each in checkpoints], backend.free_memory()
     if sum(need) > free:
         parts = " + ".join(f"{size / MIB:,.0f}" for size in need)
+        form = str(dtype).removeprefix("torch.") if weights == "dense" else weights
+        smaller = ", weights='int8' or 'q4'" if weights == "dense" and "q4" in backend.weights else ""
         raise OutOfMemory(
-            f"the weights need {parts} MiB in {str(dtype).removeprefix('torch.')}, {free / MIB:,.0f} MiB are free on "
-            f"{backend.device}: take smaller models, or another device"
+            f"the weights need {parts} MiB as {form}, {free / MIB:,.0f} MiB are free on {backend.device}: take smaller "
+            f"models{smaller}, or another device"
         )
+    return need
 
 
 def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, block_slots: int, memory: int) -> int:
@@ -71,14 +82,15 @@ def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, block_slots:
 
 def plan_memory(
     backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, *, n: int, prompt: int, tokens: int,
-    steps: int, kv_memory: int | None = None,
+    steps: int, kv_memory: int | None = None, form: str = "dense",
 ) -> MemoryPlan:  # fmt: skip
     """The split for searches of `n` branches of `tokens` tokens in `steps` steps, under a prompt. Loads nothing.
 
+    form: of the weights, as `EngineConfig.weights` names it
+
     OutOfMemory when the weights, or the KV of one problem, cannot fit.
     """
-    check_weights(backend, checkpoints, dtype)
-    weights = [parameter_count(each) * dtype.itemsize for each in checkpoints]
+    weights = check_weights(backend, checkpoints, dtype, form)
     free = backend.free_memory()
     left = max(0, free - sum(weights) - RESERVE)
     kv = min(left * 4 // 5, backend.kv_budget()) if kv_memory is None else kv_memory

@@ -14,7 +14,9 @@ from branchwise.backend.memory import return_freed
 from branchwise.errors import CheckpointError
 from branchwise.models.decoder import Decoder, Layer, rope_tables
 from branchwise.models.families import DecoderConfig, decoder_config
+from branchwise.weights.blocks import Matrix
 from branchwise.weights.checkpoint import Checkpoint
+from branchwise.weights.matrix import EMBEDDING, HEAD, read_matrix
 
 LONGEST_CONTEXT = 32768  # positions the RoPE tables cover; longer prompts are refused
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias")
@@ -26,26 +28,26 @@ def load_decoder(
     extra: Iterable[str] = (),
     head: bool = True,
     backend: Backend | None = None,
+    weights: str = "dense",
 ) -> Decoder:
     """Read a decoder in `dtype`, each tensor straight to its place on the backend (default: the CPU).
 
-    extra: names of tensors that belong to somebody else (a PRM's head); head: whether lm_head is wanted.
+    extra: names of tensors that belong to somebody else (a PRM's head); head: whether lm_head is wanted;
+    weights: form of its matrices, as `EngineConfig.weights` names it.
     CheckpointError names every missing and every leftover tensor, and any whose shape does not fit the config.
     """
     backend = CpuBackend() if backend is None else backend
     config = decoder_config(checkpoint.config, checkpoint.source)
-    reader = _Reader(checkpoint, dtype, expected_shapes(config), backend)
+    reader = _Reader(checkpoint, dtype, expected_shapes(config), backend, weights)
     reader.check_names(set(extra), head_needed=head and not config.tied)
-    embedding = backend.embedding(
-        reader.rows("model.embed_tokens.weight"), config.vocab_size, config.hidden_size, dtype
-    )
+    embedding = backend.embedding(reader.rows(EMBEDDING), config.vocab_size, config.hidden_size, dtype)
     layers = []
     for index in range(config.n_layers):
         layers.append(_load_layer(reader, config, index))
         return_freed()
-    name = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
+    name = EMBEDDING if config.tied else HEAD
     tied = embedding if config.tied else None
-    output = backend.head(reader.rows(name), config.vocab_size, tied) if head else None
+    output = backend.head(reader.matrix_rows(name), config.vocab_size, tied) if head else None
     positions = min(config.max_positions, LONGEST_CONTEXT)
     final_norm = reader.load("model.norm.weight")
     rope = rope_tables(config, positions, backend)
@@ -61,11 +63,9 @@ def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
         return reader.load(f"{prefix}{name}.weight") if wanted else None
 
     def linear(bias: bool, *names: str) -> Linear:
-        weights = [reader.load(f"{prefix}{name}.weight") for name in names]
+        parts = [reader.matrix(f"{prefix}{name}.weight") for name in names]
         biases = [reader.load(f"{prefix}{name}.bias") for name in names] if bias else None
-        return reader.backend.linear(
-            torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases) if biases else None
-        )
+        return reader.backend.linear(parts, torch.cat(biases) if biases else None)
 
     mlp_norm = "pre_feedforward_layernorm" if family.sandwich_norms else "post_attention_layernorm"
     return Layer(
@@ -119,12 +119,14 @@ class _Reader:
     """Reads tensors by their canonical names and checks them against the shapes that the config implies."""
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, shapes: dict[str, tuple[int, ...]], backend: Backend
-    ) -> None:
+        self, checkpoint: Checkpoint, dtype: torch.dtype, shapes: dict[str, tuple[int, ...]], backend: Backend,
+        weights: str,
+    ) -> None:  # fmt: skip
         self.checkpoint = checkpoint
         self.dtype = dtype
         self.shapes = shapes
         self.backend = backend
+        self.weights = weights
 
     def check_names(self, extra: set[str], head_needed: bool) -> None:
         """Compare names and shapes before anything is read."""
@@ -152,6 +154,13 @@ class _Reader:
     def rows(self, name: str) -> Callable[[int, int], Tensor]:
         """Reads rows [begin, end) of a table."""
         return lambda begin, end: self.checkpoint.load_rows(name, begin, end, self.dtype)
+
+    def matrix(self, name: str) -> Matrix:
+        return read_matrix(self.checkpoint, name, self.weights, self.dtype)
+
+    def matrix_rows(self, name: str) -> Callable[[int, int], Matrix]:
+        """Reads rows [begin, end) of the lm_head."""
+        return lambda begin, end: read_matrix(self.checkpoint, name, self.weights, self.dtype, (begin, end))
 
 
 def _some(names: list[str], limit: int = 5) -> str:

@@ -28,16 +28,18 @@ class Prm:
 
 
 def load_prm(
-    checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto", backend: Backend | None = None
-) -> Prm:
+    checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto", backend: Backend | None = None,
+    weights: str = "dense",
+) -> Prm:  # fmt: skip
     """Load a PRM; any causal LM with a chat template can serve as one (it judges by "+" and "-").
 
-    The trunk is read in `dtype`, heads in fp32; an lm_head that no head needs is not kept.
+    The trunk is read in `dtype`, its matrices in the form `weights`, heads in fp32; an lm_head that no head needs is
+    not kept.
     """
     backend = CpuBackend() if backend is None else backend
     config = decoder_config(checkpoint.config, checkpoint.source)
     tokenizer = checkpoint.tokenizer()
     step_format, head = make_format(format_name, checkpoint, config, tokenizer)
     extra = {name for tensors in HEAD_TENSORS.values() for name in tensors}
-    model = load_decoder(checkpoint, dtype, extra=extra, head=False, backend=backend)
+    model = load_decoder(checkpoint, dtype, extra=extra, head=False, backend=backend, weights=weights)
     return Prm(model, backend.prm_head(head.kind, head.tensors), step_format, tokenizer, checkpoint.source)

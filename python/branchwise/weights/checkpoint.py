@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from branchwise.text.tokenizer import Tokenizer
+    from branchwise.weights.blocks import BlockFormat, Blocks
 
 
 class Checkpoint(Protocol):
@@ -41,6 +42,14 @@ class Checkpoint(Protocol):
 
     def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
         """Rows [begin, end) of the embedding or lm_head, without reading the others. Raises CheckpointError."""
+        ...
+
+    def block_format(self, name: str) -> BlockFormat | None:
+        """How a matrix is quantised in the file; None where it is not. Raises CheckpointError for an unknown name."""
+        ...
+
+    def load_blocks(self, name: str, begin: int, end: int) -> Blocks:
+        """Rows [begin, end) of a matrix that is quantised, as it is stored. Raises CheckpointError."""
         ...
 
     def tokenizer(self) -> Tokenizer:

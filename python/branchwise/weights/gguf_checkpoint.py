@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from branchwise.errors import CheckpointError
+from branchwise.weights.blocks import BlockFormat, Blocks
 from branchwise.weights.checkpoint import some, unknown_tensor
 from branchwise.weights.dequantise import read_rows, read_tensor
+from branchwise.weights.gguf_blocks import block_format, read_blocks
 from branchwise.weights.gguf_config import architecture_of, gguf_config
 from branchwise.weights.gguf_file import GgufTensor, read_gguf
 from branchwise.weights.gguf_names import DERIVED, hf_name
@@ -42,16 +46,25 @@ class GgufCheckpoint:
         if self._architecture.norm_plus_one and name.endswith("norm.weight"):
             return read_tensor(self._file.path, tensor, torch.float32).sub_(1.0).to(dtype)
         out = read_tensor(self._file.path, tensor, dtype)
-        if self._architecture.interleaved_rope and ".self_attn.q_proj." in name:
-            return self._half_split(name, out, self.config["num_attention_heads"])
-        if self._architecture.interleaved_rope and ".self_attn.k_proj." in name:
-            return self._half_split(name, out, self.config["num_key_value_heads"])
-        return out
+        order = self._row_order(name, len(out))
+        return out if order is None else out[torch.from_numpy(order)]
 
     def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
         """Rows [begin, end) of the embedding or lm_head, which no converter reorders. Raises CheckpointError."""
         assert name.endswith(("embed_tokens.weight", "lm_head.weight")), name
         return read_rows(self._file.path, self._tensor(name), begin, end, dtype)
+
+    def block_format(self, name: str) -> BlockFormat | None:
+        """How a matrix is quantised in the file; None where it is not. Raises CheckpointError for an unknown name."""
+        return block_format(self._tensor(name).type)
+
+    def load_blocks(self, name: str, begin: int, end: int) -> Blocks:
+        """Rows [begin, end) of a matrix that is quantised, as it is stored. Raises CheckpointError."""
+        tensor = self._tensor(name)
+        order = self._row_order(name, tensor.shape[0])
+        if order is None:
+            return read_blocks(self._file.path, tensor, begin, end)
+        return read_blocks(self._file.path, tensor, 0, tensor.shape[0]).rows(order[begin:end])
 
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer from the file's metadata. Raises TokenizerError."""
@@ -77,9 +90,16 @@ class GgufCheckpoint:
             raise unknown_tensor(self.source, name, self._tensors)
         return self._tensors[name]
 
-    def _half_split(self, name: str, rows: torch.Tensor, n_heads: int) -> torch.Tensor:
-        """Put the rows of each head back: first those that were at even places, then those at odd places."""
-        if len(rows) % (2 * n_heads):
-            raise CheckpointError(f"{self.source}: {name} has {len(rows)} rows, which {n_heads} heads cannot share.")
-        pairs = rows.view(n_heads, len(rows) // n_heads // 2, 2, -1)
-        return pairs.transpose(1, 2).reshape(rows.shape)
+    def _row_order(self, name: str, n_rows: int) -> NDArray[np.int64] | None:
+        """Where each row lies in the file, if the converter moved them.
+
+        For interleaved RoPE it shuffled the rows of a head: those of the first half went to even places.
+        """
+        kinds = {".self_attn.q_proj.": "num_attention_heads", ".self_attn.k_proj.": "num_key_value_heads"}
+        heads = [self.config[count] for part, count in kinds.items() if part in name]
+        if not heads or not self._architecture.interleaved_rope:
+            return None
+        if n_rows % (2 * heads[0]):
+            raise CheckpointError(f"{self.source}: {name} has {n_rows} rows, which {heads[0]} heads cannot share.")
+        order: NDArray[np.int64] = np.arange(n_rows).reshape(heads[0], -1, 2).swapaxes(1, 2)
+        return order.reshape(n_rows)

@@ -22,6 +22,7 @@ from branchwise.weights.checkpoint import some, unknown_tensor
 
 if TYPE_CHECKING:
     from branchwise.text.tokenizer import Tokenizer
+    from branchwise.weights.blocks import BlockFormat, Blocks
 
 _ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
 _ITEM_BYTES |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
@@ -80,6 +81,15 @@ class SafetensorsCheckpoint:
                 return part.to(dtype, copy=True)  # type: ignore[no-any-return]
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{stored.path}: cannot read tensor {name!r}: {error}. Download it again.") from error
+
+    def block_format(self, name: str) -> BlockFormat | None:
+        """None: what quantised folders hold is refused. Raises CheckpointError for an unknown name."""
+        self._tensor(name)
+        return None
+
+    def load_blocks(self, name: str, begin: int, end: int) -> Blocks:
+        """Never called: no tensor has a block format."""
+        raise CheckpointError(f"{self.source}: tensor {name!r} is not stored in blocks.")
 
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer from the folder. Raises TokenizerError."""
