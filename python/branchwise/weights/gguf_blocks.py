@@ -40,12 +40,13 @@ def _half(raw: Raw, at: int) -> Floats:
 def _nibbles(raw: Raw, at: int, width: int) -> Codes:
     """Runs of `width` bytes, each the low halves of `width` codes and then the high halves: [blocks, codes]."""
     packed = raw[:, at:].reshape(len(raw), -1, 1, width)
-    halves: list[Codes] = [packed & _LOW, packed >> _FOUR]
-    return np.concatenate(halves, axis=2).reshape(len(raw), -1)
+    halves = np.concatenate([packed & _LOW, packed >> _FOUR], axis=2)
+    return halves.reshape(len(raw), -1)
 
 
 def _fifth_bits(raw: Raw, at: int) -> Codes:
-    return np.unpackbits(raw[:, at : at + 4], axis=1, bitorder="little") << _FOUR
+    codes: Codes = np.unpackbits(raw[:, at : at + 4], axis=1, bitorder="little") << _FOUR
+    return codes
 
 
 def _q4_0(raw: Raw) -> Unpacked:
