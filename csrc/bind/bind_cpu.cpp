@@ -14,6 +14,7 @@
 #include "cpu/head_sampler.h"
 #include "cpu/isa.h"
 #include "cpu/packed_weight.h"
+#include "cpu/quantise.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -214,6 +215,15 @@ CodeWeight make_code_weight(py::object codes, py::object scales, py::object mini
   return {codes_.view(), scales_.view(), minima_.view(), bits, group};
 }
 
+void quantise_weight(py::object weight, py::object codes, py::object scales, py::object minima,
+                     int bits, int group) {
+  const Borrowed weight_ = borrow(weight, "weight"), codes_ = borrow(codes, "codes", Access::write);
+  const Borrowed scales_ = borrow(scales, "scales", Access::write);
+  const Borrowed minima_ = minima.is_none() ? Borrowed() : borrow(minima, "minima", Access::write);
+  py::gil_scoped_release release;
+  quantise(weight_.view(), codes_.view(), scales_.view(), minima_.view(), bits, group);
+}
+
 py::array_t<float> prm_probability(py::object logits, const std::string& kind) {
   const Borrowed logits_ = borrow(logits, "logits");
   const bool pair = kind == "softmax0" || kind == "softmax1";
@@ -334,6 +344,8 @@ void bind_head(py::module_& module) {
       .def_property_readonly("shape",
                              [](const CodeWeight& w) { return py::make_tuple(w.n(), w.k()); })
       .def_property_readonly("nbytes", &CodeWeight::bytes);
+  module.def("quantise", &quantise_weight, "weight"_a, "codes"_a, "scales"_a, "minima"_a, "bits"_a,
+             "group"_a, "Round weight: [out, in] fp32 into what CodeWeight takes; it is written.");
   module.def("code_gemm", &code_gemm, "x"_a, "weight"_a, "out"_a, "bias"_a = py::none(),
              "column"_a = 0,
              "As gemm; x is quantised to int8 on the way in, one scale per row and group of k.");

@@ -84,10 +84,24 @@ def test_codes_are_the_nearest(name: str, seed: int, scale: float, shift: float)
     # Half a step, and what fp16 does to scale and minimum: up to 2^-11 of each, seen over the range of the codes.
     assert error[2:].max() <= 0.5 + 2.0 ** QUANTISED[name].bits * 2**-10
     assert error[1].max() == 0
-    dense = quantise(weight, QUANTISED[name]).dense()
+    blocks = quantise(weight, QUANTISED[name])
+    dense = blocks.dense()
     assert dense.isfinite().all()
+    for values in (blocks.scales, blocks.minima) if blocks.format.group else ():
+        assert values is None or np.array_equal(values, values.astype(np.float16))
     if QUANTISED[name].group:
         assert (dense[0, :32] - 0.5).abs().max() <= 0.5 * 2**-10
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_what_cannot_be_rounded_is_not_hidden(name: str, bad: float) -> None:
+    weight = torch.randn(2, 64)
+    weight[1, 40] = bad
+    blocks = quantise(weight, QUANTISED[name])
+    assert blocks.dense()[0].isfinite().all()
+    if bad != 1e30 or blocks.format.group:  # fp16 scales end at 65,504
+        assert not np.isfinite(blocks.scales[1]).all()
 
 
 def test_a_group_that_does_not_divide_is_named() -> None:

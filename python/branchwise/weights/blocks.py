@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from branchwise import _C
 from branchwise.errors import ConfigError
 
 Codes = NDArray[np.uint8]
@@ -97,18 +98,8 @@ def quantise(weight: Tensor, form: BlockFormat, name: str = "the matrix") -> Blo
     width = form.group or k
     if k % width:
         raise ConfigError(f"{name} has {k} inputs, expected a multiple of {width}: choose weights='int8' or 'dense'")
-    groups = weight.reshape(n, k // width, width)
-    top, bottom = groups.amax(2, keepdim=True), groups.amin(2, keepdim=True)
-    if form.has_minima:
-        minima, span = bottom.half().float(), 2**form.bits - 1
-        scales = ((top - minima) / span).half().float()
-        codes, highest = (groups - minima) / scales, span
-    else:
-        half = 2 ** (form.bits - 1)
-        scales = torch.maximum(top, -bottom) / (half - 1)
-        scales = scales.half().float() if form.group else scales
-        codes, highest = groups / scales + half, 2 * half - 1
-        minima = None
-    # A group of equal weights has scale 0, and any code will do.
-    codes = codes.nan_to_num_(0.0, highest, 0.0).round_().clamp_(0, highest).to(torch.uint8).view(n, k)
-    return Blocks(form, codes.numpy(), scales[..., 0].numpy(), None if minima is None else minima[..., 0].numpy())
+    codes = np.empty((n, k), np.uint8)
+    scales = np.empty((n, k // width), np.float32)
+    minima = np.empty_like(scales) if form.has_minima else None
+    _C.quantise(weight, codes, scales, minima, form.bits, form.group)
+    return Blocks(form, codes, scales, minima)
