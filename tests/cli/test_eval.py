@@ -212,7 +212,8 @@ def test_ctrl_c_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems):
 
     if not asset_path("prm").is_dir():
         pytest.skip("the bundled models are not in this build")
-    words = [sys.executable, "-m", "branchwise", "eval", str(asset_path("problems.jsonl")), "--limit", "24"]
+    total = 48  # seconds of work, so that the signal finds the process at it also on a busy machine
+    words = [sys.executable, "-m", "branchwise", "eval", str(asset_path("problems.jsonl")), "--limit", str(total)]
     words += ["-n", "8", "--max-tokens", "200", "--in-flight", "1", "--json"]
     environment = {**os.environ, "BRANCHWISE_THREADS": "1"}
 
@@ -231,7 +232,7 @@ def test_ctrl_c_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems):
     assert (process.returncode, out) == (130, "")
     assert f"{len(kept)} results are safe" in err
     assert "Traceback" not in err
-    assert 3 <= len(kept) < 24
+    assert 3 <= len(kept) < total
     again, whole = run("cut.jsonl"), run("whole.jsonl")
     assert again.wait(600) == whole.wait(600) == 0
     for process in (again, whole):
@@ -241,5 +242,5 @@ def test_ctrl_c_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems):
         for name in ("cut.jsonl", "whole.jsonl")
     ]
     assert ids(path)[: len(kept)] == kept
-    assert len(ids(path)) == len(rows[0]) == 24
+    assert len(ids(path)) == len(rows[0]) == total
     assert {id_: row["votes"] for id_, row in rows[0].items()} == {id_: row["votes"] for id_, row in rows[1].items()}
