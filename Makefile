@@ -14,12 +14,13 @@ log=$$(mktemp); $(KERNELS) tests/kernels_static $(1) >$$log 2>&1 & compiled=$$!;
 	wait $$compiled; compiled=$$?; cat $$log; rm $$log; exit $$((interpreted + compiled))
 endef
 CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' 2>/dev/null)
+VS := PYTHONPATH=. $(BIN)/python -m benchmarks.vs
 BENCHES := $(wildcard benchmarks/*/bench_*.py)
 # A change of these asks for a new install; plain Python files are used where they lie.
 BUILD_INPUTS := pyproject.toml $(shell find . -name CMakeLists.txt -not -path './.venv/*' -not -path './build/*') \
 	$(filter csrc/%,$(CPP)) $(shell find python kernels -name __init__.py)
 
-.PHONY: help demo dev test test-all test-gpu lint fmt cpp-test bench wheel clean
+.PHONY: help demo dev test test-all test-gpu lint fmt cpp-test bench bench-full wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,8 +60,17 @@ cpp-test: $(READY)  ## test the C++ core alone, under AddressSanitizer and UBSan
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 
-bench: $(READY)  ## run every benchmark in its quick form
+bench: $(READY)  ## run every benchmark in its quick form (5 minutes, after the rivals' installation)
 	set -e; for file in $(BENCHES); do PYTHONPATH=. $(BIN)/python $$file --quick; done
+	$(VS) sampling --rows 16 --top-p 0.95 --runs 3 --block 32
+	$(VS) dvts --n 8 --steps 4 --length 20 --levels --structures tuned --runs 1
+
+bench-full: $(READY)  ## measure beside the rivals, append to benchmarks/results/vs.jsonl, draw table and plot (hours)
+	$(VS) setup vllm llamacpp transformers
+	for isa in native avx512_bf16; do \
+		$(VS) sampling --isa $$isa --save && $(VS) beam --isa $$isa --save && $(VS) dvts --isa $$isa --save || exit 1; done
+	$(BIN)/pip install --quiet '.[bench]'
+	$(VS) report
 
 wheel: $(READY)  ## build a wheel into dist/
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

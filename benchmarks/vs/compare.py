@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.vs import venvs
-from benchmarks.vs.protocol import Json, Side, SideError, alternate
+from benchmarks.vs.protocol import Json, Side, SideError, TimedLock, alternate
+
+ISAS = {
+    "native": {"BENCHMARKS_VS_ISA": "native"},
+    "avx512_bf16": {
+        "BENCHMARKS_VS_ISA": "avx512_bf16",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+        "BRANCHWISE_CPU_ISA": "avx512_bf16",
+    },
+}
+"""Variables that bind every side to an instruction set: with AMX masked, a new Xeon speaks for a machine without it."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +32,13 @@ class Entry:
     rival: str | None
     options: Json = field(default_factory=dict)
 
-    def start(self) -> Side:
-        """Raises SideError."""
+    def start(self, isa: str) -> Side:
+        """isa: a key of `ISAS`. Raises SideError."""
         log = venvs.cache_folder() / "logs" / f"{self.name}.log"
         if self.rival is None:
-            return Side(self.name, Path(sys.executable), "benchmarks.vs.ours", log, {}, self.options)
+            return Side(self.name, Path(sys.executable), "benchmarks.vs.ours", log, dict(ISAS[isa]), self.options)
         rival = venvs.RIVALS[self.rival]
-        environment = venvs.environment(self.rival)
+        environment = {**venvs.environment(self.rival), **ISAS[isa]}
         return Side(self.name, venvs.python_of(self.rival), rival.module, log, environment, self.options)
 
 
@@ -41,14 +51,14 @@ def installed(entries: Sequence[Entry]) -> list[Entry]:
 
 
 @contextlib.contextmanager
-def started(entries: Sequence[Entry]) -> Iterator[list[Side]]:
+def started(entries: Sequence[Entry], isa: str = "native") -> Iterator[list[Side]]:
     """All sides that start, one after the other; one that does not is reported and left out."""
     sides: list[Side] = []
     try:
         for entry in entries:
             print(f"starting {entry.name} ...", file=sys.stderr, flush=True)
             try:
-                sides.append(entry.start())
+                sides.append(entry.start(isa))
             except SideError as error:
                 print(f"left out: {error}", file=sys.stderr)
         yield sides
@@ -63,7 +73,7 @@ def compare(
     runs: int,
     case: Json,
     arguments: Callable[[Side, int], Json],
-    lock: Path | None = None,
+    lock: TimedLock,
 ) -> list[Json]:
     """Run one case on all sides in turn; a record per side and run, all with the same `group`."""
     group = f"{op}-{time.time_ns() // 1_000_000}"

@@ -12,10 +12,11 @@ import os
 import resource
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 Json = dict[str, Any]
@@ -108,23 +109,42 @@ def tail(path: Path, lines: int = 12) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
-@contextlib.contextmanager
-def held(lock: Path | None) -> Iterator[None]:
-    """Hold an exclusive lock on a file while something is timed: for machines that several people use."""
-    if lock is None:
-        yield
-        return
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+class TimedLock:
+    """An exclusive lock on a file while something is timed, for machines that several people use; no path: no lock.
+
+    Used as a context manager around every request. It is kept from one to the next, so that a comparison meets one
+    state of the machine, but given back after `slice_s` seconds, so that others get their turn.
+    """
+
+    def __init__(self, path: Path | None = None, slice_s: float = 150.0) -> None:
+        self.path, self.slice_s = path, slice_s
+        self._file: TextIO | None = None
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        if self.path is not None and self._file is None:
+            self._file = self.path.open("a")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None and time.monotonic() - self._since > self.slice_s:
+            self.release()
+            time.sleep(1)  # those who wait come first
+
+    def release(self) -> None:
+        """Give it back now."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def alternate(
-    sides: Sequence[Side], op: str, runs: int, arguments: Callable[[Side, int], Json], lock: Path | None = None
+    sides: Sequence[Side], op: str, runs: int, arguments: Callable[[Side, int], Json], lock: TimedLock
 ) -> Iterator[tuple[Side, int, Json]]:
     """Ask all sides in turn, `runs` times after one round to warm up (run -1), and yield (side, run, reply)."""
     for run in range(-1, runs):
         for side in sides:
-            with held(lock):
+            with lock:
                 reply = side.ask(op, **arguments(side, run))
             yield side, run, reply

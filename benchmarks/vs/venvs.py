@@ -38,6 +38,10 @@ RIVALS: dict[str, Rival] = {
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "VLLM_CPU_KVCACHE_SPACE": "2",
             "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_USE_AOT_COMPILE": "0",  # what it saves cannot be loaded again: every start would compile anew
+            "OMP_NUM_THREADS": str(CORES),
+            "KMP_BLOCKTIME": "5",
+            "KMP_TPAUSE": "0",
             "HF_HUB_OFFLINE": "1",
         },
     ),
@@ -65,9 +69,10 @@ def python_of(name: str) -> Path:
 def environment(name: str) -> dict[str, str]:
     """Variables that a rival runs with."""
     env = dict(RIVALS[name].env)
-    if name == "vllm":  # without it, threads that are bound share one core; vLLM sets it for its subprocesses only
-        libraries = (cache_folder() / name / "lib").glob("python*/site-packages/torch/lib/libgomp*.so*")
-        env["LD_PRELOAD"] = ":".join(map(str, libraries))
+    if name == "vllm":  # what vLLM sets for its subprocesses: we run it in one, where it would leave one core idle
+        (library,) = (cache_folder() / name / "lib").glob("libiomp5.so")
+        cores = ",".join(map(str, range(CORES)))
+        env |= {"LD_PRELOAD": str(library), "KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{cores}]"}
     return env
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PROMPT = (
@@ -86,6 +86,7 @@ class SearchTask:
     in_flight: int  # problems at once, for sides that can
     top_p: float = 1.0
     seed: int = 0
+    stop_ids: list[int] = field(default_factory=list)  # tokens that hold the delimiter, for engines that stop at ids
     tape: Tape | None = None
 
     @property

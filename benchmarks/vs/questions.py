@@ -1,0 +1,65 @@
+"""Problems as all sides get them, and how their answers are graded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.vs.protocol import Json
+from benchmarks.vs.workloads import Question
+
+from branchwise.answers.extract import extract_answer
+from branchwise.answers.grade import Grader
+from branchwise.answers.vote import choose
+from branchwise.api import INSTRUCTION
+from branchwise.models.families import decoder_config
+from branchwise.scoring.formats import TurnFormat, make_format
+from branchwise.text.chat import render_chat
+from branchwise.text.tokenizer import Tokenizer
+from branchwise.types import Candidate, Message, Node
+from branchwise.weights import open_checkpoint
+
+
+def read_questions(policy: str, data: Path, count: int) -> list[Question]:
+    """The first `count` lines of a JSONL file with `id`, `problem` and `answer`.
+
+    The formats are the policy's chat template, and "+"/"-" turns of it for the PRM. Raises FileNotFoundError.
+    """
+    checkpoint = open_checkpoint(policy)
+    tokenizer = checkpoint.tokenizer()
+    turns, _ = make_format("rlhflow", checkpoint, decoder_config(checkpoint.config, policy), tokenizer)
+    assert isinstance(turns, TurnFormat)
+    found = []
+    for line in data.read_text().splitlines()[:count]:
+        each = json.loads(line)
+        messages: list[Message] = [
+            {"role": "system", "content": INSTRUCTION}, {"role": "user", "content": each["problem"]},
+        ]  # fmt: skip
+        chat = render_chat(tokenizer, messages)
+        head = turns.prompt(each["problem"])
+        ids = tokenizer.encode(chat, special=True)
+        found.append(
+            Question(each["id"], each["problem"], each["answer"], chat, ids, head, turns.to_verdict, turns.to_user)
+        )
+    return found
+
+
+def stop_ids(tokenizer: Tokenizer, delimiter: str = "\n\n") -> list[int]:
+    """All words whose bytes hold the delimiter: where engines that see ids only can stop."""
+    pattern = delimiter.encode()
+    return [word for word in range(tokenizer.vocab_size) if pattern in tokenizer.token_bytes(word)]
+
+
+def correct(solutions: list[Json], answers: dict[str, str | None], tokenizer: Tokenizer) -> int:
+    """How many problems the weighted vote of their branches gets right; branches are texts or token ids."""
+    right = 0
+    with Grader() as grade:
+        for each in solutions:
+            candidates = []
+            for said, score in each["branches"]:
+                text = said if isinstance(said, str) else tokenizer.decode(said)
+                node = Node(0, None, 0, 0, 0)
+                candidates.append(Candidate(node, text, extract_answer(text), [score], score, "eos"))
+            gold, chosen = answers[each["id"]], choose(candidates, "weighted").chosen
+            right += gold is not None and chosen is not None and grade(chosen.answer, gold)
+    return right
