@@ -21,7 +21,7 @@ class TransformersJudge:
 
     @torch.inference_mode()
     def read(self, trajectories: list[tuple[str, list[str]]]) -> tuple[list[float], int]:
-        """(problem, steps) -> P(good) of each last step; and the tokens that went through the model, without padding."""
+        """(problem, steps) -> P(good) of each last step; and the tokens that it read, without padding."""
         scores: list[float] = []
         tokens = 0
         texts = [self._text(problem, steps) for problem, steps in trajectories]

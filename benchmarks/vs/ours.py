@@ -89,7 +89,7 @@ class Ours:
             "problem_seconds": [result.cost.seconds for result in results],
             "generated_tokens": generated,
             "accepted_tokens": sum(accepted(result.tree) for result in results),
-            "recomputed_tokens": max(0, rows - generated - sum(len(each.prompt) for each in work.questions)),
+            "recomputed_tokens": rows - sum(map(needed_tokens, results)),
             "prm_tokens": prm_rows,
             "prm_recomputed_tokens": max(0, prm_rows - sum(result.cost.prm_tokens for result in results)),
             "prm_seconds": watch.seconds,
@@ -124,6 +124,13 @@ def below(root: Node) -> list[Node]:
 def accepted(root: Node) -> int:
     """Tokens of the steps that were continued or finished."""
     return sum(len(node.tokens) for node in below(root) if not node.pruned)
+
+
+def needed_tokens(result: Result) -> int:
+    """Tokens that must go through the policy: every one once, those left out that nothing follows."""
+    steps = below(result.tree)
+    continued = sum(bool(step.children) for step in steps)
+    return result.tree.cost.prefill_tokens + sum(len(step.tokens) - 1 for step in steps) + continued
 
 
 def nodes(root: Node, task: SearchTask) -> Json:

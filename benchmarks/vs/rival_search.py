@@ -35,7 +35,7 @@ class TextPolicy(Protocol):
     """A policy that is called with texts."""
 
     def continue_texts(self, texts: list[str], caps: list[int], task: SearchTask) -> tuple[list[Drawn], int]:
-        """A step for each text, of at most (with a tape: exactly) so many tokens; and the prompt tokens computed."""
+        """A step for each text, of at most (with a tape: exactly) so many tokens; and the tokens that were fed."""
         ...
 
 
@@ -51,8 +51,8 @@ class IdPolicy(Protocol):
     """A policy that is given work and then advanced one iteration at a time."""
 
     def add(self, key: object, ids: list[int], n: int, cap: int, task: SearchTask) -> None: ...
-    def advance(self) -> list[tuple[object, list[Drawn], int]]:
-        """One iteration; what finished: key, samples, prompt tokens computed."""
+    def advance(self) -> tuple[list[tuple[object, list[Drawn]]], int]:
+        """One iteration: what finished, as (key, samples); and the tokens that were fed."""
         ...
 
     @property
@@ -115,7 +115,7 @@ def grow_level(
 ) -> None:
     """Sample and judge one level in the default way."""
     texts = [question.chat + (step.parent.branch_text if step.parent else "") for step in level]
-    drawn, prefilled = policy.continue_texts(texts, [cap(task, question, step) for step in level], task)
+    drawn, fed = policy.continue_texts(texts, [cap(task, question, step) for step in level], task)
     for step, each in zip(level, drawn, strict=True):
         write(task, question, step, each)
     begin = time.perf_counter()
@@ -123,7 +123,7 @@ def grow_level(
     tally.prm_seconds += time.perf_counter() - begin
     for step, value in zip(level, scores, strict=True):
         score(task, question, step, value)
-    tally.prefilled += prefilled
+    tally.fed += fed
     tally.prm_tokens += read
     tally.iterations += max(len(step.tokens) for step in level)
 
@@ -187,10 +187,11 @@ class TunedSearch:
 
     def _decode(self) -> None:
         self.tally.iterations += 1
-        for key, samples, prefilled in self.policy.advance():
+        finished, fed = self.policy.advance()
+        self.tally.fed += fed
+        for key, samples in finished:
             group, children = key  # type: ignore[misc]
             question = group.problem.question
-            self.tally.prefilled += prefilled
             for step, drawn in zip(children, samples, strict=True):
                 write(self.task, question, step, drawn)
                 self.judge.add((group, step), question.prm_ids([each.tokens for each in step.branch]))

@@ -142,9 +142,6 @@ def interpolated(levels: dict[int, Json], task: SearchTask) -> Json:
     last = task.n * (task.tape.length if task.tape else 0)
     kept = reply["generated_tokens"] - last
     reply["accepted_tokens"] = round(kept / task.expand + last)
-    # The prompt, and the last token of each kept step, have to be computed.
-    continued = task.n // task.expand * (task.max_steps - 1)
-    reply["recomputed_tokens"] -= len(task.questions[0].prompt) + continued
     most = max(each["peak_rss_bytes"] for each in levels.values())
     occupancy = statistics.fmean(each["row_occupancy"] for each in levels.values())
     extra = {"problem_seconds": [reply["seconds"]], "solutions": [], "row_occupancy": occupancy}

@@ -18,8 +18,8 @@ class Tally:
     begun: float = field(default_factory=time.perf_counter)
     generated: int = 0
     accepted: int = 0
-    prefilled: int = 0  # prompt tokens that the policy computed, cached ones left out
-    needed: int = 0  # of these: prompts once, and the last token of every step that was continued
+    fed: int = 0  # tokens that went through the policy
+    needed: int = 0  # of these: every token once, those left out that nothing follows
     prm_tokens: int = 0
     prm_needed: int = 0  # of these: every token once
     prm_seconds: float = 0.0
@@ -32,7 +32,7 @@ class Tally:
         self.problem_seconds.append(time.perf_counter() - begun)
         self.generated += sum(len(step.tokens) for step in steps)
         self.accepted += sum(len(step.tokens) for step in steps if step.kept)
-        self.needed += len(question.prompt) + sum(step.kept and not step.ended for step in steps)
+        self.needed += len(question.prompt) + sum(map(needed, steps))
         turns = len(question.to_verdict) + len(question.to_next)
         self.prm_needed += len(question.prm_head) + sum(len(step.tokens) + turns for step in steps)
         branches = [[step.branch_text or step.branch_tokens, step.score] for step in steps if step.ended]
@@ -46,10 +46,15 @@ class Tally:
             "problem_seconds": self.problem_seconds,
             "generated_tokens": self.generated,
             "accepted_tokens": self.accepted,
-            "recomputed_tokens": self.prefilled - self.needed,
+            "recomputed_tokens": self.fed - self.needed,
             "prm_tokens": self.prm_tokens,
             "prm_recomputed_tokens": max(0, self.prm_tokens - self.prm_needed),
             "prm_seconds": self.prm_seconds,
             "row_occupancy": self.generated / max(1, self.iterations * width),
             "solutions": self.solutions,
         }
+
+
+def needed(step: Step) -> int:
+    """Tokens of a step that must go through the policy: its last one only if a step follows."""
+    return len(step.tokens) - 1 + (step.kept and not step.ended)

@@ -17,7 +17,7 @@ from benchmarks.vs.judges import TransformersJudge
 from benchmarks.vs.levels import Step
 from benchmarks.vs.protocol import Json, serve
 from benchmarks.vs.rival_search import Drawn, TunedSearch, branch_of, default_search, grow_level
-from benchmarks.vs.tally import Tally
+from benchmarks.vs.tally import Tally, needed
 from benchmarks.vs.workloads import TEMPERATURE, SearchTask
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind
@@ -96,6 +96,7 @@ class Vllm:
         tally = Tally(work)
         grow_level(work, question, level, self.policy, self.judge, tally)
         tally.generated = sum(len(step.tokens) for step in level)
+        tally.needed = sum(map(needed, level)) + (len(parents) if depth > 1 else len(question.prompt))
         return tally.reply()
 
     def _branch(self, slot: int, tokens: list[int], length: int) -> Step | None:
@@ -103,14 +104,35 @@ class Vllm:
         return branch_of([self.llm.get_tokenizer().decode(step) for step in steps], steps, (slot,))
 
 
+class Fed:
+    """Counts the tokens that an engine in this process feeds its model, by listening to its scheduler."""
+
+    def __init__(self, llm: vllm.LLM) -> None:
+        self.tokens = 0
+        scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+        schedule = scheduler.schedule
+
+        def listen(*args: Any, **kwargs: Any) -> Any:
+            batch = schedule(*args, **kwargs)
+            self.tokens += batch.total_num_scheduled_tokens
+            return batch
+
+        scheduler.schedule = listen
+
+    def take(self) -> int:
+        """Tokens since it was last asked."""
+        tokens, self.tokens = self.tokens, 0
+        return tokens
+
+
 class Texts:
     """The policy as search-and-learn calls it: texts in, one sample each, stopped at the delimiter's text."""
 
     def __init__(self, llm: vllm.LLM) -> None:
-        self.llm = llm
+        self.llm, self.fed = llm, Fed(llm)
 
     def continue_texts(self, texts: list[str], caps: list[int], task: SearchTask) -> tuple[list[Drawn], int]:
-        """A step for each text; and the prompt tokens computed."""
+        """A step for each text; and the tokens that were fed."""
         taped = task.tape is not None
         wishes = [
             vllm.SamplingParams(
@@ -122,14 +144,14 @@ class Texts:
         requests = self.llm.generate(texts, wishes, use_tqdm=False)
         outputs = [request.outputs[0] for request in requests]
         drawn = [Drawn(list(each.token_ids), each.text, each.stop_reason != "\n\n") for each in outputs]
-        return drawn, sum(len(request.prompt_token_ids) - request.num_cached_tokens for request in requests)
+        return drawn, self.fed.take()
 
 
 class Ids:
     """The policy as an engine that is advanced by hand: token ids in and out, stopped at tokens."""
 
     def __init__(self, llm: vllm.LLM) -> None:
-        self.engine = llm.llm_engine
+        self.engine, self.fed = llm.llm_engine, Fed(llm)
         self.keys: dict[str, object] = {}
         self.count = 0
 
@@ -147,7 +169,7 @@ class Ids:
         self.keys[str(self.count)] = key
         self.engine.add_request(str(self.count), {"prompt_token_ids": ids}, wish)
 
-    def advance(self) -> list[tuple[object, list[Drawn], int]]:
+    def advance(self) -> tuple[list[tuple[object, list[Drawn]]], int]:
         found = []
         for request in self.engine.step():
             if request.finished:
@@ -155,9 +177,8 @@ class Ids:
                     Drawn(list(each.token_ids), "", not isinstance(each.stop_reason, int))
                     for each in sorted(request.outputs, key=lambda each: each.index)
                 ]
-                computed = (len(request.prompt_token_ids) - request.num_cached_tokens) * len(samples)
-                found.append((self.keys.pop(request.request_id), samples, computed))
-        return found
+                found.append((self.keys.pop(request.request_id), samples))
+        return found, self.fed.take()
 
 
 class PoolingJudge:
