@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 import torch
+
+import branchwise as bw
 from benchmarks.vs.protocol import Json, serve
 from benchmarks.vs.taped import taped
 from benchmarks.vs.workloads import TEMPERATURE, SearchTask
-
-import branchwise as bw
 from branchwise import _C
 from branchwise.engine.branch import StepLimits
 from branchwise.scoring.scorer import Scorer

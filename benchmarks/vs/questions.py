@@ -7,7 +7,6 @@ from pathlib import Path
 
 from benchmarks.vs.protocol import Json
 from benchmarks.vs.workloads import Question
-
 from branchwise.answers.extract import extract_answer
 from branchwise.answers.grade import Grader
 from branchwise.answers.vote import choose

@@ -15,7 +15,6 @@ from benchmarks.vs.protocol import Json, Side, TimedLock
 from benchmarks.vs.questions import correct, read_questions, stop_ids
 from benchmarks.vs.sides import search_sides
 from benchmarks.vs.workloads import PROMPT, Question, SearchTask, Tape
-
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights import open_checkpoint
 

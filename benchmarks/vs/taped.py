@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.vs.workloads import Forced, SearchTask
-
 from branchwise.engine.branch import Branch, Tree
 from branchwise.engine.engine import StepEngine
 from branchwise.scoring.scorer import PrmTree, Scorer

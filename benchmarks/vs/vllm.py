@@ -13,14 +13,15 @@ if os.environ.get("BENCHMARKS_VS_ISA", "native") != "native":  # before vLLM cho
 
 import transformers
 import vllm
+from vllm.pooling_params import PoolingParams
+from vllm.sampling_params import RequestOutputKind
+
 from benchmarks.vs.judges import TransformersJudge
 from benchmarks.vs.levels import Step
 from benchmarks.vs.protocol import Json, serve
 from benchmarks.vs.rival_search import Drawn, TunedSearch, branch_of, default_search, grow_level
 from benchmarks.vs.tally import Tally, needed
 from benchmarks.vs.workloads import TEMPERATURE, SearchTask
-from vllm.pooling_params import PoolingParams
-from vllm.sampling_params import RequestOutputKind
 
 FLAGS: Json = {
     "dtype": "bfloat16",

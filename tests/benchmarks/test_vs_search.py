@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from benchmarks.vs.ours import Ours
 from benchmarks.vs.questions import correct
 from benchmarks.vs.report import newest, plot, table
 from benchmarks.vs.rival_search import Drawn, TunedSearch, default_search
 from benchmarks.vs.searches import interpolated, merged, rates, same_tokens
 from benchmarks.vs.workloads import Question, SearchTask, Tape
-
 from branchwise.assets import asset_path
 from branchwise.weights import open_checkpoint
 
