@@ -171,47 +171,31 @@ void gemm_typed(const GemmArgs& args) {
 #if defined(__AMX_BF16__)
 template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
-  const int64_t depth = panel_depth(Real::bf16, args.k), k_padded = 2 * depth;
+  constexpr int kSteps = kTileBytes / sizeof(Bf16);  // of k that a row of a tile holds
+  const int64_t n_tiles = (args.k + kSteps - 1) / kSteps, group_bytes = n_tiles * kATile;
   const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
-  const int64_t group_size = kTileRows * k_padded, pair_rows = 2 * kTileRows;
-  const int64_t fitting = kTileCache / (2 * group_size * static_cast<int64_t>(sizeof(Bf16)));
-  const int64_t n_pairs = (args.rows + pair_rows - 1) / pair_rows;
-  const Parts blocks(n_pairs, fitting < 1 ? 1 : fitting > kTileBlock ? kTileBlock : fitting);
-  Bf16* a = reinterpret_cast<Bf16*>(args.scratch);
+  const TileTasks tasks(args.rows, n_tiles * kTileBytes);
+  char* a = reinterpret_cast<char*>(args.scratch);
 #pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
   {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < args.rows;
-         ++row) {  // rows beyond stay undefined, nobody reads them
+    for (int64_t row = 0; row < args.rows; ++row) {  // what fills up the last tile stays undefined
       const Bf16* x = static_cast<const Bf16*>(args.x) + row * args.k;
-      Bf16* tiles = a + row / kTileRows * group_size + row % kTileRows * kTileSteps;
-      int64_t k = 0;
-      for (; k + kTileSteps <= args.k; k += kTileSteps, tiles += kTileSize)
-        __builtin_memcpy(tiles, x + k, kTileSteps * sizeof(Bf16));
-      if (k == args.k) continue;
-      for (int64_t i = 0; i < kTileSteps; ++i) tiles[i] = k + i < args.k ? x[k + i] : Bf16{};
+      char* tile = a + row / kTileRows * group_bytes + row % kTileRows * kTileBytes;
+      for (int64_t k = 0; k < args.k; k += kSteps, tile += kATile) {
+        if (k + kSteps > args.k) __builtin_memset(tile, 0, kTileBytes);
+        const int64_t steps = args.k - k < kSteps ? args.k - k : kSteps;
+        __builtin_memcpy(tile, x + k, steps * sizeof(Bf16));
+      }
     }
     const TileScope scope;
-    alignas(64) float c[kTileBlock * 2 * kTileRows * kPanelWidth];
+    alignas(64) float c[kTileBlock * kPanelWidth];
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t block = 0; block < blocks.count; ++block)
+    for (int64_t block = 0; block < tasks.blocks.count; ++block)
       for (int64_t p = 0; p < n_panels; ++p) {
-        const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * depth * kPanelWidth;
-        const int64_t begin = blocks.begin(block) * pair_rows;
-        const int64_t limit = blocks.begin(block + 1) * pair_rows;
-        const int64_t end = limit < args.rows ? limit : args.rows;
-        for (int64_t k = 0; k < k_padded; k += kSlice) {
-          const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
-          const uint32_t* slice = panel + k / 2 * kPanelWidth;
-          for (int64_t row = begin; row < end; row += pair_rows) {
-            const Bf16* x = a + row / kTileRows * group_size + k * kTileRows;
-            float* out = c + (row - begin) * kPanelWidth;
-            const auto multiply = row + kTileRows >= end ? tiles_times_slice<false, true>
-                                  : row == begin         ? tiles_times_slice<true, true>
-                                                         : tiles_times_slice<true, false>;
-            multiply(x, group_size, slice, steps, k == 0, out);
-          }
-        }
+        const char* panel = static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile;
+        const int64_t begin = tasks.begin(block), end = tasks.end(block);
+        tiles_times_panel<Dot::bf16>(a, group_bytes, panel, n_tiles, begin, end, c);
         for (int64_t row = begin; row < end; ++row)
           write_row<Bf16, Out>(args, nullptr, c + (row - begin) * kPanelWidth, row,
                                p * kPanelWidth);

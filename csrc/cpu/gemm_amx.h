@@ -1,22 +1,28 @@
-// The bf16 GEMM on AMX tiles: 32 rows x 32 columns of output at once, over the same panels.
+// Matrix products on AMX tiles: 32 rows x 32 columns of output at once, over the panels as they
+// are.
 //
-// A tile holds 16 rows of 64 bytes. A panel row of 32 lanes is two rows of B tiles, in the pair
-// layout that the dot product wants, so weights are used as they lie. Each output is its own chain
-// over k: neither its neighbours in the tile nor the undefined rows that fill it up change its
-// bits.
+// A tile holds 16 rows of 64 bytes. A panel row of 32 lanes is two rows of B tiles, in the layout
+// that the dot products want (pairs of bf16, fours of int8), so weights are used as they lie. Each
+// output is its own chain over k: neither its neighbours in the tile nor the undefined rows that
+// fill it up change its bits.
 #pragma once
 
+#include "cpu/gemm_parts.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-constexpr int kTileRows = 16, kTileSteps = 32;  // rows of a tile, and the k that a row of A holds
-constexpr int kTileSize = kTileRows * kTileSteps;  // also the words of a panel per tile step
-constexpr int kFetchAhead = 1024;                  // words of weights that are fetched in advance
-constexpr int kTileBlock = 256;                    // rows of a task at most
-constexpr int64_t kTileCache = 1 << 20;            // bytes of x that a task keeps in L2
+constexpr int kTileRows = 16, kPairRows = 2 * kTileRows;
+constexpr int kTileBytes = 64;                              // of a row of a tile
+constexpr int kPanelRowBytes = kPanelWidth * 4;             // two rows of B tiles
+constexpr int64_t kATile = kTileRows * kTileBytes;          // bytes
+constexpr int64_t kPanelTile = kTileRows * kPanelRowBytes;  // bytes of a panel per tile of k
+constexpr int kSliceTiles = 8;                              // tiles of k per pass over the rows
+constexpr int kTileFetchAhead = 4096;    // bytes of weights that are fetched in advance
+constexpr int kTileBlock = 256;          // rows of a task at most
+constexpr int64_t kTileCache = 1 << 20;  // bytes of x that a task keeps in L2
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -24,11 +30,15 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// The thread's tiles while it multiplies; what others had configured comes back afterwards.
+// The thread's tiles while it multiplies: 0 to 3 for sums, 4 and 5 for A, 6 and 7 for B. What
+// others had configured comes back afterwards.
 class TileScope {
  public:
-  TileScope() {
-    const TileConfig ours;
+  // depth: bytes of a row of A.
+  explicit TileScope(int depth = kTileBytes) {
+    TileConfig ours;
+    ours.row_bytes[4] = ours.row_bytes[5] = static_cast<uint16_t>(depth);
+    ours.rows[6] = ours.rows[7] = static_cast<uint8_t>(depth / 4);
     _tile_storeconfig(&previous_);
     _tile_loadconfig(&ours);
   }
@@ -38,53 +48,123 @@ class TileScope {
   TileConfig previous_;
 };
 
-// c[16 or 32][32] (+)= a * slice. a: tiles [rows / 16][k / 32][16][32] bf16, groups of rows
-// `group_size` elements apart; slice: [steps / 2][32][2] bf16. kFetch: weights come from memory.
-template <bool kTwo, bool kFetch>
-void tiles_times_slice(const Bf16* a, int64_t group_size, const uint32_t* slice, int64_t steps,
-                       bool first, float* c) {
-  constexpr int64_t kRowBytes = kPanelWidth * 4, kHalf = kPanelWidth / 2, kTileBytes = 64;
-  float* const c_below = c + kTileRows * kPanelWidth;
-  const Bf16* a_below = a + group_size;
-  if (first) {
-    _tile_zero(0);
-    _tile_zero(1);
-    if constexpr (kTwo) {
-      _tile_zero(2);
-      _tile_zero(3);
-    }
-  } else {
-    _tile_loadd(0, c, kRowBytes);
-    _tile_loadd(1, c + kHalf, kRowBytes);
-    if constexpr (kTwo) {
-      _tile_loadd(2, c_below, kRowBytes);
-      _tile_loadd(3, c_below + kHalf, kRowBytes);
-    }
+// How rows are cut into tasks: blocks of pairs of tiles whose x (`row_bytes` a row) stays in L2.
+struct TileTasks {
+  int64_t rows;
+  Parts blocks;
+  TileTasks(int64_t rows, int64_t row_bytes) : rows(rows), blocks(pairs(rows), limit(row_bytes)) {}
+  int64_t begin(int64_t block) const { return blocks.begin(block) * kPairRows; }
+  int64_t end(int64_t block) const {
+    const int64_t end = begin(block + 1);
+    return end < rows ? end : rows;
   }
-  for (int64_t k = 0; k < steps; k += kTileSteps) {
-    _tile_loadd(6, slice, kRowBytes);
-    _tile_loadd(4, a, kTileBytes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, slice + kHalf, kRowBytes);
-    _tile_dpbf16ps(1, 4, 7);
-    if constexpr (kTwo) {
-      _tile_loadd(5, a_below, kTileBytes);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
-    if constexpr (kFetch)
-#pragma GCC unroll 32
-      for (int line = 0; line < kTileSize / 16; ++line)
-        __builtin_prefetch(slice + kFetchAhead + line * 16);
-    slice += kTileSize;
-    a += kTileSize;
-    a_below += kTileSize;
+
+ private:
+  static int64_t pairs(int64_t rows) { return (rows + kPairRows - 1) / kPairRows; }
+  static int64_t limit(int64_t row_bytes) {
+    const int64_t fitting = kTileCache / (kPairRows * row_bytes);
+    constexpr int64_t kMost = kTileBlock / kPairRows;
+    return fitting < 1 ? 1 : fitting > kMost ? kMost : fitting;
   }
-  _tile_stored(0, c, kRowBytes);
-  _tile_stored(1, c + kHalf, kRowBytes);
+};
+
+// What two tiles give: sums of products of bf16 in fp32, or of bytes in int32.
+enum class Dot { bf16, signed_unsigned, signed_signed };
+
+// Tile `sum` += tile `a` * tile `b`. A macro, since compilers spell these numbers into the
+// assembly.
+#define BW_TILE_DOT(dot, sum, a, b)                                     \
+  do {                                                                  \
+    if constexpr (dot == Dot::bf16) _tile_dpbf16ps(sum, a, b);          \
+    if constexpr (dot == Dot::signed_unsigned) _tile_dpbsud(sum, a, b); \
+    if constexpr (dot == Dot::signed_signed) _tile_dpbssd(sum, a, b);   \
+  } while (false)
+
+template <bool kTwo>
+BW_INLINE void zero_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
   if constexpr (kTwo) {
-    _tile_stored(2, c_below, kRowBytes);
-    _tile_stored(3, c_below + kHalf, kRowBytes);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+}
+
+// c: [16 or 32][32] of 4 bytes
+template <bool kTwo>
+BW_INLINE void load_sums(const void* c) {
+  const char* at = static_cast<const char*>(c);
+  _tile_loadd(0, at, kPanelRowBytes);
+  _tile_loadd(1, at + kTileBytes, kPanelRowBytes);
+  if constexpr (kTwo) {
+    at += kTileRows * kPanelRowBytes;
+    _tile_loadd(2, at, kPanelRowBytes);
+    _tile_loadd(3, at + kTileBytes, kPanelRowBytes);
+  }
+}
+template <bool kTwo>
+BW_INLINE void store_sums(void* c) {
+  char* at = static_cast<char*>(c);
+  _tile_stored(0, at, kPanelRowBytes);
+  _tile_stored(1, at + kTileBytes, kPanelRowBytes);
+  if constexpr (kTwo) {
+    at += kTileRows * kPanelRowBytes;
+    _tile_stored(2, at, kPanelRowBytes);
+    _tile_stored(3, at + kTileBytes, kPanelRowBytes);
+  }
+}
+
+// Adds one tile step: A tiles of rows of kDepth bytes, and as many bytes of k of a panel.
+template <Dot kDot, bool kTwo, int kDepth>
+BW_INLINE void tile_step(const char* a, const char* a_below, const char* panel) {
+  _tile_loadd(6, panel, kPanelRowBytes);
+  _tile_loadd(4, a, kDepth);
+  BW_TILE_DOT(kDot, 0, 4, 6);
+  _tile_loadd(7, panel + kTileBytes, kPanelRowBytes);
+  BW_TILE_DOT(kDot, 1, 4, 7);
+  if constexpr (kTwo) {
+    _tile_loadd(5, a_below, kDepth);
+    BW_TILE_DOT(kDot, 2, 5, 6);
+    BW_TILE_DOT(kDot, 3, 5, 7);
+  }
+}
+
+// Fetches the tile step of a panel that comes kTileFetchAhead later.
+BW_INLINE void fetch_panel(const char* panel) {
+#pragma GCC unroll 32
+  for (int line = 0; line < kPanelTile; line += 64)
+    __builtin_prefetch(panel + kTileFetchAhead + line);
+}
+
+// c[16 or 32][32] (+)= a * slice, over n tiles of k. a: tiles [rows / 16][k][16][64 bytes], groups
+// of 16 rows `group_bytes` apart. kFetch: weights come from memory.
+template <Dot kDot, bool kTwo, bool kFetch>
+void tiles_times_slice(const char* a, int64_t group_bytes, const char* slice, int64_t n, bool first,
+                       void* c) {
+  first ? zero_sums<kTwo>() : load_sums<kTwo>(c);
+  for (int64_t k = 0; k < n; ++k) {
+    tile_step<kDot, kTwo, kTileBytes>(a, a + group_bytes, slice);
+    if constexpr (kFetch) fetch_panel(slice);
+    slice += kPanelTile;
+    a += kATile;
+  }
+  store_sums<kTwo>(c);
+}
+
+// All rows [begin, end) of a task against one panel of n_tiles tiles of k: c[end - begin][32].
+template <Dot kDot>
+void tiles_times_panel(const char* a, int64_t group_bytes, const char* panel, int64_t n_tiles,
+                       int64_t begin, int64_t end, float* c) {
+  const int64_t slice_tiles = end - begin <= kPairRows ? n_tiles : kSliceTiles;
+  for (int64_t k = 0; k < n_tiles; k += slice_tiles) {
+    const int64_t n = n_tiles - k < slice_tiles ? n_tiles - k : slice_tiles;
+    for (int64_t row = begin; row < end; row += kPairRows) {
+      const auto multiply = row + kTileRows >= end ? tiles_times_slice<kDot, false, true>
+                            : row == begin         ? tiles_times_slice<kDot, true, true>
+                                                   : tiles_times_slice<kDot, true, false>;
+      multiply(a + row / kTileRows * group_bytes + k * kATile, group_bytes, panel + k * kPanelTile,
+               n, k == 0, c + (row - begin) * kPanelWidth);
+    }
   }
 }
 

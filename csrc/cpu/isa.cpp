@@ -61,9 +61,10 @@ bool has_avx512_bf16() {
 bool has_amx() {
   if (!has_avx512_bf16()) return false;
   unsigned eax, ebx, ecx, edx;
-  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  if ((edx & kBf16) == 0 || (edx & kTile) == 0) return false;
+  constexpr unsigned kNeeded = kBf16 | kTile | kInt8;
+  if ((edx & kNeeded) != kNeeded) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }

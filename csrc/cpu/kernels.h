@@ -101,10 +101,13 @@ struct CodeFormat {
   int32_t group;  // steps of k that share a scale: 16 or 32; 0: one scale for all of an output
   bool has_min;
 
-  // x is quantised to int8 in groups, too: the same ones, or these where the weights have none.
-  static constexpr int kWholeGroup = 128;
+  // x is quantised to int8 in groups, too: the same ones, or these (the last one of a row may be
+  // shorter) where the weights have none.
+  static constexpr int kWholeGroup = 256;
   constexpr int32_t x_group() const { return group == 0 ? kWholeGroup : group; }
-  constexpr int64_t padded(int64_t k) const { return round_up(k, group == 0 ? kWholeGroup : 32); }
+  constexpr int64_t padded(int64_t k) const { return round_up(k, group == 0 ? 64 : 32); }
+  constexpr int64_t x_groups(int64_t k) const { return (padded(k) + x_group() - 1) / x_group(); }
+  constexpr int32_t offset() const { return has_min ? 0 : 1 << (bits - 1); }  // of a code
 };
 // A panel is a row of blocks: 32 columns x 32 steps of k. A block holds the codes (as bytes
 // [k / 4][32][4], their low four bits in pairs and the high ones in planes; see unpack_codes), then
@@ -120,7 +123,7 @@ static inline constexpr int64_t block_bytes(CodeFormat format) {
   return code_bytes(format) + block_scales(format) * (format.has_min ? 4 : 2);
 }
 static inline constexpr int64_t code_gemm_scratch(CodeFormat format, int64_t rows, int64_t k) {
-  return rows * (format.padded(k) / 4 + 2 * format.padded(k) / format.x_group());
+  return round_up(rows, 16) * (format.padded(k) / 4 + 2 * format.x_groups(k));
 }
 struct CodeGemmArgs {
   const void* x;

@@ -26,8 +26,8 @@ def weight(n: int, k: int, bits: int, group: int, has_min: bool) -> tuple[_C.Cod
 
 
 def quantised(x: Tensor, group: int) -> Tensor:
-    """x as code_gemm sees it: int8, one scale for every `group` values (128, where the weight has none), in float64."""
-    size = group or 128
+    """x as code_gemm sees it: int8, one scale for every `group` values (256, where the weight has none), in float64."""
+    size = group or 256
     padded = torch.nn.functional.pad(x.float(), (0, -x.shape[1] % size)).view(len(x), -1, size)
     largest = padded.abs().amax(-1, keepdim=True)
     inverse = torch.where(largest > 0, 127 / largest, torch.zeros(()))
@@ -53,7 +53,7 @@ def test_product(isa: str, dtype: torch.dtype, rows: int, n: int, k: int, bits: 
     assert_close("gemm", product(x, packed, bias), reference + bias.double())
 
 
-@pytest.mark.parametrize("k", [1, 31, 130, 257])
+@pytest.mark.parametrize("k", [1, 31, 130, 257, 330])
 def test_one_scale_per_output_takes_any_length(isa: str, k: int) -> None:
     packed, matrix = weight(35, k, 8, 0, False)
     x = torch.randn(5, k)
