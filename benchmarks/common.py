@@ -16,16 +16,22 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 Clock = Literal["wall", "cpu"]
-_CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds per call: the median and the distance between the quartiles over `runs` calls."""
+    """Seconds per call: the median, the distance between the quartiles and the best of `runs` calls."""
 
     median_s: float
     iqr_s: float
+    best_s: float
     runs: int
+
+
+def timing_of(seconds: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(seconds, n=4)
+    return Timing(median, high - low, min(seconds), len(seconds))
 
 
 def measure(
@@ -35,7 +41,7 @@ def measure(
 
     The cpu clock counts this process's processor time: with one thread it stays right while others use the machine.
     """
-    now = _CLOCKS[clock]
+    now = CLOCKS[clock]
     function()
     times: list[float] = []
     end = time.perf_counter() + budget_s
@@ -43,8 +49,31 @@ def measure(
         begin = now()
         function()
         times.append(now() - begin)
-    low, median, high = statistics.quantiles(times, n=4)
-    return Timing(median, high - low, len(times))
+    return timing_of(times)
+
+
+def in_turn(functions: list[Callable[[], object]], budget_s: float, clock: Clock = "wall") -> list[Timing]:
+    """Timings of functions that take turns, so that noise hits all of them; `budget_s` seconds each."""
+    now = CLOCKS[clock]
+    times: list[list[float]] = [[] for _ in functions]
+    end = time.perf_counter() + budget_s * len(functions)
+    while len(times[0]) < 6 or time.perf_counter() < end:
+        for function, mine in zip(functions, times, strict=True):
+            begin = now()
+            function()
+            mine.append(now() - begin)
+    return [timing_of(mine[1:]) for mine in times]
+
+
+def read_bandwidth(size: int = 1 << 30) -> float:
+    """GB/s at which torch's threads read memory that is in no cache: the best of 7 sums over `size` bytes."""
+    values = torch.ones(size // 4)
+    best = float("inf")
+    for _ in range(7):
+        begin = time.perf_counter()
+        values.sum()
+        best = min(best, time.perf_counter() - begin)
+    return size / best / 1e9
 
 
 def machine() -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""Whole forward passes against what the machine's own peaks allow: decoding 64 rows, and a prefill of 16 x 200 tokens.
+
+    PYTHONPATH=. python benchmarks/engine/bench_roofline.py --policy qwen2.5-0.5b.gguf --save
+
+Peaks are measured here: GFLOP/s of the model's best matrix product at 256 rows or more, and GB/s of reading memory.
+The roofline of a pass is, product by product, the longer of computing it and of reading its weights, at these peaks,
+plus the time to read each live key and value once. A prefill is judged by the FLOPs of its matrix products alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import branchwise as bw
+from benchmarks import common
+from branchwise import _C
+from branchwise.assets import asset_path
+from branchwise.models.decoder import Decoder
+
+DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+PEAK_ROWS = [256, 512]
+
+
+def layer_products(model: Decoder) -> list[Any]:
+    return [product for layer in model.layers for product in (layer.qkv, layer.output, layer.gate_up, layer.down)]
+
+
+def measured_peaks(model: Decoder, rows: list[int], budget_s: float) -> tuple[float, float]:
+    """GFLOP/s and GB/s; the bandwidth is the better of torch's sum and of our one-row products."""
+    products = layer_products(model)[:8]
+    peak, bandwidth = 0.0, common.read_bandwidth()
+    for product in products[:4]:
+        for m in rows:
+            x = torch.randn(m, product.in_features).to(model.dtype)
+            timing = common.measure(lambda product=product, x=x: product(x), budget_s=budget_s)
+            peak = max(peak, 2 * m * product.in_features * product.out_features / timing.best_s / 1e9)
+    everything = [*layer_products(model), *model.head]
+    inputs = {p.in_features: torch.randn(1, p.in_features).to(model.dtype) for p in everything}
+
+    def one_row() -> None:
+        for product in everything:
+            product(inputs[product.in_features])
+
+    size = sum(p.in_features * p.out_features for p in everything) * model.dtype.itemsize
+    return peak, max(bandwidth, size / common.measure(one_row, budget_s=budget_s).best_s / 1e9)
+
+
+def forward_pass(model: Decoder, prompt: int, branches: int, tokens: int, rows: int) -> tuple[Any, int]:
+    """A function that runs `rows` new tokens of each of `branches` leaves, and the live slots of K and V it reads.
+
+    prompt: shared tokens    tokens: of each branch, the new ones among them    With one row a branch lm_head runs too.
+    """
+    n_blocks = prompt // 32 + 2 + branches * (tokens // 32 + 2)
+    tree = _C.KvTree(n_blocks)
+    root = tree.add_root()
+    tree.append(root, prompt)
+    tree.seal(root)
+    leaves = tree.fork(root, branches)
+    for leaf in leaves:
+        tree.append(leaf, tokens)
+    plan = _C.Planner(tree).build(np.array(leaves, np.int64), np.full(branches, rows, np.int32))
+    config = model.config
+    pool = model.backend.kv_pool(config.n_layers, n_blocks, config.n_kv_heads, config.head_dim, model.dtype)
+    pool.normal_()
+    ids = torch.randint(0, 1000, (branches * rows,))
+
+    def run() -> Tensor:
+        hidden = model.forward(ids, plan, pool)
+        if rows == 1:
+            for tile in model.head:
+                tile(hidden)
+        return hidden
+
+    return run, prompt + branches * tokens
+
+
+def roofline(model: Decoder, rows: int, live_slots: int, peak: float, bandwidth: float) -> tuple[float, float]:
+    """(seconds that the peaks allow an iteration with lm_head, GFLOP of its layers' products)."""
+    seconds = 0.0
+    for product in [*layer_products(model), *model.head]:
+        cells = product.in_features * product.out_features
+        seconds += max(2 * rows * cells / peak, cells * model.dtype.itemsize / bandwidth) / 1e9
+    config = model.config
+    kv_bytes = live_slots * config.n_layers * config.n_kv_heads * 2 * config.head_dim * model.dtype.itemsize
+    flops = sum(2 * rows * product.in_features * product.out_features for product in layer_products(model))
+    return seconds + kv_bytes / bandwidth / 1e9, flops / 1e9
+
+
+def main() -> None:
+    models = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", default=str(models / DEFAULT_MODEL), help="folder, .gguf file or hub id")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds per figure")
+    parser.add_argument("--save", action="store_true", help="append to benchmarks/results/roofline.jsonl")
+    parser.add_argument("--quick", action="store_true", help="the bundled policy, once")
+    options = parser.parse_args()
+    if options.quick:
+        options.policy, options.budget = str(asset_path("policy-large")), 0.01
+    if not Path(options.policy).exists():
+        parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
+    engine = bw.Engine(options.policy, dtype="bfloat16", threads=options.threads, kv_memory=1 << 28)
+    model = engine.steps.model
+    peak, bandwidth = measured_peaks(model, PEAK_ROWS, options.budget / 8)
+    common_fields = {
+        "model": Path(options.policy).stem, "isa": _C.isa(), "gemm_gflops": round(peak),
+        "read_gb_s": round(bandwidth, 1),
+    }  # fmt: skip
+    records: list[dict[str, Any]] = []
+    for rows in options.rows:
+        run, live = forward_pass(model, 110, rows, 64, 1)
+        timing = common.measure(run, budget_s=options.budget)
+        allowed, _ = roofline(model, rows, live, peak, bandwidth)
+        records.append(
+            {"pass": "decode", "rows": rows, "best_ms": timing.best_s * 1e3, "median_ms": timing.median_s * 1e3,
+             "roofline_ms": allowed * 1e3, "share": allowed / timing.best_s}
+        )  # fmt: skip
+    run, live = forward_pass(model, 110, 16, 200, 200)
+    timing = common.measure(run, budget_s=options.budget)
+    _, gflop = roofline(model, 3200, live, peak, bandwidth)
+    records.append(
+        {"pass": "prefill 16 x 200", "rows": 3200, "best_ms": timing.best_s * 1e3, "median_ms": timing.median_s * 1e3,
+         "gflops": gflop / timing.best_s, "share": gflop / timing.best_s / peak}
+    )  # fmt: skip
+    records = [
+        {key: round(value, 3) if isinstance(value, float) else value for key, value in (common_fields | record).items()}
+        for record in records
+    ]
+    for record in records:
+        print(json.dumps(record), flush=True)
+    if options.save:
+        common.append("roofline", records)
+
+
+if __name__ == "__main__":
+    main()
