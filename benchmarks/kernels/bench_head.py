@@ -48,6 +48,24 @@ def torch_top_p(logits: Tensor, temperature: float = 0.8, top_p: float = 0.95) -
     return words.gather(1, probabilities.multinomial(1))
 
 
+def time_draws(
+    hidden: Tensor, weights: list[_C.PackedWeight], tiles: list[Tensor], with_head: bool, options: argparse.Namespace
+) -> list[common.Timing]:
+    """Of every kind of draw, in turn; with_head: the product that makes a tile of logits comes before each."""
+    rows = len(hidden)
+    sampler, ids = _C.HeadSampler(rows, VOCAB_SIZE), np.arange(rows)
+
+    def draw(settings: tuple[float, ...]) -> None:
+        sampler.begin(ids, ids, ids, *(np.full(rows, value) for value in settings))
+        for i, (packed, tile) in enumerate(zip(weights, tiles, strict=True)):
+            if with_head:
+                _C.gemm(hidden, packed, tile)
+            sampler.tile(tile, i * TILE_WORDS)
+        sampler.finish()
+
+    return common.in_turn([partial(draw, settings) for settings in DRAWS.values()], options.budget, options.clock)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -63,8 +81,6 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(common.machine())
     rows, records = (4 if options.quick else options.rows), []
-    sampler = _C.HeadSampler(rows, VOCAB_SIZE)
-    ids = np.arange(rows)
 
     def record(kind: str, isa: str, name: str, with_head: bool, timing: common.Timing, base: float) -> None:
         share = f"{timing.best_s / base:6.2f} x argmax" if base else ""
@@ -86,31 +102,17 @@ def main() -> None:
 
     for kind in ("model", "flat"):
         hidden, head = hidden_and_head(kind, rows)
-        weights = [
-            (first, _C.PackedWeight(head[first : first + TILE_WORDS].contiguous()))
-            for first in range(0, VOCAB_SIZE, TILE_WORDS)
-        ]
-        tiles = [(first, torch.empty(rows, packed.shape[0]).bfloat16()) for first, packed in weights]
-        for (_, packed), (_, tile) in zip(weights, tiles, strict=True):
+        weights = [_C.PackedWeight(part.contiguous()) for part in head.split(TILE_WORDS)]
+        tiles = [torch.empty(rows, packed.shape[0]).bfloat16() for packed in weights]
+        for packed, tile in zip(weights, tiles, strict=True):
             _C.gemm(hidden, packed, tile)
+        logits = torch.cat(tiles, 1)
         for isa in options.isas or _C.supported_isas():
             _C._use_isa(isa)
             for with_head in (False, True):
-
-                def draw(settings, weights=weights, tiles=tiles, hidden=hidden, with_head=with_head) -> None:
-                    sampler.begin(ids, ids, ids, *(np.full(rows, value) for value in settings))
-                    for (_, packed), (first, tile) in zip(weights, tiles, strict=True):
-                        if with_head:
-                            _C.gemm(hidden, packed, tile)
-                        sampler.tile(tile, first)
-                    sampler.finish()
-
-                timings = common.in_turn(
-                    [partial(draw, settings) for settings in DRAWS.values()], options.budget, options.clock
-                )
+                timings = time_draws(hidden, weights, tiles, with_head, options)
                 for name, timing in zip(DRAWS, timings, strict=True):
                     record(kind, isa, name, with_head, timing, timings[0].best_s)
-        logits = torch.cat([tile for _, tile in tiles], 1)
         if not options.quick:
             timing = common.measure(partial(torch_top_p, logits), min_runs=3, clock=options.clock)
             record(kind, "torch", "T 0.8 top-p 0.95", False, timing, 0.0)
