@@ -1,26 +1,9 @@
 // Packs codes into blocks of 32 columns x 32 steps of k (the layout: csrc/cpu/kernels.h).
 #include "cpu/code_weight.h"
 
-#include <bit>
-#include <cmath>
+#include "core/half.h"
 
 namespace branchwise {
-namespace {
-
-// Round to nearest, ties to even; magnitudes beyond fp16 become infinite.
-uint16_t to_half(float x) {
-  const uint32_t sign = std::bit_cast<uint32_t>(x) >> 16 & 0x8000u;
-  const float magnitude = std::fabs(x);
-  if (!(magnitude < 65520.0f)) return static_cast<uint16_t>(sign | (x != x ? 0x7e00u : 0x7c00u));
-  if (magnitude < 0x1p-14f)  // subnormal: units of 2^-24
-    return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(magnitude * 0x1p24f)));
-  uint32_t bits = std::bit_cast<uint32_t>(magnitude);
-  bits += 0xfffu + (bits >> 13 & 1u);
-  return static_cast<uint16_t>(sign | ((bits >> 13) - (112u << 10)));
-}
-
-}  // namespace
-
 CodeWeight::CodeWeight(const TensorView& codes, const TensorView& scales, const TensorView& minima,
                        int bits, int group)
     : format_{bits, group, minima.data != nullptr} {
