@@ -33,14 +33,14 @@ def layer_products(model: Decoder) -> list[Any]:
     return [product for layer in model.layers for product in (layer.qkv, layer.output, layer.gate_up, layer.down)]
 
 
-def measured_peaks(model: Decoder, rows: list[int], budget_s: float) -> tuple[float, float]:
+def measured_peaks(model: Decoder, rows: list[int], budget_s: float, clock: common.Clock) -> tuple[float, float]:
     """GFLOP/s and GB/s; the bandwidth is the better of torch's sum and of our one-row products."""
     products = layer_products(model)[:8]
-    peak, bandwidth = 0.0, common.read_bandwidth()
+    peak, bandwidth = 0.0, common.read_bandwidth(clock=clock)
     for product in products[:4]:
         for m in rows:
             x = torch.randn(m, product.in_features).to(model.dtype)
-            timing = common.measure(lambda product=product, x=x: product(x), budget_s=budget_s)
+            timing = common.measure(lambda product=product, x=x: product(x), budget_s=budget_s, clock=clock)
             peak = max(peak, 2 * m * product.in_features * product.out_features / timing.best_s / 1e9)
     everything = [*layer_products(model), *model.head]
     inputs = {p.in_features: torch.randn(1, p.in_features).to(model.dtype) for p in everything}
@@ -50,7 +50,7 @@ def measured_peaks(model: Decoder, rows: list[int], budget_s: float) -> tuple[fl
             product(inputs[product.in_features])
 
     size = sum(p.in_features * p.out_features for p in everything) * model.dtype.itemsize
-    return peak, max(bandwidth, size / common.measure(one_row, budget_s=budget_s).best_s / 1e9)
+    return peak, max(bandwidth, size / common.measure(one_row, budget_s=budget_s, clock=clock).best_s / 1e9)
 
 
 def forward_pass(model: Decoder, prompt: int, branches: int, tokens: int, rows: int) -> tuple[Any, int]:
@@ -100,6 +100,9 @@ def main() -> None:
     parser.add_argument("--policy", default=str(models / DEFAULT_MODEL), help="folder, .gguf file or hub id")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: for one thread on a busy machine"
+    )
     parser.add_argument("--budget", type=float, default=2.0, help="seconds per figure")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results/roofline.jsonl")
     parser.add_argument("--quick", action="store_true", help="the bundled policy, once")
@@ -110,22 +113,22 @@ def main() -> None:
         parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
     engine = bw.Engine(options.policy, dtype="bfloat16", threads=options.threads, kv_memory=1 << 28)
     model = engine.steps.model
-    peak, bandwidth = measured_peaks(model, PEAK_ROWS, options.budget / 8)
+    peak, bandwidth = measured_peaks(model, PEAK_ROWS, options.budget / 8, options.clock)
     common_fields = {
-        "model": Path(options.policy).stem, "isa": _C.isa(), "gemm_gflops": round(peak),
+        "model": Path(options.policy).stem, "isa": _C.isa(), "clock": options.clock, "gemm_gflops": round(peak),
         "read_gb_s": round(bandwidth, 1),
     }  # fmt: skip
     records: list[dict[str, Any]] = []
     for rows in options.rows:
         run, live = forward_pass(model, 110, rows, 64, 1)
-        timing = common.measure(run, budget_s=options.budget)
+        timing = common.measure(run, budget_s=options.budget, clock=options.clock)
         allowed, _ = roofline(model, rows, live, peak, bandwidth)
         records.append(
             {"pass": "decode", "rows": rows, "best_ms": timing.best_s * 1e3, "median_ms": timing.median_s * 1e3,
              "roofline_ms": allowed * 1e3, "share": allowed / timing.best_s}
         )  # fmt: skip
     run, live = forward_pass(model, 110, 16, 200, 200)
-    timing = common.measure(run, budget_s=options.budget)
+    timing = common.measure(run, budget_s=options.budget, clock=options.clock)
     _, gflop = roofline(model, 3200, live, peak, bandwidth)
     records.append(
         {"pass": "prefill 16 x 200", "rows": 3200, "best_ms": timing.best_s * 1e3, "median_ms": timing.median_s * 1e3,
