@@ -7,9 +7,7 @@ The two are timed in turn, iteration by iteration, so that noise hits both. Prin
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 import time
 from pathlib import Path
@@ -18,13 +16,12 @@ import torch
 
 import branchwise as bw
 from benchmarks.common import append
+from benchmarks.options import model_parser, parse
 from branchwise import _C
-from branchwise.assets import asset_path
 from branchwise.engine.branch import StepLimits
 from branchwise.models.decoder import Decoder
 from branchwise.types import Sampling
 
-DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 TEXT = (
     "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did "
     "Natalia sell altogether in April and May? Explain every step, and say what each number means before you use it. "
@@ -87,22 +84,14 @@ def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict
 
 
 def main() -> None:
-    models = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", default=str(models / DEFAULT_MODEL), help="folder, .gguf file or hub id")
+    parser = model_parser(__doc__, "decode")
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-p", type=float, nargs="+", default=[0.95, 1.0])
-    parser.add_argument("--save", action="store_true", help="append the records to benchmarks/results/decode.jsonl")
-    parser.add_argument("--quick", action="store_true", help="the bundled policy, a few tokens")
-    options = parser.parse_args()
+    options = parse(parser)
     if options.quick:
-        options.policy, options.tokens = str(asset_path("policy-large")), 24
-    if not Path(options.policy).exists():
-        parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
+        options.tokens = 24
     engine = bw.Engine(options.policy, dtype=options.dtype, threads=options.threads, kv_memory=1 << 30)
     records = []
     for rows in options.rows:

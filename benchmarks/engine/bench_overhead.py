@@ -7,10 +7,8 @@ Everything else is overhead: Python, the plan, allocations, the bookkeeping of r
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import json
-import os
 import pstats
 import statistics
 import time
@@ -24,9 +22,9 @@ import torch
 
 import branchwise as bw
 from benchmarks.common import append
-from benchmarks.engine.bench_decode import DEFAULT_MODEL, TEXT
+from benchmarks.engine.bench_decode import TEXT
+from benchmarks.options import model_parser, parse
 from branchwise import _C
-from branchwise.assets import asset_path
 from branchwise.engine.branch import StepLimits
 from branchwise.types import Sampling
 
@@ -158,22 +156,14 @@ def profile(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> No
 
 
 def main() -> None:
-    models = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", default=str(models / DEFAULT_MODEL), help="folder, .gguf file or hub id")
+    parser = model_parser(__doc__, "overhead")
     parser.add_argument("--rows", type=int, nargs="+", default=[16])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--save", action="store_true", help="append the records to benchmarks/results/overhead.jsonl")
-    parser.add_argument("--quick", action="store_true", help="the bundled policy, one run")
-    options = parser.parse_args()
+    options = parse(parser)
     if options.quick:
-        options.policy, options.tokens, options.runs = str(asset_path("policy-large")), 24, 1
-    if not Path(options.policy).exists():
-        parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
+        options.tokens, options.runs = 24, 1
     engine = bw.Engine(options.policy, dtype=options.dtype, threads=options.threads, kv_memory=1 << 30)
     sampling = Sampling(0.8, 0.95)
     records = []
