@@ -36,19 +36,18 @@ ROOM = 1 << 15  # KV blocks of either model: admission is not what is replayed
 def record(engine: bw.Engine, results: Iterable[Result]) -> list[Json]:
     """One entry a problem: tokens of both prompts, and every step by its path.
 
-    A step is [tokens, PRM tokens, score, ends, text]; steps under one parent with the same text number are the same
-    word for word.
+    A step is [tokens, PRM tokens, score, ends, path of the first step with this text after the same texts].
     """
     assert engine.scorer is not None
     problems = []
     for result in results:
         steps: dict[str, list[Any]] = {}
+        first: dict[tuple[str, ...], str] = {}  # by the texts of the branch
         for node in list(walk(result.tree))[1:]:
-            assert node.parent is not None
-            texts = [sibling.text for sibling in node.parent.children]
             ids = engine.scorer.prm.format.step(node.depth - 1, node.text) if node.text.strip() else []
             path = ".".join(map(str, node.lineage_path))
-            steps[path] = [len(node.tokens), len(ids), node.score, node.is_final, texts.index(node.text)]
+            same_as = first.setdefault(tuple(step.text for step in node.path), path)
+            steps[path] = [len(node.tokens), len(ids), node.score, node.is_final, same_as]
         prompt = len(engine.backend.prompt_ids(result.problem))
         judged = len(engine.scorer.prm.format.prompt(result.problem.text))
         problems.append({"id": result.problem.id, "prompt": prompt, "prm_prompt": judged, "steps": steps})
@@ -71,7 +70,7 @@ class Step:
     prm_tokens: int
     score: float | None
     ends: bool
-    same_as: int  # number of the first sibling with this text
+    same_as: int  # number of the first step with this text after the same texts
 
 
 class Recording:
@@ -88,11 +87,10 @@ class Recording:
         for problem, entry in zip(self.problems, problems, strict=True):
             known: dict[str, tuple[int, int]] = {"": (problem_lineage(problem), entry["prompt"])}
             numbers: dict[str, int] = {}
-            for path, (tokens, prm_tokens, score, ends, text) in entry["steps"].items():
+            for path, (tokens, prm_tokens, score, ends, same_as) in entry["steps"].items():
                 parent, _, index = path.rpartition(".")
                 number = numbers[path] = len(self.steps)
-                first = f"{parent}.{text}" if parent else str(text)
-                step = Step(number, tokens, prm_tokens, score, ends, numbers[first])
+                step = Step(number, tokens, prm_tokens, score, ends, numbers[same_as])
                 lineage, begin = known[parent]
                 known[path] = (lineage_child(lineage, int(index)), begin + tokens)
                 self.steps.append(step)
