@@ -6,9 +6,11 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any, get_args
 
 import branchwise as bw
 from branchwise.assets import asset_path
+from branchwise.config import Weights
 from branchwise.types import Problem
 
 MODELS = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
@@ -21,6 +23,7 @@ def model_parser(description: str | None, results: str) -> argparse.ArgumentPars
     parser.add_argument("--policy", default=str(POLICY), help="folder, .gguf file or hub id")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--weights", default="dense", choices=get_args(Weights), help="form of the matrices")
     parser.add_argument("--save", action="store_true", help=f"append the records to benchmarks/results/{results}.jsonl")
     parser.add_argument("--quick", action="store_true", help="a bundled policy and little work")
     return parser
@@ -40,7 +43,7 @@ def search_options(parser: argparse.ArgumentParser) -> None:
     """Add the PRM and the memory of a search."""
     parser.add_argument("--prm", help="default: the policy itself, as a token-pair PRM")
     parser.add_argument("--max-tokens", type=int, default=512, help="of a solution")
-    parser.add_argument("--kv-memory", type=int, default=2 << 30, help="bytes")
+    parser.add_argument("--kv-memory", type=int, default=8 << 30, help="bytes")
 
 
 def search_parser(description: str | None, results: str) -> argparse.ArgumentParser:
@@ -49,6 +52,7 @@ def search_parser(description: str | None, results: str) -> argparse.ArgumentPar
     search_options(parser)
     parser.add_argument("--problems", type=Path, help='JSON lines: "id", "problem", "answer"; default: bundled ones')
     parser.add_argument("--limit", type=int, default=8, help="problems to solve")
+    parser.add_argument("--skip", type=int, default=0, help="problems to leave out before them")
     parser.add_argument("--strategy", default="beam", choices=["beam", "dvts"])
     parser.add_argument("-n", type=int, default=16)
     parser.add_argument("--expand", type=int, default=4)
@@ -64,16 +68,16 @@ def parse_search(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
-def open_engine(options: argparse.Namespace, **more: object) -> bw.Engine:
+def open_engine(options: argparse.Namespace, **more: Any) -> bw.Engine:
     """Policy and PRM of a search."""
     return bw.Engine(
-        options.policy, options.prm, dtype=options.dtype, threads=options.threads, kv_memory=options.kv_memory,
-        max_tokens=options.max_tokens, **more,
+        options.policy, options.prm, dtype=options.dtype, weights=options.weights, threads=options.threads,
+        kv_memory=options.kv_memory, max_tokens=options.max_tokens, **more,
     )  # fmt: skip
 
 
 def load_problems(options: argparse.Namespace) -> list[Problem]:
-    """The first `--limit` problems."""
+    """`--limit` problems, after the first `--skip`."""
     path = options.problems or asset_path("problems.jsonl")
-    lines = path.read_text(encoding="utf-8").splitlines()[: options.limit]
+    lines = path.read_text(encoding="utf-8").splitlines()[options.skip :][: options.limit]
     return [Problem(each["id"], each["problem"], answer=each["answer"]) for each in map(json.loads, lines)]

@@ -80,6 +80,7 @@ def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict
         "isa": _C.isa(),
         "threads": torch.get_num_threads(),
         "dtype": engine.resolved.dtype,
+        "weights": engine.resolved.weights,
     }
 
 
@@ -92,7 +93,9 @@ def main() -> None:
     options = parse(parser)
     if options.quick:
         options.tokens = 24
-    engine = bw.Engine(options.policy, dtype=options.dtype, threads=options.threads, kv_memory=1 << 30)
+    engine = bw.Engine(
+        options.policy, dtype=options.dtype, weights=options.weights, threads=options.threads, kv_memory=1 << 30
+    )
     records = []
     for rows in options.rows:
         for top_p in options.top_p:

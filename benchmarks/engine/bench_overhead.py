@@ -141,6 +141,7 @@ def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict
         "isa": _C.isa(),
         "threads": torch.get_num_threads(),
         "dtype": engine.resolved.dtype,
+        "weights": engine.resolved.weights,
     }
 
 
@@ -164,7 +165,9 @@ def main() -> None:
     options = parse(parser)
     if options.quick:
         options.tokens, options.runs = 24, 1
-    engine = bw.Engine(options.policy, dtype=options.dtype, threads=options.threads, kv_memory=1 << 30)
+    engine = bw.Engine(
+        options.policy, dtype=options.dtype, weights=options.weights, threads=options.threads, kv_memory=1 << 30
+    )
     sampling = Sampling(0.8, 0.95)
     records = []
     for rows in options.rows:

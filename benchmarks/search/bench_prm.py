@@ -160,6 +160,7 @@ def bench(
         "expand": options.expand,
         "problems": len(results),
         "in_flight": options.in_flight,
+        "max_rows": options.rows,
         "tokens_fed": fed,
         "terms": terms,
         "recomputed": fed - expected,
@@ -177,6 +178,7 @@ def bench(
         "isa": _C.isa(),
         "threads": torch.get_num_threads(),
         "dtype": engine.resolved.dtype,
+        "weights": engine.resolved.weights,
         "policy": Path(options.policy).stem,
         "prm": Path(options.prm).stem,
     }
@@ -185,6 +187,7 @@ def bench(
 def main() -> None:
     parser = search_parser(__doc__, "prm")
     parser.add_argument("--in-flight", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=48, help="rows decoded at once")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--record", type=Path, help="keep the trees in this file, for bench_occupancy.py --replay")
     options = parse_search(parser)
@@ -192,7 +195,7 @@ def main() -> None:
         options.runs = 1
     each, options.limit = options.limit, options.limit * options.runs
     problems, records, trees = load_problems(options), [], []
-    with open_engine(options) as engine:
+    with open_engine(options, max_rows=options.rows) as engine:
         assert engine.scorer is not None
         seen = watch(engine.scorer)
         for begin in range(0, len(problems), each):

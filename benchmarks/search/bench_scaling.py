@@ -3,9 +3,9 @@
     PYTHONPATH=. python benchmarks/search/bench_scaling.py --curves n prompt steps in_flight --save
     PYTHONPATH=. python benchmarks/search/plot_scaling.py
 
-Every step has `--step-tokens` tokens and every branch all steps, so that the points of a curve differ in one thing only;
-what is drawn, and how the PRM judges it, is real. Accepted tokens are those of steps that were continued or finished.
-Seconds are of the whole search, prompts included, told apart by policy, PRM and all else; medians of `--runs`.
+Every step has `--step-tokens` tokens and every branch all steps, so that the points of a curve differ in one thing
+only; what is drawn, and how the PRM judges it, is real. Accepted tokens are those of steps that were continued or
+finished. Seconds are of the whole search, prompts included, told apart by policy, PRM and all else: medians of runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Point:
 
     n: int = 16
     prompt: int = 100  # tokens, of policy and PRM alike
-    steps: int = 4
+    steps: int = 3
     in_flight: int = 1
 
 
@@ -48,7 +48,9 @@ CURVES: dict[str, list[Point]] = {
     "steps": [Point(steps=steps) for steps in (1, 2, 4, 8, 16)],
     "in_flight": [Point(n=4, in_flight=count) for count in (1, 2, 4, 8, 16, 32)],
 }
-QUICK = {name: points[:2] for name, points in CURVES.items()}
+QUICK = {name: points[:2] for name, points in CURVES.items()} | {
+    "prompt": [Point(prompt=tokens) for tokens in (50, 100)]
+}
 
 
 class FixedSteps:
@@ -134,7 +136,7 @@ def main() -> None:
     parser = model_parser(__doc__, "scaling")
     search_options(parser)
     parser.add_argument("--curves", nargs="+", choices=list(CURVES), default=list(CURVES))
-    parser.add_argument("--step-tokens", type=int, default=16)
+    parser.add_argument("--step-tokens", type=int, default=8)
     parser.add_argument("--runs", type=int, default=3)
     options = parse_search(parser)
     if options.quick:
@@ -150,7 +152,12 @@ def main() -> None:
             median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
             fields = {name: getattr(point, name) for name in Point.__dataclass_fields__}
             about = {"step_tokens": options.step_tokens, "runs": options.runs, "policy": Path(options.policy).stem}
-            about |= {"prm": Path(options.prm).stem, "dtype": engine.resolved.dtype, "isa": _C.isa()}
+            about |= {
+                "prm": Path(options.prm).stem,
+                "dtype": engine.resolved.dtype,
+                "weights": options.weights,
+                "isa": _C.isa(),
+            }
             about |= {"threads": torch.get_num_threads()}
             records.append({"bench": "scaling", "group": group, "curve": curve, **fields, **median, **about})
             print(json.dumps(records[-1]), flush=True)

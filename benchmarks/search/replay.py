@@ -30,7 +30,7 @@ from branchwise.search.tree import walk
 from branchwise.types import Problem, Result
 
 Json = dict[str, Any]
-ROOM = 1 << 15  # KV blocks of either model: admission is not what is replayed
+ROOM = 1 << 18  # KV blocks of either model: admission is not what is replayed
 
 
 def record(engine: bw.Engine, results: Iterable[Result]) -> list[Json]:
@@ -143,4 +143,4 @@ def replay_engine(recording: Recording, *, max_rows: int, batch_rows: int = 512,
     steps.sampler = tokenizer
     prm = SimpleNamespace(model=model, head=recording.head, format=recording, tokenizer=recording, source="recording")
     scorer = Scorer(cast(Any, prm), caches[1], batch_rows=batch_rows)
-    return ScoredEngine(steps, scorer, limits=StepLimits(1 << 14, 1 << 14), delimiter="\n\n", instruction="")
+    return ScoredEngine(steps, scorer, limits=StepLimits(1 << 12, 1 << 12), delimiter="\n\n", instruction="")

@@ -74,7 +74,7 @@ def score_in(scorer: Scorer, tree: PrmTree, waves: list[list[Node]]) -> dict[int
         for node in wave:
             scorer.submit(tree, node)
         while not scorer.idle:
-            scorer.poll(policy_busy=False)
+            scorer.poll()
     return {node.id: node.score for wave in waves for node in wave if node.score is not None}
 
 
@@ -142,7 +142,7 @@ def test_steps_that_say_the_same_are_scored_once() -> None:
     assert [bool(node.cost.prm_tokens) for node in (*twins, *below, other)] == [True, False, True, False, True]
     assert scorer.submit(tree, late)
     assert not scorer.idle
-    assert scorer.poll(policy_busy=True) == [late]
+    assert scorer.poll(least=100) == [late]
     assert (late.score, late.cost.prm_tokens) == (twins[0].score, 0)
     scorer.release(tree, twins[0])  # the others still hold the path
     child = Node(7, late, 0, 2, 1, text="then\n\n", finish="stop")

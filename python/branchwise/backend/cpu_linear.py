@@ -50,10 +50,10 @@ class DenseLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """x: [rows, in] -> [rows, out], both in the weight's dtype."""
         if self._onednn is None:
-            out = torch.empty(len(x), self.out_features, dtype=self.dtype)
+            out = torch.empty(x.shape[0], self.out_features, dtype=self.dtype)
             _C.gemm(x, self._own, out, self.bias)
             return out
-        if len(x) == 1:
+        if x.shape[0] == 1:  # len() of a tensor takes a detour through Python
             return self._onednn_product(x.expand(2, -1).contiguous())[:1]
         return self._onednn_product(x)
 
@@ -100,7 +100,7 @@ class BlockLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [rows, in] -> [rows, out], both fp32 or bf16."""
-        out = torch.empty(len(x), self.out_features, dtype=x.dtype)
+        out = torch.empty(x.shape[0], self.out_features, dtype=x.dtype)
         for product, column in self._products:
             product(x, out, self.bias, column)
         return out

@@ -29,6 +29,16 @@ class Layer:
     post_mlp_norm: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """What every layer writes anew, allocated once a pass: an allocation costs as much as a small kernel."""
+
+    normed: Tensor  # [rows, hidden]
+    query: Tensor  # [rows, n_heads * head_dim]
+    mixed: Tensor  # as query
+    activated: Tensor  # [rows, intermediate]
+
+
 @dataclass(slots=True)
 class Decoder:
     """A causal language model without its sampler.
@@ -57,53 +67,54 @@ class Decoder:
         Returns [rows, hidden]. Writes the rows' keys and values at `plan.slots`.
         """
         residual = self.embed(tokens)
+        scratch = self._scratch(residual)
         update: Tensor | None = None  # what the last sub-layer adds to the residual stream
         for index, layer in enumerate(self.layers):
-            normed = self._add_and_norm(residual, update, layer.input_norm)
-            update = self._attention(index, layer, normed, plan, pool[index])
+            normed = self._add_and_norm(residual, update, layer.input_norm, scratch.normed)
+            update = self._attention(index, layer, normed, plan, pool[index], scratch)
             if layer.attention_norm is not None:
-                update = self._norm(update, layer.attention_norm)
-            normed = self._add_and_norm(residual, update, layer.mlp_norm)
-            update = self._mlp(layer, normed)
+                update = self._norm(update, layer.attention_norm, torch.empty_like(update))
+            normed = self._add_and_norm(residual, update, layer.mlp_norm, scratch.normed)
+            update = self._mlp(layer, normed, scratch)
             if layer.post_mlp_norm is not None:
-                update = self._norm(update, layer.post_mlp_norm)
-        return self._add_and_norm(residual, update, self.final_norm)
+                update = self._norm(update, layer.post_mlp_norm, torch.empty_like(update))
+        return self._add_and_norm(residual, update, self.final_norm, scratch.normed)
+
+    def _scratch(self, like: Tensor) -> Scratch:
+        config, rows = self.config, like.shape[0]
+        width = config.n_heads * config.head_dim
+        query, mixed = like.new_empty(rows, width), like.new_empty(rows, width)
+        return Scratch(torch.empty_like(like), query, mixed, like.new_empty(rows, config.intermediate_size))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens: [rows] int64 -> [rows, hidden]."""
         rows = self.embedding(tokens)
         return rows if self.embed_scale == 1.0 else rows * self.embed_scale
 
-    def _attention(self, index: int, layer: Layer, x: Tensor, plan: Plan, kv_layer: Tensor) -> Tensor:
+    def _attention(self, index: int, layer: Layer, x: Tensor, plan: Plan, kv_layer: Tensor, scratch: Scratch) -> Tensor:
         config = self.config
-        query = x.new_empty(len(x), config.n_heads * config.head_dim)
         cos, sin = self.rope[config.local_rope[index]]
         self.backend.rope_store(
-            layer.qkv(x), plan, cos, sin, query, kv_layer, config.n_heads, config.n_kv_heads, config.head_dim,
+            layer.qkv(x), plan, cos, sin, scratch.query, kv_layer, config.n_heads, config.n_kv_heads, config.head_dim,
             layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
         )  # fmt: skip
-        mixed = torch.empty_like(query)
         self.backend.tree_attention(
-            query, kv_layer, plan, mixed, config.scale, config.windows[index], config.attention_softcap
+            scratch.query, kv_layer, plan, scratch.mixed, config.scale, config.windows[index], config.attention_softcap
         )
-        return layer.output(mixed)
+        return layer.output(scratch.mixed)
 
-    def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
-        gate_up = layer.gate_up(x)
-        activated = x.new_empty(len(x), self.config.intermediate_size)
-        self.backend.act_mul(gate_up, activated, self.config.family.activation)
-        return layer.down(activated)
+    def _mlp(self, layer: Layer, x: Tensor, scratch: Scratch) -> Tensor:
+        self.backend.act_mul(layer.gate_up(x), scratch.activated, self.config.family.activation)
+        return layer.down(scratch.activated)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        out = torch.empty_like(x)
+    def _norm(self, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         self.backend.rms_norm(x, weight, out, self.config.eps, self.config.family.norm_add_one)
         return out
 
-    def _add_and_norm(self, residual: Tensor, update: Tensor | None, weight: Tensor) -> Tensor:
-        """residual += update, in place; returns its norm."""
+    def _add_and_norm(self, residual: Tensor, update: Tensor | None, weight: Tensor, out: Tensor) -> Tensor:
+        """residual += update, in place; its norm goes to `out`, which is returned."""
         if update is None:
-            return self._norm(residual, weight)
-        out = torch.empty_like(residual)
+            return self._norm(residual, weight, out)
         self.backend.add_rms_norm(update, residual, weight, out, self.config.eps, self.config.family.norm_add_one)
         return out
 

@@ -15,8 +15,6 @@ from branchwise.errors import InputError, StaleNodeError
 from branchwise.scoring.prm import Prm
 from branchwise.types import Node
 
-MIN_ROWS = 64  # new tokens worth a pass through the PRM while the policy is still busy
-
 
 @dataclass(slots=True, eq=False)
 class Twin:
@@ -125,13 +123,10 @@ class Scorer:
         """True when nothing waits for a score."""
         return not (self._queue or self._known)
 
-    def poll(self, *, policy_busy: bool) -> list[Node]:
-        """Feed one batch of new tokens and return the steps whose scores became known.
-
-        While the policy is busy a pass waits until `MIN_ROWS` tokens have come together.
-        """
+    def poll(self, *, least: int = 1) -> list[Node]:
+        """Feed one batch of new tokens, if at least so many wait; returns the steps whose scores became known."""
         done, self._known = self._known, []
-        if policy_busy and sum(len(twin.pending) for twin in self._queue) < MIN_ROWS:
+        if sum(len(twin.pending) for twin in self._queue) < least:
             return done
         batch = self._next_batch()
         if not batch:

@@ -17,6 +17,7 @@ from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Message, Node, Problem, Sampling
 
 PROBES = ("12+345=357; 7*8", "Let x be the number of apples.", "\\frac{3}{4} \\cdot 2^{10}", "Thus, the answer is")
+MIN_ROWS = 64  # new tokens worth a pass beside a policy that decodes at the same time
 OTHER_TOKENIZER = 2  # PRM tokens reserved for each policy token when the two cut text differently
 
 
@@ -47,6 +48,7 @@ class ScoredEngine:
         self._trees: dict[Node, ScoredTree] = {}  # by root
         self._unscorable: list[Event] = []  # steps without text: reported at the next poll
         self._owners: dict[Node, ScoredTree] = {}  # of the steps that wait for a score
+        self._idled = 0.0  # iterations lost, since the last pass, in rows whose branches wait for scores
 
     def open(
         self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool
@@ -110,20 +112,57 @@ class ScoredEngine:
         self._unscorable = [event for event in self._unscorable if event.tree is not tree]
 
     def poll(self) -> list[Event]:
-        """One decode iteration, then one PRM pass if enough steps wait for it: on a GPU while the next ones decode."""
+        """One decode iteration, then one PRM pass if it is worth it: on a GPU while the next ones decode."""
         events, self._unscorable = self._unscorable, []
         if not self.engine.idle:
             for policy, node in self.engine.poll():
                 node.cost.flops += node.cost.generated_tokens * self.engine.flops_per_token
                 events.append(Event("generated", self._trees[policy.root], node))
         if self.scorer is not None and not self.scorer.idle:
+            least = self._least_rows(self.scorer, bool(events) or not self.engine.idle)
             self.engine.begin()
-            for node in self.scorer.poll(policy_busy=bool(events) or not self.engine.idle):
+            passes = self.scorer.runner.stats.iterations
+            for node in self.scorer.poll(least=least):
                 tree = self._owners.pop(node, None)
                 node.cost.flops += node.cost.prm_tokens * self.scorer.flops_per_token
                 if tree is not None:  # an ancestor scored on the way was not asked for
                     events.append(Event("scored", tree, node))
+            if self.scorer.runner.stats.iterations > passes:
+                self._idled = 0.0
         return events
+
+    def _least_rows(self, scorer: Scorer, policy_busy: bool) -> int:
+        """New tokens that a pass through the PRM should have now.
+
+        A pass reads all weights, so larger ones are cheaper; but branches whose scores are late leave rows of the
+        policy empty. Both cost the same thing: weights read for too few rows. So a pass is due when the iterations
+        that were lost in empty rows add up to one pass (as when to buy instead of renting skis), or it is full.
+        """
+        if not policy_busy:
+            return 1
+        if self.engine.loop is not None:  # the device runs both at once
+            return MIN_ROWS
+        blocked, active = self._blocked_rows(), len(self.engine.rows.growing)
+        self._idled += blocked / (blocked + active) if blocked else 0.0
+        due = self._idled * self.engine.flops_per_token >= scorer.flops_per_token
+        return 1 if due else scorer.batch_rows
+
+    def _blocked_rows(self) -> int:
+        """Rows that stay empty because scores are missing: of trees that wait for nothing else, and of complete
+        expansions in other trees, as far as nobody else waits for these rows."""
+        rows = self.engine.rows
+        queued = sum(opening.n for opening in rows.openings)
+        free = rows.max_rows - len(rows.growing) - queued
+        if free <= 0:
+            return 0
+        busy_trees = {item.tree for item in rows.growing} | {item.tree for item in rows.openings}
+        parents = {item.branch.node.parent for item in rows.growing} | {item.branch.node for item in rows.openings}
+        idle_trees = {tree.policy for tree in self._owners.values()} - busy_trees
+        blocked = sum(tree.width for tree in idle_trees)
+        blocked += sum(
+            tree.policy not in idle_trees and node.parent not in parents for node, tree in self._owners.items()
+        )
+        return min(blocked, free)
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """Token ids of a problem's prompt. InputError when there is nothing to ask."""
