@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 import branchwise as bw
 from benchmarks.gpu.searches import bundled_problems
-from benchmarks.search.bench_occupancy import search
+from benchmarks.search.bench_occupancy import RowCounter, search
 from benchmarks.search.bench_prm import full_batches, prefill, token_terms, watch
 from benchmarks.search.replay import Recording, record, replay_engine
-from branchwise.search import DVTS, BeamSearch
+from branchwise.search import DVTS, BeamSearch, Progress
+from branchwise.search.driver import run
 from branchwise.types import Result, Strategy
 
 
@@ -57,3 +59,53 @@ def test_the_prm_is_fed_every_token_once(engine: bw.Engine) -> None:
     assert sum(batches) == sum(seen.rows)
     prefill(engine.scorer, batches, 70)
     assert sum(seen.rows) == 2 * (expected - terms["shared"] - terms["blank"])
+
+
+def made_up(name: str, levels: list[list[tuple[int, int]]], group: int = 4) -> dict[str, Any]:
+    """A recorded problem: of every level and group (tokens of a step, groups); the first child of a group is best."""
+    steps: dict[str, list[Any]] = {}
+    kept = [""] * len(levels[0])
+    for depth, lengths in enumerate(levels):
+        for place, (tokens, children) in enumerate(lengths):
+            first = place * group if depth == 0 else 0
+            paths = [f"{kept[place]}{index}" for index in range(first, first + children)]
+            for rank, path in enumerate(paths):
+                steps[path] = [tokens, tokens, 1.0 / (1 + rank), depth + 1 == len(levels), path]
+            kept[place] = paths[0] + "."
+    return {"id": name, "prompt": 10, "prm_prompt": 10, "steps": steps}
+
+
+def told(problems: list[dict[str, Any]], strategy: Strategy, rows: int = 64) -> tuple[list[str], dict[str, Any]]:
+    """Problem and path of every step in the order in which they were done, and the counts of the run."""
+    recording, order = Recording(problems), []
+
+    def listen(progress: Progress) -> None:
+        if progress.kind == "generated":
+            order.append(f"{progress.problem.id}:{'.'.join(map(str, progress.node.lineage_path))}")
+
+    engine = replay_engine(recording, max_rows=rows)
+    counter = RowCounter(engine)
+    list(run(recording.problems, strategy, engine, max_in_flight=len(problems), on_event=listen))
+    return order, {"iterations": len(counter.rows), "passes": counter.passes}
+
+
+def test_a_subtree_goes_on_when_its_own_steps_are_scored() -> None:
+    quick_and_slow = [(5, 4), (150, 4)]
+    order, counts = told([made_up("p", [quick_and_slow] * 3)], DVTS(n=8, expand=4))
+    assert order.index("p:0.0.0") < order.index("p:4")  # the last level of one before the first of the other
+    assert counts["iterations"] < 3 * 150 + 10
+
+
+def test_a_problem_that_waits_for_scores_alone_gets_them_while_others_decode() -> None:
+    quick, slow = made_up("quick", [[(10, 4)]] * 4), made_up("slow", [[(200, 4)]])
+    order, counts = told([quick, slow], BeamSearch(n=4, expand=4))
+    assert order.index("quick:0.0.0.3") < order.index("slow:0")
+    assert counts["iterations"] <= 205
+
+
+def test_early_finishers_wait_for_a_full_pass_while_nobody_needs_their_scores() -> None:
+    lone = made_up("p", [[(40, 4)]] * 3)
+    for index, path in enumerate(("0", "1", "2", "3")):
+        lone["steps"][path][:2] = [10 + 20 * index] * 2  # 160 tokens, worth more than one small pass
+    _, counts = told([lone], BeamSearch(n=4, expand=4))
+    assert counts["passes"] == [10, 160, 160, 160]  # the prompt, then one a level

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from branchwise._C import lineage_root
 from branchwise.engine.branch import StepLimits, Tree
@@ -27,6 +28,7 @@ class ScoredTree:
 
     policy: Tree
     prm: PrmTree | None
+    ends: dict[Node, list[int]] = field(default_factory=dict)  # child indices at which the expansions of a node end
 
     @property
     def root(self) -> Node:
@@ -76,6 +78,8 @@ class ScoredEngine:
 
     def expand(self, tree: ScoredTree, node: Node, n: int) -> None:
         self.engine.expand(tree.policy, node, n)
+        ends = tree.ends.setdefault(node, [0])
+        ends.append(ends[-1] + n)
 
     def score(self, tree: ScoredTree, nodes: list[Node]) -> None:
         """Queue steps for the PRM. ConfigError when the engine has none."""
@@ -121,14 +125,14 @@ class ScoredEngine:
         if self.scorer is not None and not self.scorer.idle:
             least = self._least_rows(self.scorer, bool(events) or not self.engine.idle)
             self.engine.begin()
-            passes = self.scorer.runner.stats.iterations
-            for node in self.scorer.poll(least=least):
+            scored = self.scorer.poll(least=least)
+            if scored:
+                self._idled = 0.0
+            for node in scored:
                 tree = self._owners.pop(node, None)
                 node.cost.flops += node.cost.prm_tokens * self.scorer.flops_per_token
                 if tree is not None:  # an ancestor scored on the way was not asked for
                     events.append(Event("scored", tree, node))
-            if self.scorer.runner.stats.iterations > passes:
-                self._idled = 0.0
         return events
 
     def _least_rows(self, scorer: Scorer, policy_busy: bool) -> int:
@@ -155,12 +159,13 @@ class ScoredEngine:
         free = rows.max_rows - len(rows.growing) - queued
         if free <= 0:
             return 0
-        busy_trees = {item.tree for item in rows.growing} | {item.tree for item in rows.openings}
-        parents = {item.branch.node.parent for item in rows.growing} | {item.branch.node for item in rows.openings}
-        idle_trees = {tree.policy for tree in self._owners.values()} - busy_trees
-        blocked = sum(tree.width for tree in idle_trees)
+        growing = [(self._trees[item.tree.root], item.branch.node) for item in rows.growing]
+        unfinished = {_expansion(tree, node) for tree, node in growing}
+        busy_trees = {tree for tree, _ in growing} | {self._trees[item.tree.root] for item in rows.openings}
+        idle_trees = set(self._owners.values()) - busy_trees
+        blocked = sum(tree.policy.width for tree in idle_trees)
         blocked += sum(
-            tree.policy not in idle_trees and node.parent not in parents for node, tree in self._owners.items()
+            tree not in idle_trees and _expansion(tree, node) not in unfinished for node, tree in self._owners.items()
         )
         return min(blocked, free)
 
@@ -186,6 +191,12 @@ class ScoredEngine:
             return f"{self.instruction}\n\n{text}\n\n" if self.instruction else f"{text}\n\n"
         system: list[Message] = [{"role": "system", "content": self.instruction}] if self.instruction else []
         return [*system, {"role": "user", "content": text}]
+
+
+def _expansion(tree: ScoredTree, node: Node) -> tuple[Node | None, int]:
+    """Which wish a step belongs to: its siblings of the same wish are waited for together."""
+    parent = node.parent
+    return parent, bisect_right(tree.ends.get(parent, []) if parent else [], node.index)
 
 
 def tokens_for_tokens(policy: Tokenizer, prm: Tokenizer) -> int:
