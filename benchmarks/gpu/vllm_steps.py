@@ -40,6 +40,7 @@ class VllmSteps:
     """As much of `branchwise.engine.engine.StepEngine` as `ScoredEngine` needs; llm: a `vllm.LLM`."""
 
     flops_per_token = 0.0
+    overlaps = True  # all that waits is generated in one call: nothing is gained by letting scores wait
 
     def __init__(self, llm: Any, wish: Any, tokenizer: Tokenizer) -> None:
         self.llm, self.wish, self.tokenizer = llm, wish, tokenizer

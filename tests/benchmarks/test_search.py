@@ -20,7 +20,7 @@ from branchwise.types import Result, Strategy
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[bw.Engine]:
-    with bw.Engine(kv_memory=64 << 20, max_rows=16) as engine:
+    with bw.Engine(kv_memory=512 << 20, max_rows=16, max_tokens=128)  # room for all as engine:
         yield engine
 
 

@@ -173,6 +173,11 @@ class StepEngine:
         """True when nothing that was asked for is queued or growing."""
         return self.rows.idle and not (self._flying or self._landed)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether steps are decoded while other work goes on: on a device of its own, after `begin`."""
+        return self.loop is not None
+
     def begin(self) -> None:
         """Where the device can decode alone, queue a burst without waiting; the next `poll` collects it."""
         if self.loop is None or self._flying or self.rows.opening or not self.rows.growing:

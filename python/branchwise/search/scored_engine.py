@@ -144,7 +144,7 @@ class ScoredEngine:
         """
         if not policy_busy:
             return 1
-        if self.engine.loop is not None:  # the device runs both at once
+        if self.engine.overlaps:
             return MIN_ROWS
         blocked, active = self._blocked_rows(), len(self.engine.rows.growing)
         self._idled += blocked / (blocked + active) if blocked else 0.0
