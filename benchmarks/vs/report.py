@@ -69,7 +69,7 @@ def speed(runs: Sequence[Json]) -> float:
 
 def title(record: Json) -> str:
     """A case in words."""
-    isa = {"native": "all instruction sets"}.get(record["isa"], record["isa"])
+    isa = {"native": "native"}.get(record["isa"], "AMX masked")
     if record["workload"] == "sampling":
         return f"sampling, N = {record['rows']}, top-p {record['top_p']}, {isa}"
     more = f"{record['problems']} problems, {record['in_flight']} in flight"
@@ -141,7 +141,7 @@ def plot(cases: Sequence[Sequence[Json]], path: Path) -> None:
             axes.barh(place, speed(runs) / best, color=colours[side], height=0.9)
             axes.text(speed(runs) / best + 0.005, place, f"{speed(runs):.0f}  {side}", va="center", fontsize=7)
             place += 1
-        ticks.append(((begin + place - 1) / 2, title(case[0]).replace(", ", "\n", 1)))
+        ticks.append(((begin + place - 1) / 2, title(case[0]).replace(" mode, ", " mode\n")))
         place += 1
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks], fontsize=7)
     axes.invert_yaxis()
@@ -149,5 +149,5 @@ def plot(cases: Sequence[Sequence[Json]], path: Path) -> None:
     axes.set_xlabel("tokens/s (accepted ones in searches), relative to the fastest side of each case")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     print(f"wrote {path}", file=sys.stderr)
