@@ -107,9 +107,9 @@ class _PrmWatch:
         self.seconds = 0.0
         inner = scorer.poll
 
-        def poll(*, policy_busy: bool) -> list[Node]:
+        def poll(**when: Any) -> list[Node]:
             begin = time.perf_counter()
-            done = inner(policy_busy=policy_busy)
+            done = inner(**when)
             self.seconds += time.perf_counter() - begin
             return done
 

@@ -52,8 +52,8 @@ class TapedScorer(Scorer):
         node.score = self.forcing(node).score
         return False
 
-    def poll(self, *, policy_busy: bool) -> list[Node]:
-        done = super().poll(policy_busy=policy_busy)
+    def poll(self, **when: Any) -> list[Node]:
+        done = super().poll(**when)
         for node in done:
             node.score = self.forcing(node).score
         return done
