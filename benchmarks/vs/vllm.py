@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Vllm:
     ) -> None:
         self.flags: Json = {**FLAGS, "block_size": block_size}
         self.llm = vllm.LLM(model, skip_tokenizer_init=structure != "default", **self.flags)
-        self.flags |= {"threads": torch.get_num_threads(), "preload": os.environ.get("LD_PRELOAD", "")}
+        self.flags |= {"threads": torch.get_num_threads(), "preload": Path(os.environ.get("LD_PRELOAD", "")).name}
         self.structure = structure
         if structure == "default":
             self.policy: Any = Texts(self.llm)
