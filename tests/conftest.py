@@ -6,9 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Waiting threads go to sleep soon: on a busy machine OpenMP's spinning would cost more than the work.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+# A deadline per example says more about what else the machine does than about the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
