@@ -39,13 +39,14 @@ def report(options: argparse.Namespace) -> None:
 
 
 def newest(records: Iterable[Json], isas: Sequence[str]) -> list[list[Json]]:
-    """The records of the last group of every case, in the order of their first appearance."""
+    """The records of the last group of every case: sampling before searches, by N."""
     groups: dict[tuple[object, ...], dict[str, list[Json]]] = {}
     for record in records:
         if record["isa"] in isas:
             case = tuple(record.get(name) for name in CASE)
             groups.setdefault(case, {}).setdefault(record["group"], []).append(record)
-    return [list(each.values())[-1] for each in groups.values()]
+    cases = [list(each.values())[-1] for each in groups.values()]
+    return sorted(cases, key=lambda case: (case[0]["workload"] != "sampling", case[0].get("rows", 0)))
 
 
 def by_side(records: Sequence[Json]) -> dict[str, list[Json]]:
@@ -138,8 +139,9 @@ def plot(cases: Sequence[Sequence[Json]], path: Path) -> None:
         best = max(speed(runs) for runs in sides.values())
         begin = place
         for side, runs in sides.items():
+            mark = " (interpolated)" if "interpolated_from_steps" in runs[0] else ""
             axes.barh(place, speed(runs) / best, color=colours[side], height=0.9)
-            axes.text(speed(runs) / best + 0.005, place, f"{speed(runs):.0f}  {side}", va="center", fontsize=7)
+            axes.text(speed(runs) / best + 0.005, place, f"{speed(runs):.0f}  {side}{mark}", va="center", fontsize=7)
             place += 1
         ticks.append(((begin + place - 1) / 2, title(case[0]).replace(" mode, ", " mode\n")))
         place += 1
