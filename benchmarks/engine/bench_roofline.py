@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from torch import Tensor
 
 import branchwise as bw
 from benchmarks import common
+from benchmarks.options import POLICY
 from branchwise import _C
 from branchwise.assets import asset_path
 from branchwise.models.decoder import Decoder
 
-DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 PEAK_ROWS = [256, 512]
 
 
@@ -70,7 +69,7 @@ def forward_pass(model: Decoder, prompt: int, branches: int, tokens: int, rows: 
     config = model.config
     pool = model.backend.kv_pool(config.n_layers, n_blocks, config.n_kv_heads, config.head_dim, model.dtype)
     pool.normal_()
-    ids = torch.randint(0, 1000, (branches * rows,))
+    ids = torch.randint(0, min(1000, config.vocab_size), (branches * rows,))
 
     def run() -> Tensor:
         hidden = model.forward(ids, plan, pool)
@@ -95,9 +94,8 @@ def roofline(model: Decoder, rows: int, live_slots: int, peak: float, bandwidth:
 
 
 def main() -> None:
-    models = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", default=str(models / DEFAULT_MODEL), help="folder, .gguf file or hub id")
+    parser.add_argument("--policy", default=str(POLICY), help="folder, .gguf file or hub id")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

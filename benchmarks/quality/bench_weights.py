@@ -1,6 +1,6 @@
 """What weights of 4 to 8 bits cost in accuracy: perplexity of a text, agreement with dense weights, greedy answers.
 
-python benchmarks/quality/bench_weights.py --policy model.gguf --problems gsm8k.jsonl --limit 100 [--save]
+PYTHONPATH=. python benchmarks/quality/bench_weights.py --policy model.gguf --problems gsm8k.jsonl --limit 100 --save
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor
 
 import branchwise as bw
 from benchmarks import common
+from benchmarks.options import POLICY
+from branchwise.assets import asset_path
 from branchwise.backend.cpu import BLOCK_SLOTS
 from branchwise.cli.problems import read_problems
 from branchwise.config import Weights
@@ -82,16 +84,26 @@ def measure(policy: str, form: Weights, text: str, problems: list[Problem], max_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", required=True, help="folder, .gguf file or hub id")
-    parser.add_argument("--problems", type=Path, required=True, help="JSON lines with id, problem, answer")
+    parser.add_argument("--policy", default=str(POLICY), help="folder, .gguf file or hub id")
+    parser.add_argument("--problems", type=Path, help='JSON lines: "id", "problem", "answer"; default: bundled ones')
     parser.add_argument("--limit", type=int, default=100, help="problems to answer greedily (default: 100)")
     parser.add_argument("--max-tokens", type=int, default=320, help="tokens of an answer at most (default: 320)")
     parser.add_argument("--text", type=Path, help="text to read (default: the problems' own words)")
     parser.add_argument("--text-chars", type=int, default=40_000, help="characters of it (default: 40,000)")
     parser.add_argument("--weights", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results/quality.jsonl")
+    parser.add_argument("--quick", action="store_true", help="a bundled policy and little work")
     options = parser.parse_args()
-    problems = read_problems(options.problems)
+    if options.quick:
+        options.policy, options.problems, options.limit, options.text_chars = (
+            str(asset_path("policy-large")),
+            None,
+            4,
+            300,
+        )
+    if not Path(options.policy).exists():
+        parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
+    problems = read_problems(options.problems or asset_path("problems.jsonl"))
     text = options.text.read_text() if options.text else "\n\n".join(problem.text for problem in problems)
     text = text[: options.text_chars]
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.common import RESULTS, append
+from benchmarks.options import POLICY
 from benchmarks.vs import venvs
 from benchmarks.vs.compare import ISAS, compare, started
 from benchmarks.vs.protocol import Json, Side, TimedLock
@@ -29,8 +30,6 @@ from benchmarks.vs.sides import sampling_sides
 from benchmarks.vs.workloads import PROMPT, PROMPT_TOKENS
 from branchwise.weights import open_checkpoint
 
-MODELS = Path(os.environ.get("BRANCHWISE_MODELS", Path.home() / ".cache" / "branchwise-models"))
-POLICY = MODELS / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 DATA = Path(os.environ.get("BRANCHWISE_DATA", "shared/data")) / "gsm8k_dev.jsonl"
 
 
@@ -88,7 +87,7 @@ def model_file(text: str) -> Path:
 def shared_options(runs: int, rivals: list[str]) -> argparse.ArgumentParser:
     """What all measuring commands have."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--policy", type=model_file, default=str(POLICY), help="a .gguf file or a folder")
+    shared.add_argument("--policy", type=model_file, default=POLICY, help="a .gguf file or a folder")
     shared.add_argument("--rivals", nargs="*", choices=rivals, default=rivals, help="who runs beside us")
     shared.add_argument(
         "--weights", nargs="+", default=["bf16"], help="our weights, a side for each: bf16, fp32, stored, int8, q8, q4"
@@ -106,9 +105,12 @@ def shared_options(runs: int, rivals: list[str]) -> argparse.ArgumentParser:
     return shared
 
 
-def search_options() -> argparse.ArgumentParser:
-    """What `beam` and `dvts` share."""
+def search_options(n: int, problems: int, in_flight: int) -> argparse.ArgumentParser:
+    """What `beam` and `dvts` share, with their own defaults."""
     search = argparse.ArgumentParser(add_help=False)
+    search.add_argument("--n", type=whole, default=n, help="branches")
+    search.add_argument("--problems", type=whole, default=problems)
+    search.add_argument("--in-flight", type=whole, default=in_flight, help="problems at once, for sides that can")
     search.add_argument("--data", type=Path, default=DATA, help="JSONL with id, problem, answer (or BRANCHWISE_DATA)")
     search.add_argument("--expand", type=whole, default=4, help="M: children of each kept step")
     search.add_argument("--top-p", type=share, default=1.0)
@@ -138,11 +140,8 @@ def parser() -> argparse.ArgumentParser:
     sample.set_defaults(command=sampling)
 
     search = commands.add_parser(
-        "beam", parents=[shared_options(3, ["vllm"]), search_options()], help=beam.__doc__, **shape
+        "beam", parents=[shared_options(3, ["vllm"]), search_options(16, 10, 4)], help=beam.__doc__, **shape
     )
-    search.add_argument("--n", type=whole, default=16, help="branches")
-    search.add_argument("--problems", type=whole, default=10)
-    search.add_argument("--in-flight", type=whole, default=4, help="problems at once, for sides that can")
     search.add_argument("--max-steps", type=whole, default=12)
     search.add_argument("--max-tokens", type=whole, default=512, help="of a solution")
     search.add_argument("--max-step-tokens", type=whole, default=128)
@@ -150,13 +149,10 @@ def parser() -> argparse.ArgumentParser:
     search.set_defaults(command=beam)
 
     tree = commands.add_parser(
-        "dvts", parents=[shared_options(3, ["vllm"]), search_options()], help=dvts.__doc__, **shape
+        "dvts", parents=[shared_options(3, ["vllm"]), search_options(64, 1, 1)], help=dvts.__doc__, **shape
     )
-    tree.add_argument("--n", type=whole, default=64, help="branches")
     tree.add_argument("--steps", type=whole, default=20)
     tree.add_argument("--length", type=whole, default=60, help="tokens of a step")
-    tree.add_argument("--problems", type=whole, default=1)
-    tree.add_argument("--in-flight", type=whole, default=1)
     tree.add_argument(
         "--levels", type=whole, nargs="*", default=[1, 5, 10, 15, 20],
         help="levels that are measured of the default structure, the rest interpolated; none: run it whole",
@@ -178,6 +174,10 @@ def main() -> None:
     levels = getattr(options, "levels", None)
     if levels and (min(levels) != 1 or max(levels) != options.steps):
         sys.exit(f"--levels {levels}: the first must be 1 and the last --steps, {options.steps}")
+    policy = getattr(options, "policy", None)
+    if policy is not None and not policy.exists():  # the default one: --policy checks what it is given
+        print(f"skipped: no model at {policy}; name one with --policy")
+        return
     options.command(options)
 
 

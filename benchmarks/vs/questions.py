@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.vs.protocol import Json
@@ -20,17 +21,18 @@ from branchwise.weights import open_checkpoint
 
 
 def read_questions(policy: str, data: Path, count: int) -> list[Question]:
-    """The first `count` lines of a JSONL file with `id`, `problem` and `answer`.
+    """The first `count` lines of a JSONL file with `id`, `problem` and `answer`. Raises FileNotFoundError."""
+    return make_questions(policy, map(json.loads, data.read_text().splitlines()[:count]))
 
-    The formats are the policy's chat template, and "+"/"-" turns of it for the PRM. Raises FileNotFoundError.
-    """
+
+def make_questions(policy: str, problems: Iterable[Json]) -> list[Question]:
+    """Problems in the policy's chat template, and in "+"/"-" turns of it for the PRM."""
     checkpoint = open_checkpoint(policy)
     tokenizer = checkpoint.tokenizer()
     turns, _ = make_format("rlhflow", checkpoint, decoder_config(checkpoint.config, policy), tokenizer)
     assert isinstance(turns, TurnFormat)
     found = []
-    for line in data.read_text().splitlines()[:count]:
-        each = json.loads(line)
+    for each in problems:
         messages: list[Message] = [
             {"role": "system", "content": INSTRUCTION}, {"role": "user", "content": each["problem"]},
         ]  # fmt: skip

@@ -7,14 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.common import append
 from benchmarks.vs.compare import started, summary
 from benchmarks.vs.protocol import Json, Side, TimedLock
-from benchmarks.vs.questions import correct, read_questions, stop_ids
+from benchmarks.vs.questions import correct, make_questions, read_questions, stop_ids
 from benchmarks.vs.sides import search_sides
-from benchmarks.vs.workloads import PROMPT, Question, SearchTask, Tape
+from benchmarks.vs.workloads import PROMPT, SearchTask, Tape
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights import open_checkpoint
 
@@ -48,7 +47,7 @@ def dvts(options: argparse.Namespace) -> None:
         questions = read_questions(policy, options.data, options.problems)
     else:
         print(f"{options.data} is not there: a problem of our own instead (--data FILE names a JSONL file)")
-        questions = own_question(policy)
+        questions = make_questions(policy, [{"id": "own", "problem": PROMPT, "answer": "72"}])
     tokenizer = open_checkpoint(policy).tokenizer()
     tokens = options.steps * options.length
     tape = Tape(length=options.length, steps=options.steps)
@@ -59,17 +58,6 @@ def dvts(options: argparse.Namespace) -> None:
     with started(search_sides(options), options.isa) as sides:
         search = search_by_levels(options) if options.levels else search_in_slices(options)
         compare_searches(sides, task, options, search, tokenizer)
-
-
-def own_question(policy: str) -> list[Question]:
-    """The benchmark's own prompt as a problem."""
-    import json
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
-        file.write(json.dumps({"id": "own", "problem": PROMPT, "answer": "72"}))
-        file.flush()
-        return read_questions(policy, Path(file.name), 1)
 
 
 def search_in_slices(options: argparse.Namespace) -> Search:

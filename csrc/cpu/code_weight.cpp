@@ -4,6 +4,7 @@
 #include "core/half.h"
 
 namespace branchwise {
+
 CodeWeight::CodeWeight(const TensorView& codes, const TensorView& scales, const TensorView& minima,
                        int bits, int group)
     : format_{bits, group, minima.data != nullptr} {

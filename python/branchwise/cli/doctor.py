@@ -23,7 +23,7 @@ _LOSSES = (  # in the order in which instruction sets build on each other
     ("avx2", "no 8-wide kernels: attention, norms and sampling run as plain C++"),
     ("avx512", "no 16-wide kernels: attention and sampling are up to two times slower"),
     ("avx512_bf16", "no bf16 and int8 products in vector registers: bf16 is widened to fp32, integers to 16 bits"),
-    ("amx", "no matrix units: prompts, PRM batches and large n are slower in bf16"),
+    ("amx", "no matrix units: prompts, PRM batches and large n are slower in bf16 and int8"),
 )
 
 
