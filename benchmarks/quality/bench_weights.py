@@ -95,12 +95,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a bundled policy and little work")
     options = parser.parse_args()
     if options.quick:
-        options.policy, options.problems, options.limit, options.text_chars = (
-            str(asset_path("policy-large")),
-            None,
-            4,
-            300,
-        )
+        options.policy, options.problems = str(asset_path("policy-small")), None
+        options.limit, options.text_chars = 4, 300
     if not Path(options.policy).exists():
         parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
     problems = read_problems(options.problems or asset_path("problems.jsonl"))
