@@ -59,12 +59,12 @@ class Call:
 def call_of(model: str, case: str, dtype: torch.dtype, share: bool = True) -> Call:
     heads, kv_heads, head_dim = MODELS[model]
     plan, n_blocks = plan_of(*CASES[case], share)
-    pool = torch.randn(n_blocks, kv_heads, 2, BLOCK * head_dim).to(dtype)
+    pool = torch.randn(n_blocks, kv_heads, 2, _C.kv_width(head_dim)).to(dtype)
     q = torch.randn(plan.n_rows, heads * head_dim).to(dtype)
     out, workspace = torch.empty_like(q), _C.Workspace()
 
     def run() -> None:
-        _C.tree_attention(q, pool, plan, out, head_dim**-0.5, workspace=workspace)
+        _C.tree_attention(q, pool, plan, out, head_dim, head_dim**-0.5, workspace=workspace)
 
     return Call(model, case, share, plan, run)
 

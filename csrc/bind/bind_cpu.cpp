@@ -103,7 +103,7 @@ void rope_store(py::object qkv, const AttentionPlan& plan, py::object cos, py::o
   shapes.check("qkv", qkv_.view(), kReal, {rows, (n_heads + 2 * n_kv_heads) * dim});
   shapes.check("q_out", q_.view(), {qkv_->dtype}, {rows, n_heads * dim});
   shapes.check("kv_layer", kv_.view(), {qkv_->dtype},
-               {"blocks", int64_t{n_kv_heads}, int64_t{2}, kBlockSlots * dim});
+               {"blocks", int64_t{n_kv_heads}, int64_t{2}, kv_width(dim)});
   shapes.check("cos", cos_.view(), {DType::f32}, {"positions", dim / 2});
   shapes.check("sin", sin_.view(), {DType::f32}, {"positions", dim / 2});
   const Borrowed q_norm_ = borrow_optional(q_norm, "q_norm", shapes, qkv_->dtype, dim);
@@ -132,18 +132,20 @@ class Workspace {
 };
 
 void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan, py::object out,
-                    float scale, int32_t window, float softcap, Workspace* workspace) {
+                    int32_t head_dim, float scale, int32_t window, float softcap,
+                    Workspace* workspace) {
   const Borrowed q_ = borrow(q, "q"), kv_ = borrow(kv_layer, "kv_layer");
   const Borrowed out_ = borrow(out, "out", Access::write);
   Shapes shapes;
   shapes.check("kv_layer", kv_.view(), kReal, {"blocks", "kv_heads", int64_t{2}, "block"});
-  const int64_t dim = shapes["block"] / kBlockSlots, rows = plan.n_rows;
+  const int64_t dim = head_dim, rows = plan.n_rows;
   shapes.check("q", q_.view(), {kv_->dtype}, {rows, "width"});
   shapes.check("out", out_.view(), {kv_->dtype}, {rows, "width"});
   const int32_t n_heads = static_cast<int32_t>(shapes["width"] / std::max<int64_t>(dim, 1));
-  check_heads(n_heads, static_cast<int32_t>(shapes["kv_heads"]), static_cast<int32_t>(dim));
-  CHECK_ARG(n_heads * dim == shapes["width"] && dim * kBlockSlots == shapes["block"], "q of width ",
-            shapes["width"], " does not fit kv_layer ", shape_text(kv_.view()));
+  check_heads(n_heads, static_cast<int32_t>(shapes["kv_heads"]), head_dim);
+  CHECK_ARG(n_heads * dim == shapes["width"] && kv_width(dim) == shapes["block"], "q of width ",
+            shapes["width"], " with heads of ", dim, " does not fit kv_layer ",
+            shape_text(kv_.view()));
   CHECK_ARG(window >= 0 && softcap >= 0, "window is ", window, " and softcap ", softcap,
             ", expected 0 (off) or more");
   check_plan(plan, shapes["blocks"]);
@@ -308,17 +310,20 @@ void bind_layers(py::module_& module) {
              "residual += x in place, then out = rms_norm(residual); all [rows, dim].");
   module.def("act_mul", &act_mul, "gate_up"_a, "out"_a, "kind"_a,
              "out = act(gate) * up; gate_up: [rows, 2 * dim], kind: 'silu' or 'gelu_tanh'.");
-  module.def("rope_store", &rope_store, "qkv"_a, "plan"_a, "cos"_a, "sin"_a, "q_out"_a,
-             "kv_layer"_a, "n_heads"_a, "n_kv_heads"_a, "head_dim"_a, "q_norm"_a = py::none(),
-             "k_norm"_a = py::none(), "eps"_a = 0.0f, "norm_add_one"_a = false,
-             "Rotates q into q_out and k into the pool, copies v into the pool. qkv: [rows, "
-             "(n_heads + 2 * n_kv_heads) * head_dim]; cos, sin: fp32 [positions, head_dim / 2]; "
-             "kv_layer: [block, kv_head, 2, 32 * head_dim]; q_norm, k_norm: [head_dim] RMS norms "
-             "of each head before the rotation.");
+  module.def(
+      "rope_store", &rope_store, "qkv"_a, "plan"_a, "cos"_a, "sin"_a, "q_out"_a, "kv_layer"_a,
+      "n_heads"_a, "n_kv_heads"_a, "head_dim"_a, "q_norm"_a = py::none(), "k_norm"_a = py::none(),
+      "eps"_a = 0.0f, "norm_add_one"_a = false,
+      "Rotates q into q_out and k into the pool, copies v into the pool. qkv: [rows, "
+      "(n_heads + 2 * n_kv_heads) * head_dim]; cos, sin: fp32 [positions, head_dim / 2]; "
+      "kv_layer: [block, kv_head, 2, kv_width(head_dim)]; q_norm, k_norm: [head_dim] RMS norms "
+      "of each head before the rotation.");
   py::class_<Workspace>(module, "Workspace", "Scratch memory that tree_attention may reuse.")
       .def(py::init<>());
-  module.def("tree_attention", &tree_attention, "q"_a, "kv_layer"_a, "plan"_a, "out"_a, "scale"_a,
-             "window"_a = 0, "softcap"_a = 0.0f, "workspace"_a = nullptr,
+  module.def("kv_width", &kv_width, "head_dim"_a,
+             "Elements that the keys, or the values, of one block and head take in the pool.");
+  module.def("tree_attention", &tree_attention, "q"_a, "kv_layer"_a, "plan"_a, "out"_a,
+             "head_dim"_a, "scale"_a, "window"_a = 0, "softcap"_a = 0.0f, "workspace"_a = nullptr,
              "Attention of the plan's rows over their paths; q, out: [rows, n_heads * head_dim]. "
              "window w > 0: the last w keys; softcap c > 0: scores become c * tanh(s / c). A "
              "workspace saves allocations and serves one call at a time.");

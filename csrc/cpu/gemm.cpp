@@ -5,7 +5,7 @@
 // rows][k][rows]. Each output is one chain of fused multiply-adds over k in order: neither the
 // number of rows nor their grouping changes its bits. A task is a panel and a block of rows: its
 // slice of k stays in cache.
-#include "cpu/gemm_parts.h"
+#include "cpu/gemm_micro.h"
 #include "cpu/isa_entry.h"
 #if defined(__AMX_BF16__)
 #include "cpu/gemm_amx.h"
@@ -14,103 +14,9 @@
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-constexpr int kMaxRows = kRegisters == 32 ? 12 : 6;  // rows of a micro tile: x 2 accumulators
-constexpr int kSlice = 256;                          // steps of k per pass over the rows
-constexpr int kBlockGroups = 8;                      // micro tiles of rows in one parallel task
-constexpr int64_t kMinParallelWork = 1 << 16;        // multiply-adds
-
-// How a 32-bit lane of a panel becomes multiply-adds with x[k]. A lane holds kStep steps of k, that
-// are worked off in kHalves rounds; kPairs: x comes as pairs of bf16 too.
-struct Fp32Weights {
-  static constexpr int kStep = 1, kHalves = 1;
-  static constexpr bool kPairs = false;
-  static BW_INLINE Vec unpack(UVec lane, int) { return (Vec)lane; }
-  static BW_INLINE Vec multiply_add(Vec x, Vec weight, Vec sum) { return fma(x, weight, sum); }
-};
-struct Bf16Weights : Fp32Weights {
-  static constexpr int kStep = 2, kHalves = 2;
-  static BW_INLINE Vec unpack(UVec lane, int half) {
-    return half == 0 ? (Vec)(lane << 16) : (Vec)(lane & 0xffff0000u);
-  }
-};
-#if defined(__AVX512BF16__)
-struct Bf16Pairs : Fp32Weights {
-  static constexpr int kStep = 2;
-  static constexpr bool kPairs = true;
-  static BW_INLINE Vec multiply_add(Vec x, Vec weight, Vec sum) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)weight);
-  }
-};
-#endif
-
-// c[m][kVecs * kLanes] += a[k][m] * panel columns, over `steps` steps of k.
-template <int m, int kVecs, typename Format>
-void micro(const float* a, const void* panel, int64_t steps, float* c) {
-  Vec sum[m][kVecs];
-#pragma GCC unroll 16
-  for (int i = 0; i < m; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) sum[i][v] = load(c + i * kPanelWidth + v * kLanes);
-  const uint32_t* words = static_cast<const uint32_t*>(panel);
-  for (int64_t k = 0; k < steps; k += Format::kStep, words += kPanelWidth)
-#pragma GCC unroll 2
-    for (int half = 0; half < Format::kHalves; ++half, a += m) {
-      Vec weight[kVecs];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v)
-        weight[v] = Format::unpack(*reinterpret_cast<const UVecAt*>(words + v * kLanes), half);
-#pragma GCC unroll 16
-      for (int i = 0; i < m; ++i) {
-        const Vec x = splat(a[i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < kVecs; ++v) sum[i][v] = Format::multiply_add(x, weight[v], sum[i][v]);
-      }
-    }
-#pragma GCC unroll 16
-  for (int i = 0; i < m; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) store(c + i * kPanelWidth + v * kLanes, sum[i][v]);
-}
-
-// One group of m rows against all 32 columns of a panel's slice.
-template <int m, typename Format>
-void group_times_panel(const float* a, const void* panel, int64_t steps, float* c) {
-  constexpr int kVecs = m <= 2 && 4 * kLanes <= kPanelWidth ? 4 : 2;
-  for (int column = 0; column < kPanelWidth; column += kVecs * kLanes)
-    micro<m, kVecs, Format>(a, static_cast<const uint32_t*>(panel) + column, steps, c + column);
-}
-
-template <typename Format>
-void dispatch(int64_t m, const float* a, const void* panel, int64_t steps, float* c) {
-  switch (m) {
-    case 1:
-      return group_times_panel<1, Format>(a, panel, steps, c);
-    case 2:
-      return group_times_panel<2, Format>(a, panel, steps, c);
-    case 3:
-      return group_times_panel<3, Format>(a, panel, steps, c);
-    case 4:
-      return group_times_panel<4, Format>(a, panel, steps, c);
-    case 5:
-      return group_times_panel<5, Format>(a, panel, steps, c);
-    case 6:
-      return group_times_panel<6, Format>(a, panel, steps, c);
-#if defined(__AVX512F__)
-    case 7:
-      return group_times_panel<7, Format>(a, panel, steps, c);
-    case 8:
-      return group_times_panel<8, Format>(a, panel, steps, c);
-    case 9:
-      return group_times_panel<9, Format>(a, panel, steps, c);
-    case 10:
-      return group_times_panel<10, Format>(a, panel, steps, c);
-    case 11:
-      return group_times_panel<11, Format>(a, panel, steps, c);
-    case 12:
-      return group_times_panel<12, Format>(a, panel, steps, c);
-#endif
-  }
-}
+constexpr int kSlice = 256;                    // steps of k per pass over the rows
+constexpr int kBlockGroups = 8;                // micro tiles of rows in one parallel task
+constexpr int64_t kMinParallelWork = 1 << 16;  // multiply-adds
 
 // a[k][m] of rows [begin, begin + m): fp32, or two bf16 per word; zeros up to a whole word.
 template <typename Format, typename X>
@@ -158,7 +64,7 @@ void gemm_typed(const GemmArgs& args) {
           for (int64_t g = first; g < last; ++g) {
             const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
             const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
-            dispatch<Format>(m, a, slice, steps, c + (begin - row_begin) * kPanelWidth);
+            multiply_rows<Format>(m, a, slice, steps, c + (begin - row_begin) * kPanelWidth);
           }
         }
         for (int64_t row = row_begin; row < row_end; ++row)
@@ -171,8 +77,7 @@ void gemm_typed(const GemmArgs& args) {
 #if defined(__AMX_BF16__)
 template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
-  constexpr int kSteps = kTileBytes / sizeof(Bf16);  // of k that a row of a tile holds
-  const int64_t n_tiles = (args.k + kSteps - 1) / kSteps, group_bytes = n_tiles * kATile;
+  const int64_t n_tiles = (args.k + kTileSteps - 1) / kTileSteps, group_bytes = n_tiles * kATile;
   const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
   const TileTasks tasks(args.rows, n_tiles * kTileBytes);
   char* a = reinterpret_cast<char*>(args.scratch);
@@ -182,11 +87,7 @@ void gemm_tiles(const GemmArgs& args) {
     for (int64_t row = 0; row < args.rows; ++row) {  // what fills up the last tile stays undefined
       const Bf16* x = static_cast<const Bf16*>(args.x) + row * args.k;
       char* tile = a + row / kTileRows * group_bytes + row % kTileRows * kTileBytes;
-      for (int64_t k = 0; k < args.k; k += kSteps, tile += kATile) {
-        if (k + kSteps > args.k) __builtin_memset(tile, 0, kTileBytes);
-        const int64_t steps = args.k - k < kSteps ? args.k - k : kSteps;
-        __builtin_memcpy(tile, x + k, steps * sizeof(Bf16));
-      }
+      pack_tile_row(x, args.k, tile);
     }
     const TileScope scope;
     alignas(64) float c[kTileBlock * kPanelWidth];

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kTileRows = 16, kPairRows = 2 * kTileRows;
 constexpr int kTileBytes = 64;                              // of a row of a tile
+constexpr int kTileSteps = kTileBytes / sizeof(Bf16);       // of k, in bf16, that such a row holds
 constexpr int kPanelRowBytes = kPanelWidth * 4;             // two rows of B tiles
 constexpr int64_t kATile = kTileRows * kTileBytes;          // bytes
 constexpr int64_t kPanelTile = kTileRows * kPanelRowBytes;  // bytes of a panel per tile of k
@@ -47,6 +48,16 @@ class TileScope {
  private:
   TileConfig previous_;
 };
+
+// One row of x into A tiles that lie kATile apart, zeros up to a whole tile.
+BW_INLINE void pack_tile_row(const Bf16* x, int64_t k, char* tile) {
+  int64_t step = 0;  // the copy of a whole row has a constant size: one load and one store
+  for (; step + kTileSteps <= k; step += kTileSteps, tile += kATile)
+    __builtin_memcpy(tile, x + step, kTileBytes);
+  if (step == k) return;
+  __builtin_memset(tile, 0, kTileBytes);
+  __builtin_memcpy(tile, x + step, (k - step) * sizeof(Bf16));
+}
 
 // How rows are cut into tasks: blocks of pairs of tiles whose x (`row_bytes` a row) stays in L2.
 struct TileTasks {
@@ -114,16 +125,17 @@ BW_INLINE void store_sums(void* c) {
   }
 }
 
-// Adds one tile step: A tiles of rows of kDepth bytes, and as many bytes of k of a panel.
-template <Dot kDot, bool kTwo, int kDepth>
+// Adds one tile step: A tiles of rows of kDepth bytes, kStride apart, and as many bytes of k of a
+// panel.
+template <Dot kDot, bool kTwo, int kDepth, int kStride = kDepth>
 BW_INLINE void tile_step(const char* a, const char* a_below, const char* panel) {
   _tile_loadd(6, panel, kPanelRowBytes);
-  _tile_loadd(4, a, kDepth);
+  _tile_loadd(4, a, kStride);
   BW_TILE_DOT(kDot, 0, 4, 6);
   _tile_loadd(7, panel + kTileBytes, kPanelRowBytes);
   BW_TILE_DOT(kDot, 1, 4, 7);
   if constexpr (kTwo) {
-    _tile_loadd(5, a_below, kDepth);
+    _tile_loadd(5, a_below, kStride);
     BW_TILE_DOT(kDot, 2, 5, 6);
     BW_TILE_DOT(kDot, 3, 5, 7);
   }

@@ -18,6 +18,13 @@ inline constexpr int kMaxHeadDim = 512;
 inline constexpr int kPanelWidth = 32;   // output columns of a packed weight panel
 inline constexpr int kHeadChunk = 1024;  // words whose logits are reduced as one unit
 
+// Elements of the keys, or of the values, of one block and head. Both lie as the panels of a matrix
+// product: keys as one panel [head_dim][slot], values as panels [slot][32] of 32 columns each; of
+// bf16 a lane holds two steps (of head_dim or of slots). head_dim is padded to whole panels.
+static inline constexpr int64_t kv_width(int64_t head_dim) {
+  return (head_dim + 31) / 32 * 32 * kBlockSlots;
+}
+
 // out = norm(x), or with a residual: residual += x, out = norm(residual). x: [rows, dim]
 struct NormArgs {
   const void* x;
@@ -47,7 +54,7 @@ struct RopeArgs {
   const int32_t* slots;
   const float *cos, *sin;  // [max_positions, head_dim / 2]
   void* q_out;
-  void* kv;                     // [block, kv_head, 2, 32 * head_dim]
+  void* kv;                     // [block, kv_head, 2, kv_width(head_dim)]
   const void *q_norm, *k_norm;  // [head_dim] or null
   int64_t rows;
   int32_t n_heads, n_kv_heads, head_dim;

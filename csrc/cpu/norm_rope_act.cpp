@@ -74,6 +74,32 @@ BW_INLINE void rotate_head(const T* x, const T* norm, const RopeArgs& args, cons
   });
 }
 
+// Where keys and values lie in a block: words of kStep steps, see kv_width.
+template <typename T>
+constexpr int kStep = 4 / sizeof(T);
+
+// Key of one slot: [head_dim / kStep][slot][kStep], zeros up to whole panels. keys: of the block
+template <typename T>
+BW_INLINE void store_key(const float* x, int64_t dim, int64_t slot, T* keys) {
+  keys += slot * kStep<T>;
+  for (int64_t i = 0; i < dim; i += kStep<T>)
+    for (int64_t step = 0; step < kStep<T>; ++step)
+      from_float(keys[i * kBlockSlots + step], x[i + step]);
+  const int64_t padded = kv_width(dim) / kBlockSlots;
+  for (int64_t i = dim; i < padded; i += kStep<T>)
+    for (int64_t step = 0; step < kStep<T>; ++step) keys[i * kBlockSlots + step] = T{};
+}
+
+// Value of one slot: [panel][slot / kStep][32][kStep].
+template <typename T>
+BW_INLINE void store_value(const T* x, int64_t dim, int64_t slot, T* values) {
+  values += slot / kStep<T> * kStep<T> * kPanelWidth + slot % kStep<T>;
+  for (int64_t begin = 0; begin < dim; begin += kPanelWidth, values += kBlockSlots * kPanelWidth) {
+    const int64_t width = dim - begin < kPanelWidth ? dim - begin : kPanelWidth;
+    for (int64_t i = 0; i < width; ++i) values[i * kStep<T>] = x[begin + i];
+  }
+}
+
 template <typename T>
 void rope_store_typed(const RopeArgs& args) {
   const int64_t dim = args.head_dim, width = (args.n_heads + 2 * args.n_kv_heads) * dim;
@@ -93,15 +119,13 @@ void rope_store_typed(const RopeArgs& args) {
       });
     }
     const int64_t block = args.slots[row] / kBlockSlots, slot = args.slots[row] % kBlockSlots;
-    const int64_t half_size = kBlockSlots * dim;
+    const int64_t half_size = kv_width(dim);
     T* kv = static_cast<T*>(args.kv) + block * args.n_kv_heads * 2 * half_size;
     const T* value = qkv + args.n_kv_heads * dim;
     for (int head = 0; head < args.n_kv_heads; ++head, qkv += dim, value += dim) {
       rotate_head(qkv, k_norm, args, cos, sin, rotated);
-      T* keys = kv + 2 * head * half_size + slot;  // transposed: [dim][slot]
-      for (int64_t i = 0; i < dim; ++i) from_float(keys[i * kBlockSlots], rotated[i]);
-      T* values = kv + (2 * head + 1) * half_size + slot * dim;
-      for (int64_t i = 0; i < dim; ++i) values[i] = value[i];
+      store_key(rotated, dim, slot, kv + 2 * head * half_size);
+      store_value(value, dim, slot, kv + (2 * head + 1) * half_size);
     }
   }
 }

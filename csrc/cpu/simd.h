@@ -193,6 +193,10 @@ BW_INLINE void store_n(T* p, Vec v, int n) {
 }
 
 // Reductions pair lanes half a register apart: an order that is fixed.
+#if defined(__AVX512F__)
+BW_INLINE float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }
+BW_INLINE float reduce_max(Vec v) { return _mm512_reduce_max_ps(v); }
+#else
 BW_INLINE float reduce_add(Vec v) {
   float lane[kLanes];
   store(lane, v);
@@ -207,6 +211,7 @@ BW_INLINE float reduce_max(Vec v) {
     for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
   return lane[0];
 }
+#endif
 
 template <typename T>
 BW_INLINE Vec load_up_to(const T* p, int lanes) {

@@ -105,11 +105,13 @@ def rope_store(
     eps: float = 0.0,
     norm_add_one: bool = False,
 ) -> None: ...
+def kv_width(head_dim: int) -> int: ...
 def tree_attention(
     q: _Tensor,
     kv_layer: _Tensor,
     plan: AttentionPlan,
     out: _Tensor,
+    head_dim: int,
     scale: float,
     window: int = 0,
     softcap: float = 0.0,

@@ -91,7 +91,7 @@ class Engine:
             judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend, config.weights)
         memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
         configs = [model.config] + ([judge.model.config] if judge is not None else [])
-        blocks = kv_blocks(configs, dtype, backend.block_slots, memory)
+        blocks = kv_blocks(configs, dtype, backend, memory)
         kv = KvCache(model.config, blocks, dtype, backend)
         self.steps = StepEngine(
             model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate

@@ -19,7 +19,7 @@ LENGTHS = [1, 31, 32, 33, 255, 256, 257]
 
 def run(tree: Tree, plan: _C.AttentionPlan, q: Tensor, scale: float, window: int = 0, softcap: float = 0.0) -> Tensor:
     out = torch.full_like(q, math.nan)
-    _C.tree_attention(q, tree.pool, plan, out, scale, window, softcap)
+    _C.tree_attention(q, tree.pool, plan, out, tree.head_dim, scale, window, softcap)
     return out
 
 
@@ -115,7 +115,7 @@ def test_workspace_changes_nothing(isa: str) -> None:
         plan = tree.plan([tree.grow(None, length)], [length])
         q = torch.randn(length, 32)
         out = torch.empty_like(q)
-        _C.tree_attention(q, tree.pool, plan, out, 0.25, workspace=workspace)
+        _C.tree_attention(q, tree.pool, plan, out, 16, 0.25, workspace=workspace)
         assert torch.equal(out, run(tree, plan, q, 0.25))
 
 
@@ -146,6 +146,6 @@ def test_mistakes() -> None:
     with pytest.raises(ValueError, match="chunk_slots <= 256"):
         run(tree, tree.plan([node], [2], chunk_slots=512), q, 1.0)
     with pytest.raises(ValueError, match="of a pool of 3"):
-        _C.tree_attention(q, tree.pool[:3].contiguous(), plan, torch.empty_like(q), 1.0)
+        _C.tree_attention(q, tree.pool[:3].contiguous(), plan, torch.empty_like(q), 16, 1.0)
     with pytest.raises(ValueError, match="window is -1"):
         run(tree, plan, q, 1.0, window=-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from branchwise import _C
 from tolerances import assert_close
 
-from .trees import BLOCK, Tree
+from .trees import BLOCK, Tree, decode_blocks
 
 
 def norm_reference(x: Tensor, weight: Tensor, eps: float, add_one: bool) -> Tensor:
@@ -61,10 +61,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def slots_of(tree: Tree, pool: Tensor) -> Tensor:
     """K and V of every slot, [2, slots, kv_head, head_dim], with NaN replaced by a number."""
-    heads, dim = tree.n_kv_heads, tree.head_dim
-    keys = pool[:, :, 0].view(-1, heads, dim, BLOCK).permute(0, 3, 1, 2)
-    values = pool[:, :, 1].view(-1, heads, BLOCK, dim).permute(0, 2, 1, 3)
-    return torch.stack([keys, values]).flatten(1, 2).nan_to_num(7.0)
+    return decode_blocks(pool, tree.head_dim).flatten(1, 2).nan_to_num(7.0)
 
 
 @pytest.mark.parametrize("head_dim", [8, 16, 64, 80, 128, 256])
@@ -93,14 +90,13 @@ def test_rope_store(isa: str, dtype: torch.dtype, head_dim: int, normed: bool) -
     cos, sin = cos[positions], sin[positions]
     assert_close("rope_store", q_out, rotate(q, cos, sin).flatten(1))
     written = torch.zeros(tree.n_blocks * BLOCK, dtype=torch.bool)
-    keys, values = [], []
-    for slot in plan.slots.tolist():
-        block = tree.pool[slot // BLOCK]
-        written[slot] = True
-        keys.append(block[:, 0].view(n_kv_heads, head_dim, BLOCK)[:, :, slot % BLOCK])
-        values.append(block[:, 1].view(n_kv_heads, BLOCK, head_dim)[:, slot % BLOCK])
-    assert_close("rope_store", torch.stack(keys), rotate(k, cos, sin))
-    assert torch.equal(torch.stack(values), v)
+    slots = torch.from_numpy(plan.slots.copy()).long()
+    written[slots] = True
+    keys, values = slots_of(tree, tree.pool)[:, slots]
+    assert_close("rope_store", keys, rotate(k, cos, sin))
+    assert torch.equal(values, v)
+    padding = tree.pool[:, :, 0].unflatten(2, (-1, BLOCK, 4 // dtype.itemsize)).permute(0, 3, 1, 2, 4).flatten(3)
+    assert (padding.flatten(0, 1)[slots, :, head_dim:] == 0).all()
     assert torch.equal(slots_of(tree, before)[:, ~written], slots_of(tree, tree.pool)[:, ~written])
 
 

@@ -27,7 +27,8 @@ class Tree:
     def __post_init__(self) -> None:
         self.cache = _C.KvTree(self.n_blocks)
         # NaN wherever nothing was written: a kernel that reads too far shows it.
-        self.pool = torch.full((self.n_blocks, self.n_kv_heads, 2, BLOCK * self.head_dim), math.nan, dtype=self.dtype)
+        width = _C.kv_width(self.head_dim)
+        self.pool = torch.full((self.n_blocks, self.n_kv_heads, 2, width), math.nan, dtype=self.dtype)
 
     def grow(self, parent: int | None, length: int) -> int:
         """Add a sealed node of random tokens under `parent` (None: a root)."""
@@ -37,11 +38,7 @@ class Tree:
         self.cache.seal(node)
         for index, block in enumerate(self.cache.blocks(node)):
             part = self.kv[node][:, :, index * BLOCK : (index + 1) * BLOCK]
-            tokens = part.shape[2]
-            keys = self.pool[block, :, 0].view(self.n_kv_heads, self.head_dim, BLOCK)
-            values = self.pool[block, :, 1].view(self.n_kv_heads, BLOCK, self.head_dim)
-            keys[:, :, :tokens] = part[0].transpose(1, 2)
-            values[:, :tokens] = part[1]
+            self.pool[block] = encode_block(part)
         return node
 
     def path_kv(self, node: int | None) -> Tensor:
@@ -58,6 +55,29 @@ class Tree:
         """Rows for the last counts[i] tokens of nodes[i]."""
         planner = _C.Planner(self.cache, chunk_slots, max_item_rows)
         return planner.build(np.array(nodes, np.int64), np.array(counts, np.int32))
+
+
+def encode_block(kv: Tensor) -> Tensor:
+    """K and V of the first slots of a block as the pool holds them, [kv_head, 2, width]; NaN where nothing is written.
+
+    kv: [2, kv_head, tokens, head_dim]. Lanes hold `step` steps: of head_dim in keys, of slots in values.
+    """
+    step, dim = 4 // kv.dtype.itemsize, kv.shape[3]
+    padded = _C.kv_width(dim) // BLOCK
+    whole = torch.full((2, kv.shape[1], BLOCK, padded), math.nan, dtype=kv.dtype)
+    whole[:, :, : kv.shape[2], :dim] = kv
+    whole[0, :, : kv.shape[2], dim:] = 0
+    keys = whole[0].unflatten(2, (-1, step)).permute(0, 2, 1, 3)  # [kv_head, padded / step, slot, step]
+    values = whole[1].unflatten(1, (-1, step)).unflatten(3, (-1, BLOCK)).permute(0, 3, 1, 4, 2)
+    return torch.stack([keys.flatten(1), values.flatten(1)], dim=1)
+
+
+def decode_blocks(pool: Tensor, head_dim: int) -> Tensor:
+    """The inverse for all blocks: [2, block, slot, kv_head, head_dim]. pool: [block, kv_head, 2, width]."""
+    step = 4 // pool.dtype.itemsize
+    keys = pool[:, :, 0].unflatten(2, (-1, BLOCK, step)).permute(0, 3, 1, 2, 4).flatten(3)
+    values = pool[:, :, 1].unflatten(2, (-1, BLOCK // step, BLOCK, step)).permute(0, 3, 5, 1, 2, 4)
+    return torch.stack([keys, values.flatten(4).flatten(1, 2)])[..., :head_dim]
 
 
 def random_tree(tree: Tree, lengths: list[int], levels: int, rng: np.random.Generator) -> list[int]:

@@ -180,7 +180,11 @@ class Backend(Protocol):
         ...
 
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
-        """Room for the KV of a model: [layer, block, kv_head, 2, block_slots * head_dim]."""
+        """Room for the KV of a model: [layer, block, kv_head, 2, kv_width(head_dim)]."""
+        ...
+
+    def kv_width(self, head_dim: int) -> int:
+        """Elements that the keys, or the values, of one block and head take."""
         ...
 
     def planner(self, tree: KvTree) -> Any:
@@ -213,8 +217,9 @@ class Backend(Protocol):
         ...
 
     def tree_attention(
-        self, query: Tensor, kv_layer: Tensor, plan: Plan, out: Tensor, scale: float, window: int, softcap: float
-    ) -> None:
+        self, query: Tensor, kv_layer: Tensor, plan: Plan, out: Tensor, head_dim: int, scale: float, window: int,
+        softcap: float,
+    ) -> None:  # fmt: skip
         """Attention of every row over its own path."""
         ...
 

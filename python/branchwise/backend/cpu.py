@@ -120,6 +120,7 @@ class CpuBackend:
     add_rms_norm = staticmethod(_C.add_rms_norm)
     act_mul = staticmethod(_C.act_mul)
     rope_store = staticmethod(_C.rope_store)
+    kv_width = staticmethod(_C.kv_width)
 
     def __init__(self) -> None:
         self._workspace = _C.Workspace()
@@ -147,8 +148,9 @@ class CpuBackend:
         return values
 
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
-        """K of a block is [head_dim][slot], V [slot][head_dim]; memory is taken when it is first written."""
-        return torch.empty(layers, blocks, kv_heads, 2, BLOCK_SLOTS * head_dim, dtype=dtype)
+        """How K and V lie in a block: see kv_width in csrc/cpu/kernels.h. Memory is taken when it is first written."""
+        return torch.empty(layers, blocks, kv_heads, 2, self.kv_width(head_dim), dtype=dtype)
+
 
     def planner(self, tree: _C.KvTree) -> _C.Planner:
         return _C.Planner(tree)
@@ -157,9 +159,10 @@ class CpuBackend:
         return plan
 
     def tree_attention(
-        self, query: Tensor, kv_layer: Tensor, plan: Any, out: Tensor, scale: float, window: int, softcap: float
-    ) -> None:
-        _C.tree_attention(query, kv_layer, plan, out, scale, window, softcap, self._workspace)
+        self, query: Tensor, kv_layer: Tensor, plan: Any, out: Tensor, head_dim: int, scale: float, window: int,
+        softcap: float,
+    ) -> None:  # fmt: skip
+        _C.tree_attention(query, kv_layer, plan, out, head_dim, scale, window, softcap, self._workspace)
 
     def stream(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()

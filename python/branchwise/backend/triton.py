@@ -137,6 +137,9 @@ class TritonBackend:
     def prm_head(self, kind: HeadKind, tensors: list[Tensor]) -> TritonPrmHead:
         return TritonPrmHead(kind, tensors, self.device)
 
+    def kv_width(self, head_dim: int) -> int:
+        return self.block_slots * head_dim
+
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
         """[layer, page, kv_head, 2, 64, head_dim], zeroed once: slots never written are finite."""
         if head_dim % 2 or not 8 <= head_dim <= LARGEST_HEAD:
@@ -178,8 +181,9 @@ class TritonBackend:
         )  # fmt: skip
 
     def tree_attention(
-        self, query: Tensor, kv_layer: Tensor, plan: TritonPlan, out: Tensor, scale: float, window: int, softcap: float
-    ) -> None:
+        self, query: Tensor, kv_layer: Tensor, plan: TritonPlan, out: Tensor, head_dim: int, scale: float, window: int,
+        softcap: float,
+    ) -> None:  # fmt: skip
         plan.attend(query, kv_layer, out, scale, window, softcap)
 
     # --- streams and graphs ------------------------------------------------------------------------------------------

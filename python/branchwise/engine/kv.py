@@ -16,7 +16,7 @@ from branchwise.models.families import DecoderConfig
 class KvCache:
     """KV tree, planner and pool of one model, plus the blocks that admitted problems have been promised.
 
-    pool: [layer, block, kv_head, 2, block_slots * head_dim]; how K and V lie in a block is the backend's affair
+    pool: [layer, block, kv_head, 2, kv_width]; how K and V lie in a block is the backend's affair
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class KvCache:
         self.tree = KvTree(n_blocks, self.block_slots)
         self.planner = backend.planner(self.tree)
         self.pool = backend.kv_pool(config.n_layers, n_blocks, config.n_kv_heads, config.head_dim, dtype)
-        self.slot_bytes = config.n_layers * config.n_kv_heads * 2 * config.head_dim * dtype.itemsize
+        self.slot_bytes = block_bytes(config, dtype, backend) // backend.block_slots
         self.n_blocks = n_blocks
         self.n_reserved = 0
 
@@ -65,6 +65,6 @@ class KvCache:
         return max(0, (self.n_blocks - prompt) // each)
 
 
-def block_bytes(config: DecoderConfig, dtype: torch.dtype, block_slots: int) -> int:
+def block_bytes(config: DecoderConfig, dtype: torch.dtype, backend: Backend) -> int:
     """Bytes of one block of this model."""
-    return config.n_layers * config.n_kv_heads * 2 * config.head_dim * block_slots * dtype.itemsize
+    return config.n_layers * config.n_kv_heads * 2 * backend.kv_width(config.head_dim) * dtype.itemsize

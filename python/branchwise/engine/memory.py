@@ -70,9 +70,9 @@ def check_weights(
     return need
 
 
-def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, block_slots: int, memory: int) -> int:
+def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, backend: Backend, memory: int) -> int:
     """KV blocks of each model, so that all hold the same problems. OutOfMemory when that is next to nothing."""
-    each = sum(block_bytes(config, dtype, block_slots) for config in configs)
+    each = sum(block_bytes(config, dtype, backend) for config in configs)
     if memory // each < 2:
         raise OutOfMemory(
             f"kv_memory of {memory / MIB:.0f} MiB holds {memory // each} KV blocks of {each / MIB:.1f} MiB: raise it"
@@ -95,7 +95,7 @@ def plan_memory(
     left = max(0, free - sum(weights) - RESERVE)
     kv = min(left * 4 // 5, backend.kv_budget()) if kv_memory is None else kv_memory
     configs = [decoder_config(each.config, each.source) for each in checkpoints]
-    blocks, size = kv_blocks(configs, dtype, backend.block_slots, kv), backend.block_slots
+    blocks, size = kv_blocks(configs, dtype, backend, kv), backend.block_slots
     need = ceil(prompt / size) + 1 + n * (ceil(tokens / size) + min(steps, tokens))
     if need > blocks:
         fits = (blocks - ceil(prompt / size) - 1) // (ceil(tokens / size) + min(steps, tokens))

@@ -63,7 +63,7 @@ class Decoder:
     def forward(self, tokens: Tensor, plan: Plan, pool: Tensor) -> Tensor:
         """Hidden states after the final norm, one per row.
 
-        tokens: [rows] int64 in plan order    pool: [layer, block, kv_head, 2, block_size * head_dim]
+        tokens: [rows] int64 in plan order    pool: [layer, block, kv_head, 2, the backend's kv_width]
         Returns [rows, hidden]. Writes the rows' keys and values at `plan.slots`.
         """
         residual = self.embed(tokens)
@@ -99,8 +99,9 @@ class Decoder:
             layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
         )  # fmt: skip
         self.backend.tree_attention(
-            scratch.query, kv_layer, plan, scratch.mixed, config.scale, config.windows[index], config.attention_softcap
-        )
+            scratch.query, kv_layer, plan, scratch.mixed, config.head_dim, config.scale, config.windows[index],
+            config.attention_softcap,
+        )  # fmt: skip
         return layer.output(scratch.mixed)
 
     def _mlp(self, layer: Layer, x: Tensor, scratch: Scratch) -> Tensor:

@@ -1,0 +1,112 @@
+// A few rows times one panel of weights, in registers: what dense products and attention are made
+// of.
+//
+// Each output is one chain of fused multiply-adds over k in order: neither the number of rows nor
+// their grouping changes its bits.
+#pragma once
+
+#include "cpu/gemm_parts.h"
+
+namespace branchwise::BRANCHWISE_ISA {
+namespace {
+
+constexpr int kMaxRows = kRegisters == 32 ? 12 : 6;  // rows of a micro tile: x 2 accumulators
+
+// How a 32-bit lane of a panel becomes multiply-adds with x[k]. A lane holds kStep steps of k, that
+// are worked off in kHalves rounds; kPairs: x comes as pairs of bf16 too.
+struct Fp32Weights {
+  static constexpr int kStep = 1, kHalves = 1;
+  static constexpr bool kPairs = false;
+  static BW_INLINE Vec unpack(UVec lane, int) { return (Vec)lane; }
+  static BW_INLINE Vec multiply_add(Vec x, Vec weight, Vec sum) { return fma(x, weight, sum); }
+};
+struct Bf16Weights : Fp32Weights {
+  static constexpr int kStep = 2, kHalves = 2;
+  static BW_INLINE Vec unpack(UVec lane, int half) {
+    return half == 0 ? (Vec)(lane << 16) : (Vec)(lane & 0xffff0000u);
+  }
+};
+#if defined(__AVX512BF16__)
+struct Bf16Pairs : Fp32Weights {
+  static constexpr int kStep = 2;
+  static constexpr bool kPairs = true;
+  static BW_INLINE Vec multiply_add(Vec x, Vec weight, Vec sum) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)weight);
+  }
+};
+#endif
+
+// c[m][kVecs * kLanes] += a * panel columns, over `steps` steps of k. a: words [k][m], or where
+// kStride is not 0 [m][k] with rows so many words apart.
+template <int m, int kVecs, typename Format, int kStride>
+void micro(const float* a, const void* panel, int64_t steps, float* c) {
+  Vec sum[m][kVecs];
+#pragma GCC unroll 16
+  for (int i = 0; i < m; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) sum[i][v] = load(c + i * kPanelWidth + v * kLanes);
+  const uint32_t* words = static_cast<const uint32_t*>(panel);
+  for (int64_t k = 0; k < steps; k += Format::kStep, words += kPanelWidth)
+#pragma GCC unroll 2
+    for (int half = 0; half < Format::kHalves; ++half, a += kStride ? 1 : m) {
+      Vec weight[kVecs];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v)
+        weight[v] = Format::unpack(*reinterpret_cast<const UVecAt*>(words + v * kLanes), half);
+#pragma GCC unroll 16
+      for (int i = 0; i < m; ++i) {
+        const Vec x = splat(a[kStride ? i * kStride : i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVecs; ++v) sum[i][v] = Format::multiply_add(x, weight[v], sum[i][v]);
+      }
+    }
+#pragma GCC unroll 16
+  for (int i = 0; i < m; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) store(c + i * kPanelWidth + v * kLanes, sum[i][v]);
+}
+
+// One group of m rows against all 32 columns of a panel's slice.
+template <int m, typename Format, int kStride>
+void group_times_panel(const float* a, const void* panel, int64_t steps, float* c) {
+  constexpr int kVecs = m <= 2 && 4 * kLanes <= kPanelWidth ? 4 : 2;
+  for (int column = 0; column < kPanelWidth; column += kVecs * kLanes)
+    micro<m, kVecs, Format, kStride>(a, static_cast<const uint32_t*>(panel) + column, steps,
+                                     c + column);
+}
+
+// The same for m <= kMaxRows.
+template <typename Format, int kStride = 0>
+void multiply_rows(int64_t m, const float* a, const void* panel, int64_t steps, float* c) {
+  switch (m) {
+    case 1:
+      return group_times_panel<1, Format, kStride>(a, panel, steps, c);
+    case 2:
+      return group_times_panel<2, Format, kStride>(a, panel, steps, c);
+    case 3:
+      return group_times_panel<3, Format, kStride>(a, panel, steps, c);
+    case 4:
+      return group_times_panel<4, Format, kStride>(a, panel, steps, c);
+    case 5:
+      return group_times_panel<5, Format, kStride>(a, panel, steps, c);
+    case 6:
+      return group_times_panel<6, Format, kStride>(a, panel, steps, c);
+#if defined(__AVX512F__)
+    case 7:
+      return group_times_panel<7, Format, kStride>(a, panel, steps, c);
+    case 8:
+      return group_times_panel<8, Format, kStride>(a, panel, steps, c);
+    case 9:
+      return group_times_panel<9, Format, kStride>(a, panel, steps, c);
+    case 10:
+      return group_times_panel<10, Format, kStride>(a, panel, steps, c);
+    case 11:
+      return group_times_panel<11, Format, kStride>(a, panel, steps, c);
+    case 12:
+      return group_times_panel<12, Format, kStride>(a, panel, steps, c);
+#endif
+  }
+}
+
+}  // namespace
+}  // namespace branchwise::BRANCHWISE_ISA
