@@ -10,6 +10,7 @@
 #include "bind/bind.h"
 #include "bind/dlpack.h"
 #include "core/attention_plan.h"
+#include "core/large_memory.h"
 #include "cpu/code_weight.h"
 #include "cpu/head_sampler.h"
 #include "cpu/isa.h"
@@ -118,18 +119,21 @@ void rope_store(py::object qkv, const AttentionPlan& plan, py::object cos, py::o
                         n_heads, n_kv_heads, head_dim, eps, norm_add_one, real_of(qkv_->dtype)});
 }
 
-// Scratch memory of tree_attention: grows, and serves one call at a time.
+// Scratch memory of a kernel: grows, and serves one call at a time.
 class Workspace {
  public:
   float* get(size_t size) {
-    if (size > size_) memory_.reset(new float[size_ = size]);
-    return memory_.get();
+    if (size > size_) memory_ = large_memory((size_ = std::max(size, kLeast)) * sizeof(float));
+    return static_cast<float*>(memory_.get());
   }
 
  private:
+  static constexpr size_t kLeast = size_t{1} << 23;  // memory that is not used is not taken
   size_t size_ = 0;
-  std::unique_ptr<float[]> memory_;
+  std::shared_ptr<void> memory_;
 };
+// Of matrix products: fresh memory would cost more than packing into it.
+thread_local Workspace gemm_workspace;
 
 void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan, py::object out,
                     int32_t head_dim, float scale, int32_t window, float softcap,
@@ -192,9 +196,9 @@ void gemm(py::object x, const PackedWeight& packed, py::object out, py::object b
           int64_t column) {
   const Target to(x, out, bias, packed.n(), packed.k(), column);
   py::gil_scoped_release release;
-  const std::unique_ptr<float[]> scratch(new float[gemm_scratch(to.rows, packed.k())]);
-  kernels().gemm({to.x->data, packed.panels(), to.bias_data, to.data, scratch.get(), to.rows,
-                  packed.n(), packed.k(), to.columns, real_of(to.x->dtype), real_of(packed.dtype()),
+  float* scratch = gemm_workspace.get(gemm_scratch(to.rows, packed.k()));
+  kernels().gemm({to.x->data, packed.panels(), to.bias_data, to.data, scratch, to.rows, packed.n(),
+                  packed.k(), to.columns, real_of(to.x->dtype), real_of(packed.dtype()),
                   real_of(to.out->dtype)});
 }
 
@@ -202,10 +206,9 @@ void code_gemm(py::object x, const CodeWeight& weight, py::object out, py::objec
                int64_t column) {
   const Target to(x, out, bias, weight.n(), weight.k(), column);
   py::gil_scoped_release release;
-  const std::unique_ptr<float[]> scratch(
-      new float[code_gemm_scratch(weight.format(), to.rows, weight.k())]);
+  float* scratch = gemm_workspace.get(code_gemm_scratch(weight.format(), to.rows, weight.k()));
   kernels().code_gemm({to.x->data, weight.panels(), weight.column_scale(), to.bias_data, to.data,
-                       scratch.get(), to.rows, weight.n(), weight.k(), to.columns, weight.format(),
+                       scratch, to.rows, weight.n(), weight.k(), to.columns, weight.format(),
                        real_of(to.x->dtype), real_of(to.out->dtype)});
 }
 

@@ -118,10 +118,10 @@ struct TileProduct {
                   a + i / kTileRows * group_bytes(head_dim) + i % kTileRows * kTileBytes);
   }
   static void score(Tile& tile, int block, const T* keys, int head_dim) {
-    const auto multiply = tile.n > kTileRows ? tiles_times_slice<Dot::bf16, true, false>
-                                             : tiles_times_slice<Dot::bf16, false, false>;
+    const auto multiply = tile.n > kTileRows ? tiles_times_slice<Dot::bf16, true, 0>
+                                             : tiles_times_slice<Dot::bf16, false, 0>;
     multiply(reinterpret_cast<const char*>(tile.q), group_bytes(head_dim),
-             reinterpret_cast<const char*>(keys), group_bytes(head_dim) / kATile, true,
+             reinterpret_cast<const char*>(keys), group_bytes(head_dim) / kATile, true, nullptr,
              tile.s[block]);
   }
   template <typename Values>
@@ -368,7 +368,7 @@ void tree_attention_with(const AttentionArgs& args) {
   const bool parallel = work * args.n_kv_heads * args.head_dim >= 1 << 16;
 #pragma omp parallel if (parallel)
   {
-    const typename Product::Scope scope;
+    [[maybe_unused]] const typename Product::Scope scope;
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t i = 0; i < n_tasks; ++i)
       for (int head = 0; head < args.n_kv_heads; ++head)

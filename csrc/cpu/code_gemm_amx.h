@@ -91,7 +91,7 @@ BW_INLINE void sum_group(const char* a, int64_t group_bytes, const char* codes, 
   zero_sums<kTwo>();
   for (int64_t step = 0; step < n; ++step) {
     tile_step<kDot, kTwo, kDepth>(a, a + group_bytes, codes);
-    if constexpr (kFetch) fetch_panel(codes);
+    if constexpr (kFetch) fetch_lines<kPanelTile / 64>(codes + kTileFetchAhead);
     a += kTileRows * kDepth;
     codes += kDepth / 4 * kPanelRowBytes;
   }

@@ -1,7 +1,10 @@
 // Packs codes into blocks of 32 columns x 32 steps of k (the layout: csrc/cpu/kernels.h).
 #include "cpu/code_weight.h"
 
+#include <algorithm>
+
 #include "core/half.h"
+#include "core/large_memory.h"
 
 namespace branchwise {
 
@@ -25,19 +28,22 @@ CodeWeight::CodeWeight(const TensorView& codes, const TensorView& scales, const 
   const int64_t n_panels = (n_ + kPanelWidth - 1) / kPanelWidth;
   const int64_t n_blocks = format_.padded(k_) / kBlockSteps, size = block_bytes(format_);
   if (group == 0) column_scale_.assign(scales.as<float>(), scales.as<float>() + n_);
-  panels_.resize(n_panels * n_blocks * size);
+  panel_bytes_ = n_panels * n_blocks * size;
+  panels_ = large_memory(panel_bytes_);
+  uint8_t* panels = static_cast<uint8_t*>(panels_.get());
 #pragma omp parallel for schedule(static)
   for (int64_t p = 0; p < n_panels; ++p)
     for (int64_t b = 0; b < n_blocks; ++b)
       pack_block(codes.as<uint8_t>(), scales.as<float>(),
                  format_.has_min ? minima.as<float>() : nullptr, p * kPanelWidth, b * kBlockSteps,
-                 panels_.data() + (p * n_blocks + b) * size);
+                 panels + (p * n_blocks + b) * size);
 }
 
 void CodeWeight::pack_block(const uint8_t* codes, const float* scales, const float* minima,
                             int64_t column, int64_t step, uint8_t* block) const {
   constexpr int kCodes = kPanelWidth * kBlockSteps;
   const int bits = format_.bits, high = bits - 4;
+  std::fill_n(block, block_bytes(format_), uint8_t{0});
   const int plane = 128 * high;  // bytes, each with `high` bits of several codes
   for (int i = 0; i < kCodes; ++i) {
     const int64_t row = column + i / 4 % kPanelWidth, k = step + i / 128 * 4 + i % 4;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/tensor_view.h"
@@ -19,12 +20,12 @@ class CodeWeight {
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
   CodeFormat format() const { return format_; }
-  const uint8_t* panels() const { return panels_.data(); }
+  const uint8_t* panels() const { return static_cast<const uint8_t*>(panels_.get()); }
   const float* column_scale() const {
     return column_scale_.empty() ? nullptr : column_scale_.data();
   }
   int64_t bytes() const {
-    return static_cast<int64_t>(panels_.size() + column_scale_.size() * sizeof(float));
+    return panel_bytes_ + static_cast<int64_t>(column_scale_.size() * sizeof(float));
   }
 
  private:
@@ -33,7 +34,8 @@ class CodeWeight {
 
   int64_t n_, k_;
   CodeFormat format_;
-  std::vector<uint8_t> panels_;
+  int64_t panel_bytes_;
+  std::shared_ptr<void> panels_;
   std::vector<float> column_scale_;
 };
 

@@ -75,11 +75,18 @@ void gemm_typed(const GemmArgs& args) {
 }
 
 #if defined(__AMX_BF16__)
+constexpr int kGroupPanels = 8;  // panels of a task, where k is cut
+
+// A task is a block of rows and a group of panels. Where x of a block outgrows L2, k is cut into
+// chunks, each worked off for the whole group.
 template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
   const int64_t n_tiles = (args.k + kTileSteps - 1) / kTileSteps, group_bytes = n_tiles * kATile;
-  const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
-  const TileTasks tasks(args.rows, n_tiles * kTileBytes);
+  const Parts blocks((args.rows + kPairRows - 1) / kPairRows, kTileBlock / kPairRows);
+  const int64_t block_rows = args.rows < kTileBlock ? args.rows : kTileBlock;
+  const Parts chunks(n_tiles, kTileCache / (round_up(block_rows, kPairRows) * kTileBytes));
+  const Parts groups((args.n + kPanelWidth - 1) / kPanelWidth,
+                     chunks.count == 1 ? 1 : kGroupPanels);
   char* a = reinterpret_cast<char*>(args.scratch);
 #pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
   {
@@ -90,16 +97,23 @@ void gemm_tiles(const GemmArgs& args) {
       pack_tile_row(x, args.k, tile);
     }
     const TileScope scope;
-    alignas(64) float c[kTileBlock * kPanelWidth];
+    alignas(64) float c[kGroupPanels][kTileBlock * kPanelWidth];
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t block = 0; block < tasks.blocks.count; ++block)
-      for (int64_t p = 0; p < n_panels; ++p) {
-        const char* panel = static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile;
-        const int64_t begin = tasks.begin(block), end = tasks.end(block);
-        tiles_times_panel<Dot::bf16>(a, group_bytes, panel, n_tiles, begin, end, c);
-        for (int64_t row = begin; row < end; ++row)
-          write_row<Bf16, Out>(args, nullptr, c + (row - begin) * kPanelWidth, row,
-                               p * kPanelWidth);
+    for (int64_t block = 0; block < blocks.count; ++block)
+      for (int64_t group = 0; group < groups.count; ++group) {
+        const int64_t begin = blocks.begin(block) * kPairRows;
+        const int64_t limit = blocks.begin(block + 1) * kPairRows;
+        const int64_t end = limit < args.rows ? limit : args.rows;
+        const int64_t first = groups.begin(group), last = groups.begin(group + 1);
+        for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
+          for (int64_t p = first; p < last; ++p)
+            tiles_times_panel<Dot::bf16>(
+                a, group_bytes, static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile,
+                chunks.begin(chunk), chunks.begin(chunk + 1), begin, end, c[p - first]);
+        for (int64_t p = first; p < last; ++p)
+          for (int64_t row = begin; row < end; ++row)
+            write_row<Bf16, Out>(args, nullptr, c[p - first] + (row - begin) * kPanelWidth, row,
+                                 p * kPanelWidth);
       }
   }
 }

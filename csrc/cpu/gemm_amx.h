@@ -20,8 +20,9 @@ constexpr int kTileSteps = kTileBytes / sizeof(Bf16);       // of k, in bf16, th
 constexpr int kPanelRowBytes = kPanelWidth * 4;             // two rows of B tiles
 constexpr int64_t kATile = kTileRows * kTileBytes;          // bytes
 constexpr int64_t kPanelTile = kTileRows * kPanelRowBytes;  // bytes of a panel per tile of k
-constexpr int kSliceTiles = 8;                              // tiles of k per pass over the rows
-constexpr int kTileFetchAhead = 4096;    // bytes of weights that are fetched in advance
+constexpr int kSliceTiles = 6;                              // tiles of k per pass over the rows
+constexpr int kSlicesAhead = 2;                             // of them, weights are fetched
+constexpr int kTileFetchAhead = 8192;    // bytes of weights that are fetched in advance
 constexpr int kTileBlock = 256;          // rows of a task at most
 constexpr int64_t kTileCache = 1 << 20;  // bytes of x that a task keeps in L2
 
@@ -141,41 +142,58 @@ BW_INLINE void tile_step(const char* a, const char* a_below, const char* panel) 
   }
 }
 
-// Fetches the tile step of a panel that comes kTileFetchAhead later.
-BW_INLINE void fetch_panel(const char* panel) {
+// Into L2: more of L1's few open misses would hold up the loads of tiles.
+template <int kLines>
+BW_INLINE void fetch_lines(const char* at) {
 #pragma GCC unroll 32
-  for (int line = 0; line < kPanelTile; line += 64)
-    __builtin_prefetch(panel + kTileFetchAhead + line);
+  for (int line = 0; line < kLines; ++line) __builtin_prefetch(at + 64 * line, 0, 2);
 }
 
 // c[16 or 32][32] (+)= a * slice, over n tiles of k. a: tiles [rows / 16][k][16][64 bytes], groups
-// of 16 rows `group_bytes` apart. kFetch: weights come from memory.
-template <Dot kDot, bool kTwo, bool kFetch>
+// of 16 rows `group_bytes` apart. kLines cache lines are fetched per tile from `ahead` on: weights
+// that come later.
+template <Dot kDot, bool kTwo, int kLines>
 void tiles_times_slice(const char* a, int64_t group_bytes, const char* slice, int64_t n, bool first,
-                       void* c) {
+                       const char* ahead, void* c) {
   first ? zero_sums<kTwo>() : load_sums<kTwo>(c);
   for (int64_t k = 0; k < n; ++k) {
     tile_step<kDot, kTwo, kTileBytes>(a, a + group_bytes, slice);
-    if constexpr (kFetch) fetch_panel(slice);
+    fetch_lines<kLines>(ahead);
+    ahead += 64 * kLines;
     slice += kPanelTile;
     a += kATile;
   }
   store_sums<kTwo>(c);
 }
 
-// All rows [begin, end) of a task against one panel of n_tiles tiles of k: c[end - begin][32].
+template <Dot kDot, bool kTwo>
+BW_INLINE auto slice_product(int lines) {
+  return lines > 16  ? tiles_times_slice<kDot, kTwo, 32>
+         : lines > 8 ? tiles_times_slice<kDot, kTwo, 16>
+         : lines > 4 ? tiles_times_slice<kDot, kTwo, 8>
+                     : tiles_times_slice<kDot, kTwo, 4>;
+}
+
+// Tiles [k_begin, k_end) of k of all rows [begin, end) of a task against one panel, on top of what
+// c holds unless k_begin is 0. c: [end - begin][32]. The passes over the rows share the work of
+// fetching the slices that come next.
 template <Dot kDot>
-void tiles_times_panel(const char* a, int64_t group_bytes, const char* panel, int64_t n_tiles,
-                       int64_t begin, int64_t end, float* c) {
-  const int64_t slice_tiles = end - begin <= kPairRows ? n_tiles : kSliceTiles;
-  for (int64_t k = 0; k < n_tiles; k += slice_tiles) {
-    const int64_t n = n_tiles - k < slice_tiles ? n_tiles - k : slice_tiles;
+void tiles_times_panel(const char* a, int64_t group_bytes, const char* panel, int64_t k_begin,
+                       int64_t k_end, int64_t begin, int64_t end, float* c) {
+  constexpr int kTileLines = kPanelTile / 64;
+  const int64_t passes = (end - begin + kPairRows - 1) / kPairRows;
+  const int64_t slice_tiles = passes == 1 ? k_end - k_begin : kSliceTiles;
+  const int lines = static_cast<int>((kTileLines + passes - 1) / passes);
+  for (int64_t k = k_begin; k < k_end; k += slice_tiles) {
+    const int64_t n = k_end - k < slice_tiles ? k_end - k : slice_tiles;
+    const char* slice = panel + k * kPanelTile;
+    const char* ahead = slice + (passes == 1 ? kTileFetchAhead : kSlicesAhead * n * kPanelTile);
     for (int64_t row = begin; row < end; row += kPairRows) {
-      const auto multiply = row + kTileRows >= end ? tiles_times_slice<kDot, false, true>
-                            : row == begin         ? tiles_times_slice<kDot, true, true>
-                                                   : tiles_times_slice<kDot, true, false>;
-      multiply(a + row / kTileRows * group_bytes + k * kATile, group_bytes, panel + k * kPanelTile,
-               n, k == 0, c + (row - begin) * kPanelWidth);
+      const auto multiply = row + kTileRows < end ? slice_product<kDot, true>(lines)
+                                                  : slice_product<kDot, false>(lines);
+      multiply(a + row / kTileRows * group_bytes + k * kATile, group_bytes, slice, n, k == 0, ahead,
+               c + (row - begin) * kPanelWidth);
+      ahead += n * lines * 64;
     }
   }
 }

@@ -2,13 +2,10 @@
 // k to 32).
 #include "cpu/packed_weight.h"
 
-#include <cstdlib>
-#include <new>
+#include "core/large_memory.h"
 
 namespace branchwise {
 namespace {
-
-constexpr size_t kAlignment = 64;
 
 // steps: 2 for bf16 (a lane of 32 bits holds two steps of k), 1 for fp32.
 template <typename T, int steps>
@@ -33,16 +30,12 @@ Real real_of(DType dtype) {
   return dtype == DType::f32 ? Real::f32 : Real::bf16;
 }
 
-void PackedWeight::Free::operator()(void* p) const { std::free(p); }
-
 PackedWeight::PackedWeight(const TensorView& weight) {
   Shapes shapes;
   shapes.check("weight", weight, {DType::f32, DType::bf16}, {"out", "in"});
   n_ = shapes["out"], k_ = shapes["in"], dtype_ = weight.dtype;
   CHECK_ARG(n_ > 0 && k_ > 0, "weight has shape ", shape_text(weight), ": it is empty");
-  const size_t size = (bytes() + kAlignment - 1) / kAlignment * kAlignment;
-  panels_.reset(std::aligned_alloc(kAlignment, size));
-  if (!panels_) throw std::bad_alloc();
+  panels_ = large_memory(bytes());
   const int64_t depth = panel_depth(real_of(dtype_), k_);
   if (dtype_ == DType::f32)
     pack<float, 1>(weight.as<float>(), n_, k_, depth, static_cast<float*>(panels_.get()));

@@ -23,12 +23,9 @@ class PackedWeight {
   const void* panels() const { return panels_.get(); }
 
  private:
-  struct Free {
-    void operator()(void* p) const;
-  };
   int64_t n_, k_;
   DType dtype_;
-  std::unique_ptr<void, Free> panels_;
+  std::shared_ptr<void> panels_;
 };
 
 }  // namespace branchwise

@@ -111,12 +111,16 @@ BW_INLINE Vec load(const Bf16* p) {
   const HVec half = *reinterpret_cast<const HVecAt*>(p);
   return (Vec)(__builtin_convertvector(half, UVec) << 16);
 }
-// Round to nearest, ties to even; NaN stays NaN.
+// Round to nearest, ties to even; NaN stays NaN. AVX-512-BF16 makes subnormal numbers 0.
 BW_INLINE HVec to_bf16(Vec v) {
+#if defined(__AVX512BF16__)
+  return (HVec)_mm512_cvtneps_pbh(v);
+#else
   const UVec bits = (UVec)v;
   const UVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const UVec quiet = (bits >> 16) | 0x40;
   return __builtin_convertvector((v == v) ? rounded : quiet, HVec);
+#endif
 }
 BW_INLINE void store(Bf16* p, Vec v) { *reinterpret_cast<HVecAt*>(p) = to_bf16(v); }
 

@@ -44,8 +44,8 @@ class Linear(Protocol):
     in_features: int
     out_features: int
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [rows, in] -> [rows, out], both in the model's dtype."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x: [rows, in] -> [rows, out], both in the model's dtype; `out` is room that may be used for the result."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
@@ -123,6 +124,8 @@ class CpuBackend:
     kv_width = staticmethod(_C.kv_width)
 
     def __init__(self) -> None:
+        # Pages of 2 MiB for torch's large tensors, KV pools among them; torch asks once, at its first allocation.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         self._workspace = _C.Workspace()
 
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> LazyEmbedding:

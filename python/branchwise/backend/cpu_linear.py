@@ -47,10 +47,10 @@ class DenseLinear:
         else:
             self._own = _C.PackedWeight(weight)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [rows, in] -> [rows, out], both in the weight's dtype."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x: [rows, in] -> [rows, out], both in the weight's dtype. oneDNN makes room of its own for the result."""
         if self._onednn is None:
-            out = torch.empty(x.shape[0], self.out_features, dtype=self.dtype)
+            out = torch.empty(x.shape[0], self.out_features, dtype=self.dtype) if out is None else out
             _C.gemm(x, self._own, out, self.bias)
             return out
         if x.shape[0] == 1:  # len() of a tensor takes a detour through Python
@@ -98,9 +98,9 @@ class BlockLinear:
         first = parts[0]
         self.in_features = (first.codes if isinstance(first, Blocks) else first).shape[1]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x: [rows, in] -> [rows, out], both fp32 or bf16."""
-        out = torch.empty(x.shape[0], self.out_features, dtype=x.dtype)
+        out = torch.empty(x.shape[0], self.out_features, dtype=x.dtype) if out is None else out
         for product, column in self._products:
             product(x, out, self.bias, column)
         return out

@@ -34,9 +34,12 @@ class Scratch:
     """What every layer writes anew, allocated once a pass: an allocation costs as much as a small kernel."""
 
     normed: Tensor  # [rows, hidden]
+    qkv: Tensor  # [rows, (n_heads + 2 * n_kv_heads) * head_dim]
     query: Tensor  # [rows, n_heads * head_dim]
     mixed: Tensor  # as query
+    gate_up: Tensor  # [rows, 2 * intermediate]
     activated: Tensor  # [rows, intermediate]
+    update: Tensor  # [rows, hidden] what a sub-layer adds to the residual stream
 
 
 @dataclass(slots=True)
@@ -82,9 +85,10 @@ class Decoder:
 
     def _scratch(self, like: Tensor) -> Scratch:
         config, rows = self.config, like.shape[0]
-        width = config.n_heads * config.head_dim
-        query, mixed = like.new_empty(rows, width), like.new_empty(rows, width)
-        return Scratch(torch.empty_like(like), query, mixed, like.new_empty(rows, config.intermediate_size))
+        heads, kv_heads = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        inner, hidden = config.intermediate_size, like.shape[1]
+        widths = [hidden, heads + 2 * kv_heads, heads, heads, 2 * inner, inner, hidden]
+        return Scratch(*(like.new_empty(rows, width) for width in widths))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens: [rows] int64 -> [rows, hidden]."""
@@ -95,18 +99,18 @@ class Decoder:
         config = self.config
         cos, sin = self.rope[config.local_rope[index]]
         self.backend.rope_store(
-            layer.qkv(x), plan, cos, sin, scratch.query, kv_layer, config.n_heads, config.n_kv_heads, config.head_dim,
+            layer.qkv(x, scratch.qkv), plan, cos, sin, scratch.query, kv_layer, config.n_heads, config.n_kv_heads, config.head_dim,
             layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
         )  # fmt: skip
         self.backend.tree_attention(
             scratch.query, kv_layer, plan, scratch.mixed, config.head_dim, config.scale, config.windows[index],
             config.attention_softcap,
         )  # fmt: skip
-        return layer.output(scratch.mixed)
+        return layer.output(scratch.mixed, scratch.update)
 
     def _mlp(self, layer: Layer, x: Tensor, scratch: Scratch) -> Tensor:
-        self.backend.act_mul(layer.gate_up(x), scratch.activated, self.config.family.activation)
-        return layer.down(scratch.activated)
+        self.backend.act_mul(layer.gate_up(x, scratch.gate_up), scratch.activated, self.config.family.activation)
+        return layer.down(scratch.activated, scratch.update)
 
     def _norm(self, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         self.backend.rms_norm(x, weight, out, self.config.eps, self.config.family.norm_add_one)
