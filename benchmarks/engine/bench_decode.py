@@ -38,7 +38,7 @@ def matmuls_alone(model: Decoder, rows: int) -> float:
     for layer in model.layers:
         layer.qkv(x)
         layer.output(query)
-        layer.gate_up(x)
+        layer.gated(x)
         layer.down(inner)
     for tile in model.head:
         tile(x)

@@ -28,8 +28,8 @@ from branchwise import _C
 from branchwise.engine.branch import StepLimits
 from branchwise.types import Sampling
 
-OPS = ("rms_norm", "add_rms_norm", "act_mul", "rope_store", "tree_attention")
-LINEARS = ("qkv", "output", "gate_up", "down")
+OPS = ("rms_norm", "add_rms_norm", "rope_store", "tree_attention")
+LINEARS = ("qkv", "output", "gated", "down")
 SAMPLER = ("begin", "tile", "finish")
 
 

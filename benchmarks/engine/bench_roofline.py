@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +29,48 @@ from branchwise.models.decoder import Decoder
 PEAK_ROWS = [256, 512]
 
 
-def layer_products(model: Decoder) -> list[Any]:
-    return [product for layer in model.layers for product in (layer.qkv, layer.output, layer.gate_up, layer.down)]
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product of the model. cells: numbers in its weights"""
+
+    run: Any
+    k: int
+    cells: int
+
+
+def product_of(linear: Any, matrices: int = 1) -> Product:
+    return Product(linear, linear.in_features, matrices * linear.in_features * linear.out_features)
+
+
+def layer_products(model: Decoder) -> list[Product]:
+    return [
+        product
+        for layer in model.layers
+        for product in (product_of(layer.qkv), product_of(layer.output), product_of(layer.gated, 2),
+                        product_of(layer.down))
+    ]  # fmt: skip
+
+
+def all_products(model: Decoder) -> list[Product]:
+    return [*layer_products(model), *map(product_of, model.head)]
 
 
 def measured_peaks(model: Decoder, rows: list[int], budget_s: float, clock: common.Clock) -> tuple[float, float]:
     """GFLOP/s and GB/s; the bandwidth is the better of torch's sum and of our one-row products."""
-    products = layer_products(model)[:8]
     peak, bandwidth = 0.0, common.read_bandwidth(clock=clock)
-    for product in products[:4]:
+    for product in layer_products(model)[:4]:
         for m in rows:
-            x = torch.randn(m, product.in_features).to(model.dtype)
-            timing = common.measure(lambda product=product, x=x: product(x), budget_s=budget_s, clock=clock)
-            peak = max(peak, 2 * m * product.in_features * product.out_features / timing.best_s / 1e9)
-    everything = [*layer_products(model), *model.head]
-    inputs = {p.in_features: torch.randn(1, p.in_features).to(model.dtype) for p in everything}
+            x = torch.randn(m, product.k).to(model.dtype)
+            timing = common.measure(lambda product=product, x=x: product.run(x), budget_s=budget_s, clock=clock)
+            peak = max(peak, 2 * m * product.cells / timing.best_s / 1e9)
+    everything = all_products(model)
+    inputs = {product.k: torch.randn(1, product.k).to(model.dtype) for product in everything}
 
     def one_row() -> None:
         for product in everything:
-            product(inputs[product.in_features])
+            product.run(inputs[product.k])
 
-    size = sum(p.in_features * p.out_features for p in everything) * model.dtype.itemsize
+    size = sum(product.cells for product in everything) * model.dtype.itemsize
     return peak, max(bandwidth, size / common.measure(one_row, budget_s=budget_s, clock=clock).best_s / 1e9)
 
 
@@ -84,12 +106,11 @@ def forward_pass(model: Decoder, prompt: int, branches: int, tokens: int, rows: 
 def roofline(model: Decoder, rows: int, live_slots: int, peak: float, bandwidth: float) -> tuple[float, float]:
     """(seconds that the peaks allow an iteration with lm_head, GFLOP of its layers' products)."""
     seconds = 0.0
-    for product in [*layer_products(model), *model.head]:
-        cells = product.in_features * product.out_features
-        seconds += max(2 * rows * cells / peak, cells * model.dtype.itemsize / bandwidth) / 1e9
+    for product in all_products(model):
+        seconds += max(2 * rows * product.cells / peak, product.cells * model.dtype.itemsize / bandwidth) / 1e9
     config = model.config
     kv_bytes = live_slots * config.n_layers * config.n_kv_heads * 2 * config.head_dim * model.dtype.itemsize
-    flops = sum(2 * rows * product.in_features * product.out_features for product in layer_products(model))
+    flops = sum(2 * rows * product.cells for product in layer_products(model))
     return seconds + kv_bytes / bandwidth / 1e9, flops / 1e9
 
 

@@ -61,16 +61,21 @@ void add_rms_norm(py::object x, py::object residual, py::object weight, py::obje
                       shapes["dim"], eps, add_one, real_of(x_->dtype)});
 }
 
-void act_mul(py::object gate_up, py::object out, const std::string& kind) {
-  const Borrowed in_ = borrow(gate_up, "gate_up"), out_ = borrow(out, "out", Access::write);
+Act act_of(const std::string& kind) {
   CHECK_ARG(kind == "silu" || kind == "gelu_tanh", "kind is '", kind,
             "', expected 'silu' or 'gelu_tanh'");
+  return kind == "silu" ? Act::silu : Act::gelu_tanh;
+}
+
+void act_mul(py::object gate_up, py::object out, const std::string& kind) {
+  const Borrowed in_ = borrow(gate_up, "gate_up"), out_ = borrow(out, "out", Access::write);
+  const Act act = act_of(kind);
   Shapes shapes;
   shapes.check("out", out_.view(), kReal, {"rows", "dim"});
   shapes.check("gate_up", in_.view(), {out_->dtype}, {"rows", 2 * shapes["dim"]});
   py::gil_scoped_release release;
-  kernels().act_mul({in_->data, out_->data, shapes["rows"], shapes["dim"],
-                     kind == "silu" ? Act::silu : Act::gelu_tanh, real_of(out_->dtype)});
+  kernels().act_mul(
+      {in_->data, out_->data, shapes["rows"], shapes["dim"], act, real_of(out_->dtype)});
 }
 
 void check_heads(int32_t n_heads, int32_t n_kv_heads, int32_t head_dim) {
@@ -168,17 +173,26 @@ void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan
        static_cast<int32_t>(dim), scale, window, softcap, real_of(q_->dtype)});
 }
 
-// Columns [column, column + n) of a product's result.
+// Columns [column, column + n) of a product's result; n / 2 of them where it ends in `kind`.
 struct Target {
   Borrowed x, out, bias;
   int64_t rows, columns;  // of out
   void* data;             // out at `column`
   const void* bias_data;
+  Act act;
 
-  Target(py::object x_, py::object out_, py::object bias_, int64_t n, int64_t k, int64_t column)
+  Target(py::object x_, py::object out_, py::object bias_, int64_t n, int64_t k, int64_t column,
+         const std::string& kind)
       : x(borrow(x_, "x")),
         out(borrow(out_, "out", Access::write)),
-        bias(bias_.is_none() ? Borrowed() : borrow(bias_, "bias")) {
+        bias(bias_.is_none() ? Borrowed() : borrow(bias_, "bias")),
+        act(kind.empty() ? Act::none : act_of(kind)) {
+    if (act != Act::none) {
+      CHECK_ARG(n % (2 * kPanelWidth) == 0, "a gated weight has ", n,
+                " rows, expected a multiple of ", 2 * kPanelWidth);
+      CHECK_ARG(column == 0 && !bias->data, "a gated product takes no bias and no column");
+      n /= 2;
+    }
     Shapes shapes;
     shapes.check("x", x.view(), kReal, {"rows", k});
     shapes.check("out", out.view(), kReal, {"rows", "columns"});
@@ -192,24 +206,24 @@ struct Target {
   }
 };
 
-void gemm(py::object x, const PackedWeight& packed, py::object out, py::object bias,
-          int64_t column) {
-  const Target to(x, out, bias, packed.n(), packed.k(), column);
+void gemm(py::object x, const PackedWeight& packed, py::object out, py::object bias, int64_t column,
+          const std::string& gated) {
+  const Target to(x, out, bias, packed.n(), packed.k(), column, gated);
   py::gil_scoped_release release;
   float* scratch = gemm_workspace.get(gemm_scratch(to.rows, packed.k()));
   kernels().gemm({to.x->data, packed.panels(), to.bias_data, to.data, scratch, to.rows, packed.n(),
                   packed.k(), to.columns, real_of(to.x->dtype), real_of(packed.dtype()),
-                  real_of(to.out->dtype)});
+                  real_of(to.out->dtype), to.act});
 }
 
 void code_gemm(py::object x, const CodeWeight& weight, py::object out, py::object bias,
-               int64_t column) {
-  const Target to(x, out, bias, weight.n(), weight.k(), column);
+               int64_t column, const std::string& gated) {
+  const Target to(x, out, bias, weight.n(), weight.k(), column, gated);
   py::gil_scoped_release release;
   float* scratch = gemm_workspace.get(code_gemm_scratch(weight.format(), to.rows, weight.k()));
   kernels().code_gemm({to.x->data, weight.panels(), weight.column_scale(), to.bias_data, to.data,
                        scratch, to.rows, weight.n(), weight.k(), to.columns, weight.format(),
-                       real_of(to.x->dtype), real_of(to.out->dtype)});
+                       real_of(to.x->dtype), real_of(to.out->dtype), to.act});
 }
 
 CodeWeight make_code_weight(py::object codes, py::object scales, py::object minima, int bits,
@@ -323,6 +337,7 @@ void bind_layers(py::module_& module) {
       "of each head before the rotation.");
   py::class_<Workspace>(module, "Workspace", "Scratch memory that tree_attention may reuse.")
       .def(py::init<>());
+  module.attr("PANEL_WIDTH") = kPanelWidth;
   module.def("kv_width", &kv_width, "head_dim"_a,
              "Elements that the keys, or the values, of one block and head take in the pool.");
   module.def("tree_attention", &tree_attention, "q"_a, "kv_layer"_a, "plan"_a, "out"_a,
@@ -342,6 +357,7 @@ void bind_head(py::module_& module) {
       .def_property_readonly("nbytes", &PackedWeight::bytes);
   module.def(
       "gemm", &gemm, "x"_a, "packed"_a, "out"_a, "bias"_a = py::none(), "column"_a = 0,
+      "gated"_a = "",
       "out[:, column:column + n] = x @ weight.T + bias; x: [rows, in], out: [rows, columns], "
       "fp32 or bf16 each; bias: [columns] of x's dtype. A row's bits do not depend on the "
       "other rows.");
@@ -355,7 +371,7 @@ void bind_head(py::module_& module) {
   module.def("quantise", &quantise_weight, "weight"_a, "codes"_a, "scales"_a, "minima"_a, "bits"_a,
              "group"_a, "Round weight: [out, in] fp32 into what CodeWeight takes; it is written.");
   module.def("code_gemm", &code_gemm, "x"_a, "weight"_a, "out"_a, "bias"_a = py::none(),
-             "column"_a = 0,
+             "column"_a = 0, "gated"_a = "",
              "As gemm; x is quantised to int8 on the way in, one scale per row and group of k.");
   module.def("prm_probability", &prm_probability, "logits"_a, "kind"_a,
              "P(good) as fp32 [rows] of logits [rows, 1] ('sigmoid', 'raw') or [rows, 2] "

@@ -152,17 +152,6 @@ struct TileProduct {
 // --- softmax
 // -----------------------------------------------------------------------------------------
 
-// 2^x for x <= 0 within 8e-5: a fourth of a percent of what rounding to bf16 adds.
-BW_INLINE Vec rough_exp2(Vec x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's low bits hold the nearest integer
-  const Vec shifted = x + kMagic;
-  const Vec f = x - (shifted - kMagic);
-  Vec p = fma(splat(0.05517165f), f, splat(0.24261112f));
-  p = fma(p, f, splat(0.69326099f));
-  p = fma(p, f, splat(0.99992807f));
-  return (x < -126.0f) ? Vec{} : (Vec)((IVec)p + ((IVec)shifted << 23));
-}
-
 // Query i: raw scores become weights 2^(s - m), of fp32 or rounded to bf16; keys outside [low,
 // high) get 0.
 template <bool kPairs>

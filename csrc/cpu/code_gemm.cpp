@@ -108,8 +108,8 @@ void code_gemm_typed(const CodeGemmArgs& args) {
   const CodeFormat format = args.format;
   const Parts groups(args.rows, kMaxRows), tasks(groups.count, kBlockGroups);
   const int64_t k_padded = format.padded(args.k), x_groups = format.x_groups(args.k);
-  const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
-  const int64_t n_blocks = k_padded / kBlockSteps;
+  const int64_t n_units = unit_count(args), n_blocks = k_padded / kBlockSteps;
+  const int panels = unit_panels(args);
   int32_t* words = reinterpret_cast<int32_t*>(args.scratch);
   float* scales = args.scratch + args.rows * k_padded / 4;
   float* sums = scales + args.rows * x_groups;
@@ -126,29 +126,32 @@ void code_gemm_typed(const CodeGemmArgs& args) {
       pack_rows<X>(args, begin, m, rows_at(begin, m, 0));
     }
     Room room;
-    alignas(64) float c[kBlockGroups * kMaxRows * kPanelWidth];
+    constexpr int64_t kTask = kBlockGroups * kMaxRows * kPanelWidth;
+    alignas(64) float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
     for (int64_t task = 0; task < tasks.count; ++task)
-      for (int64_t p = 0; p < n_panels; ++p) {
-        const uint8_t* panel = args.panels + p * n_blocks * block_bytes(format);
+      for (int64_t unit = 0; unit < n_units; ++unit) {
         const int64_t first = tasks.begin(task), last = tasks.begin(task + 1);
         const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
-        for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) c[i] = 0;
-        for (int64_t b = 0; b < n_blocks; b += kSliceBlocks) {
-          const int64_t count = n_blocks - b < kSliceBlocks ? n_blocks - b : kSliceBlocks;
-          const uint8_t* block = panel + b * block_bytes(format);
-          const Slice slice = format.group == 0
-                                  ? Slice{block, nullptr, nullptr, count * kBlockSteps}
-                                  : unpack<false>(format, block, count, room);
-          for (int64_t g = first; g < last; ++g) {
-            const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
-            multiply(format, m, rows_at(begin, m, b * kBlockSteps), slice,
-                     g == first ? kCodesAhead : 0, c + (begin - row_begin) * kPanelWidth);
+        for (int j = 0; j < panels; ++j) {
+          const int64_t p = unit * panels + j;
+          const uint8_t* panel = args.panels + p * n_blocks * block_bytes(format);
+          float* sums = c + j * kTask;
+          for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) sums[i] = 0;
+          for (int64_t b = 0; b < n_blocks; b += kSliceBlocks) {
+            const int64_t count = n_blocks - b < kSliceBlocks ? n_blocks - b : kSliceBlocks;
+            const uint8_t* block = panel + b * block_bytes(format);
+            const Slice slice = format.group == 0
+                                    ? Slice{block, nullptr, nullptr, count * kBlockSteps}
+                                    : unpack<false>(format, block, count, room);
+            for (int64_t g = first; g < last; ++g) {
+              const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
+              multiply(format, m, rows_at(begin, m, b * kBlockSteps), slice,
+                       g == first ? kCodesAhead : 0, sums + (begin - row_begin) * kPanelWidth);
+            }
           }
         }
-        for (int64_t row = row_begin; row < row_end; ++row)
-          write_row<X, Out>(args, args.column_scale, c + (row - row_begin) * kPanelWidth, row,
-                            p * kPanelWidth);
+        write_unit<X, Out>(args, args.column_scale, c, kTask, unit, row_begin, row_end);
       }
   }
 }

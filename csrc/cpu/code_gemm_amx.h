@@ -155,7 +155,8 @@ template <typename X, typename Out>
 void code_gemm_tiles(const CodeGemmArgs& args) {
   const CodeFormat format = args.format;
   const TiledRows x(args);
-  const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
+  const int64_t n_units = unit_count(args);
+  const int panels = unit_panels(args);
   const int64_t panel_bytes = x.padded / kBlockSteps * block_bytes(format);
   const TileTasks tasks(args.rows, x.padded);
   const auto multiply = format.group == 0    ? tiles_times_codes<0, false>
@@ -168,16 +169,16 @@ void code_gemm_tiles(const CodeGemmArgs& args) {
     for (int64_t row = 0; row < args.rows; ++row) x.pack<X>(args, row);
     const TileScope scope(static_cast<int>(x.depth));
     Room room;
-    alignas(64) float c[kTileBlock * kPanelWidth];
+    constexpr int64_t kTask = kTileBlock * kPanelWidth;
+    alignas(64) float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
     for (int64_t block = 0; block < tasks.blocks.count; ++block)
-      for (int64_t p = 0; p < n_panels; ++p) {
-        const uint8_t* panel = args.panels + p * panel_bytes;
+      for (int64_t unit = 0; unit < n_units; ++unit) {
         const int64_t begin = tasks.begin(block), end = tasks.end(block);
-        multiply(format, x, panel, begin, end, room, c);
-        for (int64_t row = begin; row < end; ++row)
-          write_row<X, Out>(args, args.column_scale, c + (row - begin) * kPanelWidth, row,
-                            p * kPanelWidth);
+        for (int j = 0; j < panels; ++j)
+          multiply(format, x, args.panels + (unit * panels + j) * panel_bytes, begin, end, room,
+                   c + j * kTask);
+        write_unit<X, Out>(args, args.column_scale, c, kTask, unit, begin, end);
       }
   }
 }

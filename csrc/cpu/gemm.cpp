@@ -41,7 +41,8 @@ void gemm_typed(const GemmArgs& args) {
   const int64_t k_padded = (args.k + Format::kStep - 1) / Format::kStep * Format::kStep;
   const int64_t words = Format::kPairs ? k_padded / 2 : k_padded;  // of a packed row
   const int64_t panel_words = panel_depth(args.weight_dtype, args.k) * kPanelWidth;
-  const int64_t n_panels = (args.n + kPanelWidth - 1) / kPanelWidth;
+  const int64_t n_units = unit_count(args);
+  const int panels = unit_panels(args);
 #pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
   {
 #pragma omp for schedule(static)
@@ -50,26 +51,29 @@ void gemm_typed(const GemmArgs& args) {
       pack_rows<Format, X>(args, begin, groups.begin(g + 1) - begin, words,
                            args.scratch + begin * words);
     }
-    float c[kBlockGroups * kMaxRows * kPanelWidth];
+    constexpr int64_t kTask = kBlockGroups * kMaxRows * kPanelWidth;
+    float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
     for (int64_t block = 0; block < blocks.count; ++block)
-      for (int64_t p = 0; p < n_panels; ++p) {
-        const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * panel_words;
+      for (int64_t unit = 0; unit < n_units; ++unit) {
         const int64_t first = blocks.begin(block), last = blocks.begin(block + 1);
         const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
-        for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) c[i] = 0;
-        for (int64_t k = 0; k < k_padded; k += kSlice) {
-          const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
-          const uint32_t* slice = panel + k / Format::kStep * kPanelWidth;
-          for (int64_t g = first; g < last; ++g) {
-            const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
-            const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
-            multiply_rows<Format>(m, a, slice, steps, c + (begin - row_begin) * kPanelWidth);
+        for (int j = 0; j < panels; ++j) {
+          const int64_t p = unit * panels + j;
+          const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * panel_words;
+          float* sums = c + j * kTask;
+          for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) sums[i] = 0;
+          for (int64_t k = 0; k < k_padded; k += kSlice) {
+            const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
+            const uint32_t* slice = panel + k / Format::kStep * kPanelWidth;
+            for (int64_t g = first; g < last; ++g) {
+              const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
+              const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
+              multiply_rows<Format>(m, a, slice, steps, sums + (begin - row_begin) * kPanelWidth);
+            }
           }
         }
-        for (int64_t row = row_begin; row < row_end; ++row)
-          write_row<X, Out>(args, nullptr, c + (row - row_begin) * kPanelWidth, row,
-                            p * kPanelWidth);
+        write_unit<X, Out>(args, nullptr, c, kTask, unit, row_begin, row_end);
       }
   }
 }
@@ -77,16 +81,16 @@ void gemm_typed(const GemmArgs& args) {
 #if defined(__AMX_BF16__)
 constexpr int kGroupPanels = 8;  // panels of a task, where k is cut
 
-// A task is a block of rows and a group of panels. Where x of a block outgrows L2, k is cut into
-// chunks, each worked off for the whole group.
+// A task is a block of rows and a group of units of panels. Where x of a block outgrows L2, k is
+// cut into chunks, each worked off for the whole group.
 template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
   const int64_t n_tiles = (args.k + kTileSteps - 1) / kTileSteps, group_bytes = n_tiles * kATile;
   const Parts blocks((args.rows + kPairRows - 1) / kPairRows, kTileBlock / kPairRows);
   const int64_t block_rows = args.rows < kTileBlock ? args.rows : kTileBlock;
   const Parts chunks(n_tiles, kTileCache / (round_up(block_rows, kPairRows) * kTileBytes));
-  const Parts groups((args.n + kPanelWidth - 1) / kPanelWidth,
-                     chunks.count == 1 ? 1 : kGroupPanels);
+  const int panels = unit_panels(args);
+  const Parts groups(unit_count(args), chunks.count == 1 ? 1 : kGroupPanels / panels);
   char* a = reinterpret_cast<char*>(args.scratch);
 #pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
   {
@@ -97,23 +101,23 @@ void gemm_tiles(const GemmArgs& args) {
       pack_tile_row(x, args.k, tile);
     }
     const TileScope scope;
-    alignas(64) float c[kGroupPanels][kTileBlock * kPanelWidth];
+    constexpr int64_t kTask = kTileBlock * kPanelWidth;
+    alignas(64) float c[kGroupPanels * kTask];
 #pragma omp for collapse(2) schedule(static)
     for (int64_t block = 0; block < blocks.count; ++block)
       for (int64_t group = 0; group < groups.count; ++group) {
         const int64_t begin = blocks.begin(block) * kPairRows;
         const int64_t limit = blocks.begin(block + 1) * kPairRows;
         const int64_t end = limit < args.rows ? limit : args.rows;
-        const int64_t first = groups.begin(group), last = groups.begin(group + 1);
+        const int64_t first = groups.begin(group) * panels, last = groups.begin(group + 1) * panels;
         for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
           for (int64_t p = first; p < last; ++p)
             tiles_times_panel<Dot::bf16>(
                 a, group_bytes, static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile,
-                chunks.begin(chunk), chunks.begin(chunk + 1), begin, end, c[p - first]);
-        for (int64_t p = first; p < last; ++p)
-          for (int64_t row = begin; row < end; ++row)
-            write_row<Bf16, Out>(args, nullptr, c[p - first] + (row - begin) * kPanelWidth, row,
-                                 p * kPanelWidth);
+                chunks.begin(chunk), chunks.begin(chunk + 1), begin, end, c + (p - first) * kTask);
+        for (int64_t p = first; p < last; p += panels)
+          write_unit<Bf16, Out>(args, nullptr, c + (p - first) * kTask, kTask, p / panels, begin,
+                                end);
       }
   }
 }

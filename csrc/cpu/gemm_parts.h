@@ -1,6 +1,7 @@
 // What all matrix products share: how rows are cut, and how a tile of sums becomes output.
 #pragma once
 
+#include "cpu/activation.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 
@@ -14,20 +15,45 @@ struct Parts {
   int64_t begin(int64_t part) const { return part * size / count; }
 };
 
-// out[row, column ...] = c * scale + bias, over the columns of a panel that exist. scale: [n] or
-// null. Args: GemmArgs or CodeGemmArgs.
+// What a task computes before it writes: one panel, or a gate and its up.
+template <typename Args>
+BW_INLINE int unit_panels(const Args& args) {
+  return args.act == Act::none ? 1 : 2;
+}
+template <typename Args>
+BW_INLINE int64_t unit_count(const Args& args) {
+  return (args.n + kPanelWidth - 1) / kPanelWidth / unit_panels(args);
+}
+
+// c * scale + bias of lanes from `column` on. scale, bias: [n] or null
+template <typename X>
+BW_INLINE Vec finish(const float* c, const float* scale, const X* bias, int64_t column, int lanes) {
+  Vec sum = load(c);
+  if (scale) sum *= load_up_to(scale + column, lanes);
+  if (bias) sum += load_up_to(bias + column, lanes);
+  return sum;
+}
+
+// Rows [begin, end) of unit `unit` of out, over the columns that exist. scale: [n] or null
+// c: [panel of the unit], each `c_stride` floats after the other, [end - begin][32]
 template <typename X, typename Out, typename Args>
-BW_INLINE void write_row(const Args& args, const float* scale, const float* c, int64_t row,
-                         int64_t column) {
-  Out* out = static_cast<Out*>(args.out) + row * args.out_stride + column;
-  const X* bias = args.bias ? static_cast<const X*>(args.bias) + column : nullptr;
-  const int64_t width = args.n - column < kPanelWidth ? args.n - column : kPanelWidth;
-  for_lanes(width, [&](int64_t i, int lanes) {
-    Vec sum = load(c + i);
-    if (scale) sum *= load_up_to(scale + column + i, lanes);
-    if (bias) sum += load_up_to(bias + i, lanes);
-    store_up_to(out + i, sum, lanes);
-  });
+void write_unit(const Args& args, const float* scale, const float* c, int64_t c_stride,
+                int64_t unit, int64_t begin, int64_t end) {
+  const X* bias = static_cast<const X*>(args.bias);
+  const bool gated = args.act != Act::none;
+  const int64_t from = unit * unit_panels(args) * kPanelWidth;  // column of W, and `to` of out
+  const int64_t to = unit * kPanelWidth;
+  const int64_t width = args.n - from < kPanelWidth ? args.n - from : kPanelWidth;
+  for (int64_t row = begin; row < end; ++row, c += kPanelWidth) {
+    Out* out = static_cast<Out*>(args.out) + row * args.out_stride + to;
+    for_lanes(width, [&](int64_t i, int lanes) {
+      Vec value = finish(c + i, scale, bias, from + i, lanes);
+      if (gated)
+        value = activate<Out>(args.act, value) *
+                finish(c + c_stride + i, scale, bias, from + kPanelWidth + i, lanes);
+      store_up_to(out + i, value, lanes);
+    });
+  }
 }
 
 }  // namespace

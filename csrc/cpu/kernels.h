@@ -38,7 +38,7 @@ struct NormArgs {
 };
 
 // out = act(gate) * up; gate_up: [rows, 2 * dim], gate first.
-enum class Act : uint8_t { silu, gelu_tanh };
+enum class Act : uint8_t { none, silu, gelu_tanh };
 struct ActArgs {
   const void* gate_up;
   void* out;
@@ -100,6 +100,8 @@ struct GemmArgs {
   int64_t rows, n, k;
   int64_t out_stride;  // elements from one row of out to the next
   Real x_dtype, weight_dtype, out_dtype;
+  // Unless none: panels alternate between gate and up, and out = act(gate) * up has n / 2 columns.
+  Act act = Act::none;
 };
 
 // Weights as small integers: w = scale * (code - 2^(bits - 1)), or scale * code + minimum.
@@ -142,6 +144,7 @@ struct CodeGemmArgs {
   int64_t rows, n, k, out_stride;
   CodeFormat format;
   Real x_dtype, out_dtype;
+  Act act = Act::none;  // as in GemmArgs
 };
 
 // What a row of the head looks for.

@@ -1,6 +1,6 @@
 // The row-wise kernels of a decoder layer: RMS norm, rotary embedding into the KV pool, gated act.
+#include "cpu/activation.h"
 #include "cpu/isa_entry.h"
-#include "cpu/vmath.h"
 
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
@@ -130,12 +130,6 @@ void rope_store_typed(const RopeArgs& args) {
   }
 }
 
-BW_INLINE Vec silu(Vec x) { return x / (exp(-x) + 1.0f); }
-BW_INLINE Vec gelu_tanh(Vec x) {
-  const Vec inner = fma(x * x * x, splat(0.044715f), x) * 0.7978845608f;  // sqrt(2 / pi)
-  return x * 0.5f * (tanh(inner) + 1.0f);
-}
-
 template <typename T>
 void act_mul_typed(const ActArgs& args) {
   const int64_t dim = args.dim;
@@ -145,7 +139,7 @@ void act_mul_typed(const ActArgs& args) {
     T* out = static_cast<T*>(args.out) + row * dim;
     for_lanes(dim, [&](int64_t i, int lanes) {
       const Vec g = load_up_to(gate + i, lanes), up = load_up_to(gate + dim + i, lanes);
-      store_up_to(out + i, (args.act == Act::silu ? silu(g) : gelu_tanh(g)) * up, lanes);
+      store_up_to(out + i, activate<T>(args.act, g) * up, lanes);
     });
   }
 }

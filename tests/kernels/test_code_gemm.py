@@ -90,6 +90,18 @@ def test_rows_of_zeros_and_no_rows(isa: str) -> None:
     assert product(torch.zeros(0, 64), packed).shape == (0, 40)
 
 
+@pytest.mark.parametrize(("bits", "group", "has_min"), FORMATS)
+@pytest.mark.parametrize("rows", [1, 13, 70])
+def test_gated(isa: str, dtype: torch.dtype, rows: int, bits: int, group: int, has_min: bool) -> None:
+    torch.manual_seed(rows)
+    packed, matrix = weight(128, 320, bits, group, has_min)
+    x = (torch.randn(rows, 320) / 10).to(dtype)
+    out = torch.full((rows, 64), math.nan, dtype=dtype)
+    _C.code_gemm(x, packed, out, gated="silu")
+    gate, up = (quantised(x, group) @ matrix.T).unflatten(1, (-1, 2, 32)).unbind(2)
+    assert_close("gated", out, (torch.nn.functional.silu(gate) * up).flatten(1))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nan_is_not_rounded_away(isa: str, bad: float) -> None:
     packed, _ = weight(40, 64, 8, 32, False)

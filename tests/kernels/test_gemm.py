@@ -59,6 +59,30 @@ def test_threads_do_not_change_bits(isa: str, dtype: torch.dtype) -> None:
     assert torch.equal(results[0], results[2])
 
 
+def alternate(gate: Tensor, up: Tensor) -> Tensor:
+    """Rows as a gated product takes them: 32 of gate, 32 of up in turn."""
+    return torch.stack([gate.unflatten(0, (-1, 32)), up.unflatten(0, (-1, 32))], dim=1).flatten(0, 2)
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("rows", [1, 4, 13, 70, 300])
+@pytest.mark.parametrize(("n", "k"), [(32, 40), (96, 300), (320, 5000)])
+def test_gated(isa: str, dtype: torch.dtype, kind: str, rows: int, n: int, k: int) -> None:
+    torch.manual_seed(rows + n)
+    x = torch.randn(rows, k).to(dtype)
+    gate, up = (3 * torch.randn(2, n, k) / k**0.5).to(dtype)
+    packed = _C.PackedWeight(alternate(gate, up))
+    out = torch.full((rows, n), math.nan, dtype=dtype)
+    _C.gemm(x, packed, out, gated=kind)
+    scores = x.double() @ gate.double().T
+    silu = torch.nn.functional.silu(scores)
+    activated = silu if kind == "silu" else torch.nn.functional.gelu(scores, approximate="tanh")
+    assert_close("gated", out, activated * (x.double() @ up.double().T))
+    alone = torch.full_like(out[-1:], math.nan)
+    _C.gemm(x[-1:].contiguous(), packed, alone, gated=kind)
+    assert torch.equal(alone, out[-1:])
+
+
 def test_no_rows(isa: str) -> None:
     assert product(torch.zeros(0, 8), _C.PackedWeight(torch.zeros(4, 8))).shape == (0, 4)
 
@@ -71,6 +95,18 @@ def test_onednn_still_works_after_ours(isa: str) -> None:
     for _ in range(3):
         product(x, packed)
         assert torch.equal(torch.nn.functional.linear(x, weight), before)
+
+
+def test_gated_mistakes() -> None:
+    x, packed = torch.zeros(2, 8), _C.PackedWeight(torch.zeros(64, 8))
+    with pytest.raises(ValueError, match="kind is 'relu', expected 'silu' or 'gelu_tanh'"):
+        _C.gemm(x, packed, torch.zeros(2, 32), gated="relu")
+    with pytest.raises(ValueError, match="expected room for columns 0 to 32"):
+        _C.gemm(x, packed, torch.zeros(2, 31), gated="silu")
+    with pytest.raises(ValueError, match="has 32 rows, expected a multiple of 64"):
+        _C.gemm(x, _C.PackedWeight(torch.zeros(32, 8)), torch.zeros(2, 16), gated="silu")
+    with pytest.raises(ValueError, match="takes no bias"):
+        _C.gemm(x, packed, torch.zeros(2, 32), torch.zeros(32), gated="silu")
 
 
 def test_mistakes() -> None:

@@ -160,6 +160,10 @@ class Backend(Protocol):
         """parts: [out_i, in] each, under each other, not kept    bias: [out] of the model's dtype."""
         ...
 
+    def gated(self, gate: Matrix, up: Matrix, activation: str) -> Linear:
+        """A layer that gives act(gate(x)) * up(x): [rows, inner]. gate, up: [inner, in], not kept."""
+        ...
+
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> Embedding: ...
 
     def head(self, read: ReadMatrix, words: int, tied: Embedding | None) -> Any:
@@ -206,8 +210,6 @@ class Backend(Protocol):
     ) -> None:
         """residual += update, in place; out = its norm."""
         ...
-
-    def act_mul(self, gate_up: Tensor, out: Tensor, activation: str) -> None: ...
 
     def rope_store(
         self, qkv: Tensor, plan: Plan, cos: Tensor, sin: Tensor, query: Tensor, kv_layer: Tensor, n_heads: int,

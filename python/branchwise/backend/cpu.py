@@ -24,7 +24,7 @@ from branchwise.backend.base import (
     ReadMatrix,
     ReadRows,
 )
-from branchwise.backend.cpu_linear import BlockLinear, DenseLinear, OwnLinear
+from branchwise.backend.cpu_linear import BlockLinear, DenseLinear, GatedLinear, OwnLinear
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 from branchwise.config import Weights
 from branchwise.weights.blocks import Matrix
@@ -119,7 +119,6 @@ class CpuBackend:
     prm_head = CpuPrmHead
     rms_norm = staticmethod(_C.rms_norm)
     add_rms_norm = staticmethod(_C.add_rms_norm)
-    act_mul = staticmethod(_C.act_mul)
     rope_store = staticmethod(_C.rope_store)
     kv_width = staticmethod(_C.kv_width)
 
@@ -136,6 +135,9 @@ class CpuBackend:
         if len(dense) < len(parts):
             return BlockLinear(parts, bias)
         return DenseLinear(torch.cat(dense) if len(dense) > 1 else dense[0], bias)
+
+    def gated(self, gate: Matrix, up: Matrix, activation: str) -> Linear:
+        return GatedLinear(gate, up, activation)
 
     def head(self, read: ReadMatrix, words: int, tied: Embedding | None) -> list[Linear]:
         tiles = []

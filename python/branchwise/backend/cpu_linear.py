@@ -17,6 +17,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,11 @@ from branchwise.weights.blocks import Blocks, Matrix, stack
 def onednn_packs_bf16() -> bool:
     """Whether oneDNN's packed bf16 product is both fast and row-invariant here: AVX-512-BF16 without AMX."""
     return bool(torch.cpu._is_avx512_bf16_supported()) and not torch.cpu._is_amx_tile_supported()
+
+
+def multiplied_by_onednn(dtype: torch.dtype) -> bool:
+    """Which dense products oneDNN does; the others are ours."""
+    return dtype == torch.float32 or onednn_packs_bf16()
 
 
 class DenseLinear:
@@ -42,7 +48,7 @@ class DenseLinear:
         self.bias = bias
         self._onednn: Tensor | None = None
         self._own: Any = None
-        if weight.dtype == torch.float32 or onednn_packs_bf16():
+        if multiplied_by_onednn(weight.dtype):
             self._onednn = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         else:
             self._own = _C.PackedWeight(weight)
@@ -95,8 +101,7 @@ class BlockLinear:
             matrices = list(run)
             self._products.append((_product(matrices), column))
             column += sum(len(part) for part in matrices)
-        first = parts[0]
-        self.in_features = (first.codes if isinstance(first, Blocks) else first).shape[1]
+        self.in_features = parts[0].shape[1]
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x: [rows, in] -> [rows, out], both fp32 or bf16."""
@@ -106,13 +111,56 @@ class BlockLinear:
         return out
 
 
+class GatedLinear:
+    """act(gate(x)) * up(x) as one product that ends in the activation, where one of ours can multiply both matrices.
+
+    gate, up: [inner, in], not kept    activation: silu or gelu_tanh
+    """
+
+    def __init__(self, gate: Matrix, up: Matrix, activation: str) -> None:
+        self.out_features, self.in_features = gate.shape
+        self.activation = activation
+        self._fused = _fused_gate(gate, up)
+        if self._fused is None:
+            parts = [gate, up]
+            tensors = [part for part in parts if isinstance(part, Tensor)]
+            self._plain = DenseLinear(torch.cat(tensors)) if len(tensors) == 2 else BlockLinear(parts)
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x: [rows, in] -> [rows, inner], both in the model's dtype."""
+        out = torch.empty(x.shape[0], self.out_features, dtype=x.dtype) if out is None else out
+        if self._fused is None:
+            _C.act_mul(self._plain(x), out, self.activation)
+        else:
+            self._fused(x, out, self.activation)
+        return out
+
+
+def _fused_gate(gate: Matrix, up: Matrix) -> Callable[[Tensor, Tensor, str], None] | None:
+    """The product (x, out, activation) of rows that alternate between gate and up; None where there is none."""
+    if len(gate) % _C.PANEL_WIDTH != 0:
+        return None
+    order = np.arange(2 * len(gate)).reshape(2, -1, _C.PANEL_WIDTH).swapaxes(0, 1).ravel()
+    if isinstance(gate, Tensor) and isinstance(up, Tensor):
+        if multiplied_by_onednn(gate.dtype):
+            return None
+        packed = _C.PackedWeight(torch.cat([gate, up])[torch.from_numpy(order)])
+        return lambda x, out, activation: _C.gemm(x, packed, out, gated=activation)
+    if isinstance(gate, Blocks) and isinstance(up, Blocks) and gate.format == up.format:
+        codes = _code_weight(stack([gate, up]).rows(order))
+        return lambda x, out, activation: _C.code_gemm(x, codes, out, gated=activation)
+    return None
+
+
+def _code_weight(blocks: Blocks) -> Any:
+    return _C.CodeWeight(blocks.codes, blocks.scales, blocks.minima, blocks.format.bits, blocks.format.group)
+
+
 def _product(parts: list[Matrix]) -> Callable[[Tensor, Tensor, Tensor | None, int], None]:
     """The product with matrices of one form, packed: (x, out, bias, first column)."""
     dense = [part for part in parts if isinstance(part, Tensor)]
     if dense:
         packed = _C.PackedWeight(torch.cat(dense))
         return lambda x, out, bias, column: _C.gemm(x, packed, out, bias, column)
-    blocks = stack([part for part in parts if isinstance(part, Blocks)])
-    form = blocks.format
-    codes = _C.CodeWeight(blocks.codes, blocks.scales, blocks.minima, form.bits, form.group)
+    codes = _code_weight(stack([part for part in parts if isinstance(part, Blocks)]))
     return lambda x, out, bias, column: _C.code_gemm(x, codes, out, bias, column)

@@ -55,6 +55,21 @@ class DeviceLinear:
         return F.linear(x, self.weight, self.bias)
 
 
+class DeviceGated:
+    """act(gate(x)) * up(x): one product, then the activation."""
+
+    def __init__(self, both: DeviceLinear, activation: str) -> None:
+        self.both = both
+        self.in_features, self.out_features = both.in_features, both.out_features // 2
+        self.activate = silu_mul if activation == "silu" else gelu_mul
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x: [rows, in] -> [rows, inner]."""
+        out = x.new_empty(x.shape[0], self.out_features) if out is None else out
+        self.activate(self.both(x), out)
+        return out
+
+
 class DeviceEmbedding:
     """The whole embedding table on the device; a tied lm_head reads the same memory."""
 
@@ -114,6 +129,9 @@ class TritonBackend:
         weight = torch.cat([self.tensor(part) for part in dense]) if len(dense) > 1 else self.tensor(dense[0])
         return DeviceLinear(weight, None if bias is None else self.tensor(bias))
 
+    def gated(self, gate: Matrix, up: Matrix, activation: str) -> DeviceGated:
+        return DeviceGated(self.linear([gate, up]), activation)
+
     def _table(self, read: ReadRows, words: int) -> Tensor:
         """A whole table, brought over piece by piece so that the host never holds more than one."""
         first = read(0, min(READ_WORDS, words))
@@ -166,9 +184,6 @@ class TritonBackend:
         return plan.path
 
     # --- operations --------------------------------------------------------------------------------------------------
-
-    def act_mul(self, gate_up: Tensor, out: Tensor, activation: str) -> None:
-        (silu_mul if activation == "silu" else gelu_mul)(gate_up, out)
 
     def rope_store(
         self, qkv: Tensor, plan: TritonPlan, cos: Tensor, sin: Tensor, query: Tensor, kv_layer: Tensor, n_heads: int,

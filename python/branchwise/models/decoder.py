@@ -15,7 +15,7 @@ from branchwise.models.rope import rope_table
 
 @dataclass(slots=True)
 class Layer:
-    """Weights of one layer; q, k, v and gate, up are fused on load."""
+    """Weights of one layer; q, k, v are fused on load, gate and up by the backend."""
 
     input_norm: Tensor
     qkv: Linear
@@ -24,7 +24,7 @@ class Layer:
     output: Linear
     attention_norm: Tensor | None  # after attention, sandwich norms only
     mlp_norm: Tensor
-    gate_up: Linear
+    gated: Linear  # act(gate(x)) * up(x)
     down: Linear
     post_mlp_norm: Tensor | None
 
@@ -37,7 +37,6 @@ class Scratch:
     qkv: Tensor  # [rows, (n_heads + 2 * n_kv_heads) * head_dim]
     query: Tensor  # [rows, n_heads * head_dim]
     mixed: Tensor  # as query
-    gate_up: Tensor  # [rows, 2 * intermediate]
     activated: Tensor  # [rows, intermediate]
     update: Tensor  # [rows, hidden] what a sub-layer adds to the residual stream
 
@@ -86,8 +85,8 @@ class Decoder:
     def _scratch(self, like: Tensor) -> Scratch:
         config, rows = self.config, like.shape[0]
         heads, kv_heads = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        inner, hidden = config.intermediate_size, like.shape[1]
-        widths = [hidden, heads + 2 * kv_heads, heads, heads, 2 * inner, inner, hidden]
+        hidden = like.shape[1]
+        widths = [hidden, heads + 2 * kv_heads, heads, heads, config.intermediate_size, hidden]
         return Scratch(*(like.new_empty(rows, width) for width in widths))
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -109,8 +108,7 @@ class Decoder:
         return layer.output(scratch.mixed, scratch.update)
 
     def _mlp(self, layer: Layer, x: Tensor, scratch: Scratch) -> Tensor:
-        self.backend.act_mul(layer.gate_up(x, scratch.gate_up), scratch.activated, self.config.family.activation)
-        return layer.down(scratch.activated, scratch.update)
+        return layer.down(layer.gated(x, scratch.activated), scratch.update)
 
     def _norm(self, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         self.backend.rms_norm(x, weight, out, self.config.eps, self.config.family.norm_add_one)

@@ -57,6 +57,11 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.codes)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.codes.shape
+
     def rows(self, order: NDArray[np.int64]) -> Blocks:
         """The rows in another order, or some of them."""
         minima = None if self.minima is None else self.minima[order]
