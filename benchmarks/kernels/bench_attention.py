@@ -61,10 +61,10 @@ def call_of(model: str, case: str, dtype: torch.dtype, share: bool = True) -> Ca
     plan, n_blocks = plan_of(*CASES[case], share)
     pool = torch.randn(n_blocks, kv_heads, 2, _C.kv_width(head_dim)).to(dtype)
     q = torch.randn(plan.n_rows, heads * head_dim).to(dtype)
-    out, workspace = torch.empty_like(q), _C.Workspace()
+    out = torch.empty_like(q)
 
     def run() -> None:
-        _C.tree_attention(q, pool, plan, out, head_dim, head_dim**-0.5, workspace=workspace)
+        _C.tree_attention(q, pool, plan, out, head_dim, head_dim**-0.5)
 
     return Call(model, case, share, plan, run)
 

@@ -124,25 +124,8 @@ void rope_store(py::object qkv, const AttentionPlan& plan, py::object cos, py::o
                         n_heads, n_kv_heads, head_dim, eps, norm_add_one, real_of(qkv_->dtype)});
 }
 
-// Scratch memory of a kernel: grows, and serves one call at a time.
-class Workspace {
- public:
-  float* get(size_t size) {
-    if (size > size_) memory_ = large_memory((size_ = std::max(size, kLeast)) * sizeof(float));
-    return static_cast<float*>(memory_.get());
-  }
-
- private:
-  static constexpr size_t kLeast = size_t{1} << 23;  // memory that is not used is not taken
-  size_t size_ = 0;
-  std::shared_ptr<void> memory_;
-};
-// Of matrix products: fresh memory would cost more than packing into it.
-thread_local Workspace gemm_workspace;
-
 void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan, py::object out,
-                    int32_t head_dim, float scale, int32_t window, float softcap,
-                    Workspace* workspace) {
+                    int32_t head_dim, float scale, int32_t window, float softcap) {
   const Borrowed q_ = borrow(q, "q"), kv_ = borrow(kv_layer, "kv_layer");
   const Borrowed out_ = borrow(out, "out", Access::write);
   Shapes shapes;
@@ -163,15 +146,27 @@ void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan
               " keys, the kernel takes ", kMaxItemKeys,
               ": plan with chunk_slots <= ", kMaxItemKeys);
   py::gil_scoped_release release;
-  const size_t states = static_cast<size_t>(plan.n_partials) * n_heads;
-  Workspace own;
-  float* memory = (workspace ? workspace : &own)->get(states * (dim + 2));
-  kernels().tree_attention(
-      {q_->data, kv_->data, out_->data, plan.items.data(), plan.block_ids.data(),
-       plan.positions.data(), plan.row_partial_begin.data(), plan.row_partials.data(), memory,
-       memory + states * dim, rows, plan.n_items, n_heads, static_cast<int32_t>(shapes["kv_heads"]),
-       static_cast<int32_t>(dim), scale, window, softcap, real_of(q_->dtype)});
+  kernels().tree_attention({q_->data, kv_->data, out_->data, plan.items.data(),
+                            plan.block_ids.data(), plan.positions.data(), rows, plan.n_items,
+                            n_heads, static_cast<int32_t>(shapes["kv_heads"]), head_dim, scale,
+                            window, softcap, real_of(q_->dtype)});
 }
+
+// Scratch memory of matrix products: grows, and serves one call at a time.
+class Workspace {
+ public:
+  float* get(size_t size) {
+    if (size > size_) memory_ = large_memory((size_ = std::max(size, kLeast)) * sizeof(float));
+    return static_cast<float*>(memory_.get());
+  }
+
+ private:
+  static constexpr size_t kLeast = size_t{1} << 23;  // memory that is not used is not taken
+  size_t size_ = 0;
+  std::shared_ptr<void> memory_;
+};
+// Fresh memory would cost more than packing into it.
+thread_local Workspace gemm_workspace;
 
 // Columns [column, column + n) of a product's result; n / 2 of them where it ends in `kind`.
 struct Target {
@@ -335,16 +330,13 @@ void bind_layers(py::module_& module) {
       "(n_heads + 2 * n_kv_heads) * head_dim]; cos, sin: fp32 [positions, head_dim / 2]; "
       "kv_layer: [block, kv_head, 2, kv_width(head_dim)]; q_norm, k_norm: [head_dim] RMS norms "
       "of each head before the rotation.");
-  py::class_<Workspace>(module, "Workspace", "Scratch memory that tree_attention may reuse.")
-      .def(py::init<>());
   module.attr("PANEL_WIDTH") = kPanelWidth;
   module.def("kv_width", &kv_width, "head_dim"_a,
              "Elements that the keys, or the values, of one block and head take in the pool.");
   module.def("tree_attention", &tree_attention, "q"_a, "kv_layer"_a, "plan"_a, "out"_a,
-             "head_dim"_a, "scale"_a, "window"_a = 0, "softcap"_a = 0.0f, "workspace"_a = nullptr,
+             "head_dim"_a, "scale"_a, "window"_a = 0, "softcap"_a = 0.0f,
              "Attention of the plan's rows over their paths; q, out: [rows, n_heads * head_dim]. "
-             "window w > 0: the last w keys; softcap c > 0: scores become c * tanh(s / c). A "
-             "workspace saves allocations and serves one call at a time.");
+             "window w > 0: the last w keys; softcap c > 0: scores become c * tanh(s / c).");
 }
 
 void bind_head(py::module_& module) {

@@ -1,14 +1,15 @@
-// Attention over a tree of KV segments: items score their rows against one chunk, then rows merge.
+// Attention over a tree of KV segments: a task takes a tile of queries along their paths, root
+// first.
 //
-// Phase A: for an item and a kv head, the queries are all rows times the heads of the group. Keys
-// and values lie as the panels of a matrix product (see kv_width), so scores and weighted sums are
-// small products in which each loaded key or value serves a whole tile of queries. Softmax is in
-// base 2 over the whole chunk, in fp32; where bf16 is multiplied in pairs or in AMX tiles, weights
-// are rounded to bf16, and summed as rounded.
-// Phase B: a row's partials (o, m, d) merge from root to leaf. A partial of which the row sees no
-// key has m = -inf and d = 0 and weighs nothing.
-// A query's arithmetic runs over its keys in order, so how queries are grouped does not matter.
-#include <vector>
+// The queries of a kv head are all rows times the heads of its group. A task folds item after item
+// into the state (m, d, o) of its queries: the largest score, the sum of weights and the weighted
+// sum of values so far. Items lie in depth-first order, so every query meets its path from root to
+// leaf. Keys and values lie as the panels of a matrix product (see kv_width): scores and weighted
+// sums are small products in which each loaded key or value serves the whole tile. Softmax is in
+// base 2 and fp32; where bf16 is multiplied in pairs or in AMX tiles, weights are rounded to bf16,
+// and summed as rounded. A query's arithmetic runs over its keys in order: how queries are grouped
+// does not matter.
+#include <omp.h>
 
 #include "core/attention_plan.h"
 #include "cpu/gemm_micro.h"
@@ -26,8 +27,8 @@ constexpr int kTileQueries = kPairRows;
 #else
 constexpr int kTileQueries = 2 * kMaxRows;
 #endif
-constexpr int kTaskQueries = 2 * kTileQueries;  // of one parallel task
 constexpr int kItemBlocks = kMaxItemKeys / kBlockSlots;
+constexpr int kQueryWords = kMaxHeadDim + 16;  // from one query to the next: off the same cache set
 constexpr float kLog2e = 1.44269504f;
 constexpr float kNegInf = -__builtin_inff();
 
@@ -49,18 +50,29 @@ struct Chunk {
   }
 };
 
-// Some queries and their keys [low, high) of a chunk: scores, then weights, in place.
+// Queries of a kv head, and what they have seen so far.
 struct Tile {
-  alignas(64) float q[kMaxHeadDim * kTileQueries];  // packed as rows of a matrix product
-  alignas(64) float s[kItemBlocks][kTileQueries][kBlockSlots];
-  alignas(64) float o[kTileQueries][kPanelWidth];
-  int32_t low[kTileQueries], high[kTileQueries];
-  float *out[kTileQueries], *stats[kTileQueries];
-  int n, block_begin, block_end;
+  int64_t first;  // query i is first + i: row (first + i) / group, head (first + i) % group
+  int n;
+  alignas(
+      64) float q[2 * kTileQueries][kQueryWords];  // the second half: AMX reads 32 from anywhere
+  alignas(64) float o[kTileQueries][kMaxHeadDim];
+  float m[kTileQueries], d[kTileQueries];
 };
 
-// --- products: `Product` says how x, scores and weights are laid out and multiplied
-// ----------------
+// Some of a tile's queries before the keys of a chunk.
+struct View {
+  int first, n;                                   // of the tile
+  int block_begin, block_end;                     // that some of them see
+  int32_t low[kTileQueries], high[kTileQueries];  // the keys that each sees
+  alignas(
+      64) float s[kItemBlocks][kTileQueries][kBlockSlots];  // scores, then weights in their place
+  alignas(64) float o[kTileQueries][kPanelWidth];           // sums of one panel of the values
+  float keep[kTileQueries];                                 // the share of what was seen before
+};
+
+// --- products: how queries, scores and weights are laid out and multiplied
+// --------------------------
 
 // In vector registers. Weight lanes are of `Format`.
 template <typename Format, typename Element>
@@ -70,81 +82,80 @@ struct VectorProduct {
   static constexpr bool kPairs = Format::kPairs;
 
   static void pack_query(Tile& tile, int i, const T* q, int head_dim) {
-    const int group = i / kMaxRows * kMaxRows;
-    const int m = tile.n - group < kMaxRows ? tile.n - group : kMaxRows;
-    float* a = tile.q + group * words(head_dim) + (i - group);
     if constexpr (kPairs)
-      for (int w = 0; w < head_dim / 2; ++w) __builtin_memcpy(a + w * m, q + 2 * w, sizeof(float));
+      __builtin_memcpy(tile.q[i], q, head_dim * sizeof(T));
     else
-      for (int d = 0; d < head_dim; ++d) a[d * m] = to_float(q[d]);
+      for (int d = 0; d < head_dim; ++d) tile.q[i][d] = to_float(q[d]);
   }
-  static void score(Tile& tile, int block, const T* keys, int head_dim) {
-    for (int group = 0; group < tile.n; group += kMaxRows) {
-      const int m = tile.n - group < kMaxRows ? tile.n - group : kMaxRows;
-      float* s = tile.s[block][group];
-      for (int i = 0; i < m * kBlockSlots; i += kLanes) store(s + i, Vec{});
-      multiply_rows<Format>(m, tile.q + group * words(head_dim), keys, head_dim, s);
+  static void score(const Tile& tile, View& view, int block, const T* keys, int head_dim) {
+    for (int i = 0; i < view.n; i += kMaxRows) {
+      const int m = view.n - i < kMaxRows ? view.n - i : kMaxRows;
+      float* s = view.s[block][i];
+      for (int j = 0; j < m * kBlockSlots; j += kLanes) store(s + j, Vec{});
+      multiply_rows<Format, kQueryWords>(m, tile.q[view.first + i], keys, head_dim, s);
     }
   }
-  // tile.o = weights * panel `panel` of the values
+  // view.o = weights * panel `panel` of the values
   template <typename Values>
-  static void weigh(Tile& tile, Values values, int panel) {
-    for (int group = 0; group < tile.n; group += kMaxRows) {
-      const int m = tile.n - group < kMaxRows ? tile.n - group : kMaxRows;
-      float* o = tile.o[group];
-      for (int i = 0; i < m * kPanelWidth; i += kLanes) store(o + i, Vec{});
-      for (int block = tile.block_begin; block < tile.block_end; ++block)
-        multiply_rows<Format, kBlockSlots>(m, tile.s[block][group],
-                                           values(block) + panel * kPanelWidth * kBlockSlots,
-                                           kBlockSlots, o);
+  static void weigh(View& view, Values values, int panel) {
+    for (int i = 0; i < view.n; i += kMaxRows) {
+      const int m = view.n - i < kMaxRows ? view.n - i : kMaxRows;
+      float* o = view.o[i];
+      for (int j = 0; j < m * kPanelWidth; j += kLanes) store(o + j, Vec{});
+      for (int block = view.block_begin; block < view.block_end; ++block)
+        multiply_rows<Format, kBlockSlots>(
+            m, view.s[block][i], values(block) + panel * kPanelWidth * kBlockSlots, kBlockSlots, o);
     }
   }
-
- private:
-  static constexpr int words(int head_dim) { return kPairs ? head_dim / 2 : head_dim; }
 };
 
 #if defined(__AMX_BF16__)
-// In AMX tiles: 32 queries by 32 keys or columns at once. What fills up the last tile of queries is
-// undefined.
+// In AMX tiles: 32 queries by 32 keys or columns at once. Rows beyond the view's hold anything.
 struct TileProduct {
   using T = Bf16;
   using Scope = TileScope;
   static constexpr bool kPairs = true;
 
   static void pack_query(Tile& tile, int i, const T* q, int head_dim) {
-    char* a = reinterpret_cast<char*>(tile.q);
-    pack_tile_row(q, head_dim,
-                  a + i / kTileRows * group_bytes(head_dim) + i % kTileRows * kTileBytes);
+    T* out = reinterpret_cast<T*>(tile.q[i]);
+    for (int d = 0; d < head_dim; d += kTileSteps) store_steps(q + d, head_dim - d, out + d);
   }
-  static void score(Tile& tile, int block, const T* keys, int head_dim) {
-    const auto multiply = tile.n > kTileRows ? tiles_times_slice<Dot::bf16, true, 0>
-                                             : tiles_times_slice<Dot::bf16, false, 0>;
-    multiply(reinterpret_cast<const char*>(tile.q), group_bytes(head_dim),
-             reinterpret_cast<const char*>(keys), group_bytes(head_dim) / kATile, true, nullptr,
-             tile.s[block]);
+  static void score(const Tile& tile, View& view, int block, const T* keys, int head_dim) {
+    view.n > kTileRows ? score_tiles<true>(tile, view, block, keys, head_dim)
+                       : score_tiles<false>(tile, view, block, keys, head_dim);
   }
   template <typename Values>
-  static void weigh(Tile& tile, Values values, int panel) {
-    tile.n > kTileRows ? weigh_tiles<true>(tile, values, panel)
-                       : weigh_tiles<false>(tile, values, panel);
+  static void weigh(View& view, Values values, int panel) {
+    view.n > kTileRows ? weigh_tiles<true>(view, values, panel)
+                       : weigh_tiles<false>(view, values, panel);
   }
 
  private:
-  static constexpr int64_t group_bytes(int head_dim) {
-    return round_up(head_dim, 32) / 32 * kATile;
+  static void store_steps(const T* q, int n, T* out) {
+    if (n >= kTileSteps) return static_cast<void>(__builtin_memcpy(out, q, kTileBytes));
+    __builtin_memset(out, 0, kTileBytes);
+    __builtin_memcpy(out, q, n * sizeof(T));
+  }
+  template <bool kTwo>
+  static void score_tiles(const Tile& tile, View& view, int block, const T* keys, int head_dim) {
+    constexpr int kStride = kQueryWords * sizeof(float);
+    const char* q = reinterpret_cast<const char*>(tile.q[view.first]);
+    const char* panel = reinterpret_cast<const char*>(keys);
+    zero_sums<kTwo>();
+    for (int d = 0; d < head_dim; d += kTileSteps, q += kTileBytes, panel += kPanelTile)
+      tile_step<Dot::bf16, kTwo, kTileBytes, kStride>(q, q + kTileRows * kStride, panel);
+    store_sums<kTwo>(view.s[block]);
   }
   template <bool kTwo, typename Values>
-  static void weigh_tiles(Tile& tile, Values values, int panel) {
+  static void weigh_tiles(View& view, Values values, int panel) {
     constexpr int kStride = kBlockSlots * sizeof(float);
     zero_sums<kTwo>();
-    for (int block = tile.block_begin; block < tile.block_end; ++block) {
-      const char* p = reinterpret_cast<const char*>(tile.s[block]);
-      tile_step<Dot::bf16, kTwo, kTileBytes, kStride>(
-          p, p + kTileRows * kStride,
-          reinterpret_cast<const char*>(values(block)) + panel * kPanelTile);
+    for (int block = view.block_begin; block < view.block_end; ++block) {
+      const char* p = reinterpret_cast<const char*>(view.s[block]);
+      const char* v = reinterpret_cast<const char*>(values(block)) + panel * kPanelTile;
+      tile_step<Dot::bf16, kTwo, kTileBytes, kStride>(p, p + kTileRows * kStride, v);
     }
-    store_sums<kTwo>(tile.o);
+    store_sums<kTwo>(view.o);
   }
 };
 #endif
@@ -152,14 +163,12 @@ struct TileProduct {
 // --- softmax
 // -----------------------------------------------------------------------------------------
 
-// Query i: raw scores become weights 2^(s - m), of fp32 or rounded to bf16; keys outside [low,
-// high) get 0.
-template <bool kPairs>
-BW_INLINE void softmax(Tile& tile, int i, float scale, float softcap) {
-  const int low = tile.low[i], high = tile.high[i];
+// Masks the scores of query i of the view, caps them, and gives the largest, in base 2.
+BW_INLINE float top_score(View& view, int i, float scale, float softcap) {
+  const int low = view.low[i], high = view.high[i];
   Vec top = splat(kNegInf);
-  for (int block = tile.block_begin; block < tile.block_end; ++block) {
-    float* s = tile.s[block][i];
+  for (int block = view.block_begin; block < view.block_end; ++block) {
+    float* s = view.s[block][i];
     const int first = block * kBlockSlots;
     const bool inside = low <= first && first + kBlockSlots <= high;
     for (int j = 0; j < kBlockSlots; j += kLanes) {
@@ -173,12 +182,16 @@ BW_INLINE void softmax(Tile& tile, int i, float scale, float softcap) {
       top = vmax(score, top);
     }
   }
-  const float unit = (softcap > 0 ? softcap : scale) * kLog2e;
-  const float m = reduce_max(top) * unit;
-  const float base = m == kNegInf ? 0.0f : m;  // nothing visible: every weight is 2^-inf = 0
+  return reduce_max(top) * ((softcap > 0 ? softcap : scale) * kLog2e);
+}
+
+// Scores of query i become weights 2^(unit * s - base), of fp32 or rounded to bf16; gives their
+// sum.
+template <bool kPairs>
+BW_INLINE float weights_of(View& view, int i, float unit, float base) {
   Vec sum = {};
-  for (int block = tile.block_begin; block < tile.block_end; ++block) {
-    float* s = tile.s[block][i];
+  for (int block = view.block_begin; block < view.block_end; ++block) {
+    float* s = view.s[block][i];
     for (int j = 0; j < kBlockSlots; j += kLanes) {
       const Vec x = fma(load(s + j), splat(unit), splat(-base));
       if constexpr (kPairs) {
@@ -193,42 +206,51 @@ BW_INLINE void softmax(Tile& tile, int i, float scale, float softcap) {
       }
     }
   }
-  tile.stats[i][0] = m;
-  tile.stats[i][1] = reduce_add(sum);
+  return reduce_add(sum);
 }
 
-// --- a task: some tiles of queries of an item
-// --------------------------------------------------------
+// Turns scores into weights and brings m and d of all queries of the view up to date.
+template <bool kPairs>
+void softmax(Tile& tile, View& view, float scale, float softcap) {
+  const float unit = (softcap > 0 ? softcap : scale) * kLog2e;
+  for (int i = 0; i < view.n; ++i) {
+    float &m = tile.m[view.first + i], &d = tile.d[view.first + i];
+    const float top = top_score(view, i, scale, softcap), before = m;
+    if (!(top <= m)) m = top;                    // NaN gets through
+    const float base = m == kNegInf ? 0.0f : m;  // nothing visible: every weight is 2^-inf = 0
+    view.keep[i] = exp2(splat(before - base))[0];
+    d = d * view.keep[i] + weights_of<kPairs>(view, i, unit, base);
+  }
+}
+
+// --- a task
+// ------------------------------------------------------------------------------------------
 
 BW_INLINE int clamp_key(int64_t key, int count) {
   return key < 0 ? 0 : key > count ? count : static_cast<int>(key);
 }
 
-// Queries [first, first + n) of the item: query i is row i / group, head i % group.
-template <typename Product>
-void load_queries(const Chunk& chunk, int first, int n, Tile& tile) {
-  using T = typename Product::T;
-  const AttentionArgs& args = *chunk.args;
-  const WorkItem& item = *chunk.item;
-  const int head_dim = args.head_dim, group = args.n_heads / args.n_kv_heads;
+// Which queries of the tile an item serves, and which of its keys they see.
+BW_INLINE bool look_at(const AttentionArgs& args, const WorkItem& item, const Tile& tile,
+                       View& view) {
+  const int64_t group = args.n_heads / args.n_kv_heads;
+  const int64_t begin = item.row_begin * group - tile.first,
+                end = item.row_end * group - tile.first;
+  view.first = clamp_key(begin, tile.n);
+  view.n = clamp_key(end, tile.n) - view.first;
+  if (view.n == 0) return false;
   int low = kMaxItemKeys, high = 0;
-  tile.n = n;
-  for (int i = 0; i < n; ++i) {
-    const int row = item.row_begin + (first + i) / group;
-    const int head = chunk.kv_head * group + (first + i) % group;
-    const int64_t query = static_cast<int64_t>(row) * args.n_heads + head;
-    Product::pack_query(tile, i, static_cast<const T*>(args.q) + query * head_dim, head_dim);
+  for (int i = 0; i < view.n; ++i) {
+    const int64_t row = (tile.first + view.first + i) / group;
     const int64_t distance = static_cast<int64_t>(args.positions[row]) - item.key_position;
-    tile.high[i] = item.causal ? clamp_key(distance + 1, item.key_count) : item.key_count;
-    tile.low[i] = args.window > 0 ? clamp_key(distance - args.window + 1, tile.high[i]) : 0;
-    if (tile.low[i] < low) low = tile.low[i];
-    if (tile.high[i] > high) high = tile.high[i];
-    const int64_t partial = item.partial_begin + (row - item.row_begin);
-    tile.out[i] = args.partials + (partial * args.n_heads + head) * head_dim;
-    tile.stats[i] = args.stats + (partial * args.n_heads + head) * 2;
+    view.high[i] = item.causal ? clamp_key(distance + 1, item.key_count) : item.key_count;
+    view.low[i] = args.window > 0 ? clamp_key(distance - args.window + 1, view.high[i]) : 0;
+    if (view.low[i] < low) low = view.low[i];
+    if (view.high[i] > high) high = view.high[i];
   }
-  tile.block_begin = low / kBlockSlots;
-  tile.block_end = (high + kBlockSlots - 1) / kBlockSlots;
+  view.block_begin = low / kBlockSlots;
+  view.block_end = (high + kBlockSlots - 1) / kBlockSlots;
+  return low < high;
 }
 
 // Fetches the values of a block and the keys of the next one: blocks lie anywhere in the pool,
@@ -240,27 +262,6 @@ BW_INLINE void fetch_ahead(const Chunk& chunk, int block, int end) {
   };
   fetch(chunk.values<T>(block));
   if (block + 1 < end) fetch(chunk.keys<T>(block + 1));
-}
-
-// is_first: of its item and head, to read the chunk from memory
-// values(block): the values of a block, in which slots that were never written are 0
-template <typename Product, typename Values>
-void attend(const Chunk& chunk, bool is_first, Values values, Tile& tile) {
-  const AttentionArgs& args = *chunk.args;
-  const int head_dim = args.head_dim;
-  for (int block = tile.block_begin; block < tile.block_end; ++block) {
-    if (is_first) fetch_ahead<typename Product::T>(chunk, block, tile.block_end);
-    Product::score(tile, block, chunk.keys<typename Product::T>(block), head_dim);
-  }
-  for (int i = 0; i < tile.n; ++i) softmax<Product::kPairs>(tile, i, args.scale, args.softcap);
-  for (int column = 0; column < head_dim; column += kPanelWidth) {
-    Product::weigh(tile, values, column / kPanelWidth);
-    const int width = head_dim - column < kPanelWidth ? head_dim - column : kPanelWidth;
-    for (int i = 0; i < tile.n; ++i)
-      for_lanes(width, [&](int64_t j, int lanes) {
-        store_up_to(tile.out[i] + column + j, load(tile.o[i] + j), lanes);
-      });
-  }
 }
 
 // The values of a block of which only the first `count` slots were written, 0 elsewhere: what
@@ -281,90 +282,82 @@ void copy_written(const T* values, int64_t width, int count, T* out) {
     }
 }
 
+// Folds a chunk into the state of the view's queries.
 template <typename Product>
-void attend_task(const Chunk& chunk, int begin, int count) {
+void attend(const Chunk& chunk, Tile& tile, View& view) {
   using T = typename Product::T;
+  const AttentionArgs& args = *chunk.args;
+  const int head_dim = args.head_dim;
+  for (int block = view.block_begin; block < view.block_end; ++block) {
+    fetch_ahead<T>(chunk, block, view.block_end);
+    Product::score(tile, view, block, chunk.keys<T>(block), head_dim);
+  }
+  softmax<Product::kPairs>(tile, view, args.scale, args.softcap);
   const int last_block = chunk.item->key_count / kBlockSlots;  // if only partly written
   alignas(64) T last[kMaxHeadDim * kBlockSlots];
-  if (const int written = chunk.item->key_count % kBlockSlots; written != 0)
-    copy_written(chunk.values<T>(last_block), chunk.width(), written, last);
+  if (last_block < view.block_end)
+    copy_written(chunk.values<T>(last_block), chunk.width(), chunk.item->key_count % kBlockSlots,
+                 last);
   const auto values = [&](int block) {
     return block == last_block ? static_cast<const T*>(last) : chunk.values<T>(block);
   };
-  Tile tile;
-  for (int first = 0; first < count; first += kTileQueries) {
-    const int n = count - first < kTileQueries ? count - first : kTileQueries;
-    load_queries<Product>(chunk, begin + first, n, tile);
-    attend<Product>(chunk, begin + first == 0, values, tile);
+  for (int column = 0; column < head_dim; column += kPanelWidth) {
+    Product::weigh(view, values, column / kPanelWidth);
+    for (int i = 0; i < view.n; ++i) {
+      float* o = tile.o[view.first + i] + column;
+      for (int j = 0; j < kPanelWidth; j += kLanes)
+        store(o + j, fma(load(o + j), splat(view.keep[i]), load(view.o[i] + j)));
+    }
   }
 }
 
-template <typename T>
-void merge_head(const AttentionArgs& args, int64_t row, int head) {
-  const int32_t* begin = args.row_partials + args.row_partial_begin[row];
-  const int32_t* end = args.row_partials + args.row_partial_begin[row + 1];
-  const auto stats_of = [&](int32_t partial) {
-    return args.stats + (static_cast<int64_t>(partial) * args.n_heads + head) * 2;
+// Queries [tile.first, tile.first + tile.n) of a kv head, from the root to the end of their paths.
+template <typename Product>
+void attend_tile(const AttentionArgs& args, int kv_head, Tile& tile) {
+  using T = typename Product::T;
+  const int64_t group = args.n_heads / args.n_kv_heads;
+  const auto offset_of = [&](int i) {  // of query i in q and out
+    const int64_t row = (tile.first + i) / group, head = kv_head * group + (tile.first + i) % group;
+    return (row * args.n_heads + head) * args.head_dim;
   };
-  float top = kNegInf;
-  for (const int32_t* p = begin; p < end; ++p) top = vmax(splat(stats_of(*p)[0]), splat(top))[0];
-  float total = 0;
-  for (const int32_t* p = begin; p < end; ++p) {
-    const float* stats = stats_of(*p);
-    total += stats[1] > 0 ? stats[1] * exp2(splat(stats[0] - top))[0] : stats[1];
+  for (int i = 0; i < tile.n; ++i) {
+    Product::pack_query(tile, i, static_cast<const T*>(args.q) + offset_of(i), args.head_dim);
+    tile.m[i] = kNegInf, tile.d[i] = 0;
+    for (int j = 0; j < args.head_dim; j += kLanes) store(tile.o[i] + j, Vec{});
   }
-  const float inverse = total == 0 ? 0.0f : 1.0f / total;
-  float sum[kMaxHeadDim];
-  for_lanes(args.head_dim,
-            [&](int64_t column, int lanes) { store_up_to(sum + column, Vec{}, lanes); });
-  for (const int32_t* p = begin; p < end; ++p) {
-    const float* stats = stats_of(*p);
-    if (stats[1] == 0) continue;  // sees nothing: o is 0, m is -inf
-    const Vec weight = exp2(splat(stats[0] - top));
-    const float* o =
-        args.partials + (static_cast<int64_t>(*p) * args.n_heads + head) * args.head_dim;
-    for_lanes(args.head_dim, [&](int64_t column, int lanes) {
-      const Vec part = load_up_to(o + column, lanes);
-      store_up_to(sum + column, fma(part, weight, load_up_to(sum + column, lanes)), lanes);
+  View view;
+  for (const WorkItem* item = args.items; item < args.items + args.n_items; ++item)
+    if (look_at(args, *item, tile, view)) attend<Product>({&args, item, kv_head}, tile, view);
+  for (int i = 0; i < tile.n; ++i) {
+    const float inverse = tile.d[i] == 0 ? 0.0f : 1.0f / tile.d[i];
+    T* out = static_cast<T*>(args.out) + offset_of(i);
+    for_lanes(args.head_dim, [&](int64_t j, int lanes) {
+      store_up_to(out + j, load(tile.o[i] + j) * inverse, lanes);
     });
   }
-  T* out = static_cast<T*>(args.out) + (row * args.n_heads + head) * args.head_dim;
-  for_lanes(args.head_dim, [&](int64_t column, int lanes) {
-    store_up_to(out + column, load_up_to(sum + column, lanes) * inverse, lanes);
-  });
 }
 
-// Queries [begin, begin + count) of an item.
-struct Task {
-  const WorkItem* item;
-  int32_t begin, count;
-};
-
+// Tiles are as large as they can be, but not so large that a thread has nothing to do.
 template <typename Product>
 void tree_attention_with(const AttentionArgs& args) {
-  using T = typename Product::T;
-  const int32_t group = args.n_heads / args.n_kv_heads;
-  std::vector<Task> tasks;
+  const int64_t group = args.n_heads / args.n_kv_heads, queries = args.n_rows * group;
   int64_t work = 0;
-  for (const WorkItem* item = args.items; item < args.items + args.n_items; ++item) {
-    const int32_t queries = (item->row_end - item->row_begin) * group;
-    for (int32_t begin = 0; begin < queries; begin += kTaskQueries)
-      tasks.push_back(
-          {item, begin, queries - begin < kTaskQueries ? queries - begin : kTaskQueries});
-    work += static_cast<int64_t>(queries) * item->key_count;
-  }
-  const int64_t n_tasks = static_cast<int64_t>(tasks.size());
+  for (const WorkItem* item = args.items; item < args.items + args.n_items; ++item)
+    work += static_cast<int64_t>(item->row_end - item->row_begin) * group * item->key_count;
   const bool parallel = work * args.n_kv_heads * args.head_dim >= 1 << 16;
+  const int64_t share = queries * args.n_kv_heads / omp_get_max_threads();
+  const int64_t limit = share < kTileQueries ? (share > group ? share : group) : kTileQueries;
+  const Parts tiles(queries, limit < kTileQueries ? limit : kTileQueries);
 #pragma omp parallel if (parallel)
   {
     [[maybe_unused]] const typename Product::Scope scope;
+    Tile tile;
 #pragma omp for collapse(2) schedule(dynamic)
-    for (int64_t i = 0; i < n_tasks; ++i)
-      for (int head = 0; head < args.n_kv_heads; ++head)
-        attend_task<Product>({&args, tasks[i].item, head}, tasks[i].begin, tasks[i].count);
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t row = 0; row < args.n_rows; ++row)
-      for (int head = 0; head < args.n_heads; ++head) merge_head<T>(args, row, head);
+    for (int head = 0; head < args.n_kv_heads; ++head)
+      for (int64_t t = 0; t < tiles.count; ++t) {
+        tile.first = tiles.begin(t), tile.n = static_cast<int>(tiles.begin(t + 1) - tile.first);
+        attend_tile<Product>(args, head, tile);
+      }
   }
 }
 

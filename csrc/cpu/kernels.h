@@ -68,9 +68,7 @@ struct AttentionArgs {
   const void* kv;
   void* out;
   const WorkItem* items;
-  const int32_t *block_ids, *positions, *row_partial_begin, *row_partials;
-  float* partials;  // [n_partials, n_heads, head_dim]: o, not yet divided by d
-  float* stats;     // [n_partials, n_heads, 2]: m (base 2) and d
+  const int32_t *block_ids, *positions;
   int64_t n_rows, n_items;
   int32_t n_heads, n_kv_heads, head_dim;
   float scale;

@@ -108,17 +108,6 @@ def test_threads_do_not_change_bits(isa: str, dtype: torch.dtype) -> None:
     assert torch.equal(results[0], results[2])
 
 
-def test_workspace_changes_nothing(isa: str) -> None:
-    tree = Tree(1, 16, torch.float32)
-    workspace = _C.Workspace()
-    for length in (40, 200, 3):
-        plan = tree.plan([tree.grow(None, length)], [length])
-        q = torch.randn(length, 32)
-        out = torch.empty_like(q)
-        _C.tree_attention(q, tree.pool, plan, out, 16, 0.25, workspace=workspace)
-        assert torch.equal(out, run(tree, plan, q, 0.25))
-
-
 def test_wide_scores_stay_finite(isa: str) -> None:
     tree = Tree(1, 16, torch.float32)
     plan = tree.plan([tree.grow(None, 70)], [70])

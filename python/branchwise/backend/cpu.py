@@ -125,7 +125,6 @@ class CpuBackend:
     def __init__(self) -> None:
         # Pages of 2 MiB for torch's large tensors, KV pools among them; torch asks once, at its first allocation.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        self._workspace = _C.Workspace()
 
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> LazyEmbedding:
         return LazyEmbedding(read, words, width, dtype)
@@ -167,7 +166,7 @@ class CpuBackend:
         self, query: Tensor, kv_layer: Tensor, plan: Any, out: Tensor, head_dim: int, scale: float, window: int,
         softcap: float,
     ) -> None:  # fmt: skip
-        _C.tree_attention(query, kv_layer, plan, out, head_dim, scale, window, softcap, self._workspace)
+        _C.tree_attention(query, kv_layer, plan, out, head_dim, scale, window, softcap)
 
     def stream(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
