@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, get_args
 
 import numpy as np
@@ -34,6 +35,14 @@ HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits 
 GROUP_ROWS = 64  # rows sampled at once: bounds the logits that top-k and top-p keep
 
 
+def sparse_memory(size: int, dtype: torch.dtype) -> Tensor:
+    """A tensor [size] of which little will be written: in small pages, where torch and numpy ask for those of 2 MiB."""
+    memory = mmap.mmap(-1, max(1, size) * dtype.itemsize)
+    with suppress(AttributeError, OSError):  # only Linux has them, and not every Linux
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype, count=size)
+
+
 class LazyEmbedding:
     """Embeddings of the tokens that were ever used, read from the checkpoint when a token is first seen.
 
@@ -43,7 +52,7 @@ class LazyEmbedding:
 
     def __init__(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> None:
         self._read_rows = read
-        self._rows = torch.empty(words, width, dtype=dtype)
+        self._rows = sparse_memory(words * width, dtype).view(words, width)
         self._known = torch.zeros(words, dtype=torch.bool)
 
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -79,8 +88,10 @@ class TileSampler:
             draws.top_k[part], draws.min_p[part],
         )  # fmt: skip
         rows, word = hidden[part], 0
+        room = rows.new_empty(len(rows) * HEAD_TILE_WORDS)
         for tile in self.head:
-            self.fused.tile(tile(rows), word, self.softcap)
+            logits = room[: len(rows) * tile.out_features].view(-1, tile.out_features)
+            self.fused.tile(tile(rows, logits), word, self.softcap)
             word += tile.out_features
         ids, logprobs = self.fused.finish()
         return np.asarray(ids), np.asarray(logprobs)
@@ -154,7 +165,6 @@ class CpuBackend:
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
         """How K and V lie in a block: see kv_width in csrc/cpu/kernels.h. Memory is taken when it is first written."""
         return torch.empty(layers, blocks, kv_heads, 2, self.kv_width(head_dim), dtype=dtype)
-
 
     def planner(self, tree: _C.KvTree) -> _C.Planner:
         return _C.Planner(tree)

@@ -113,7 +113,7 @@ class DecodeLoop:
         return results
 
     def _forward(self, tokens: Tensor, plan: Plan) -> Tensor:
-        return self.model.forward(tokens, plan, self.kv.pool)
+        return self.model.forward(tokens, plan, self.kv.layers)
 
     def _table(self, detector: StepDetector, eos_ids: frozenset[int]) -> StepTable:
         """The step automaton as tables, worked out once: about half a second for 150,000 words."""

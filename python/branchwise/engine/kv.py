@@ -27,6 +27,7 @@ class KvCache:
         self.tree = KvTree(n_blocks, self.block_slots)
         self.planner = backend.planner(self.tree)
         self.pool = backend.kv_pool(config.n_layers, n_blocks, config.n_kv_heads, config.head_dim, dtype)
+        self.layers = list(self.pool)  # views of it, made once
         self.slot_bytes = block_bytes(config, dtype, backend) // backend.block_slots
         self.n_blocks = n_blocks
         self.n_reserved = 0

@@ -57,7 +57,7 @@ class Runner:
         backend = self.model.backend
         tokens = backend.tensor(torch.tensor([token for index in order for token in feeds[index].tokens]))
         uploaded = backend.upload(plan, self.shape)
-        hidden = self.model.forward(tokens, uploaded, self.kv.pool)
+        hidden = self.model.forward(tokens, uploaded, self.kv.layers)
         self.count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared, backend.attention_path(uploaded))
         last_rows = np.empty(len(feeds), np.int64)
         last_rows[order] = np.cumsum(counts[order]) - 1

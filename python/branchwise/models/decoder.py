@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,10 +63,10 @@ class Decoder:
         scale = torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)  # rounded as the family does
         self.embed_scale = float(scale) if self.config.family.embed_scale else 1.0
 
-    def forward(self, tokens: Tensor, plan: Plan, pool: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, plan: Plan, pool: Sequence[Tensor]) -> Tensor:
         """Hidden states after the final norm, one per row.
 
-        tokens: [rows] int64 in plan order    pool: [layer, block, kv_head, 2, the backend's kv_width]
+        tokens: [rows] int64 in plan order    pool: by layer [block, kv_head, 2, the backend's kv_width]
         Returns [rows, hidden]. Writes the rows' keys and values at `plan.slots`.
         """
         residual = self.embed(tokens)

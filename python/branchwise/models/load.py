@@ -67,7 +67,7 @@ def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
         biases = [reader.load(f"{prefix}{name}.bias") for name in names] if bias else None
         return reader.backend.linear(parts, torch.cat(biases) if biases else None)
 
-    gate_and_up = (reader.matrix(f"{prefix}mlp.{name}_proj.weight") for name in ("gate", "up"))
+    gate, up = (reader.matrix(f"{prefix}mlp.{name}_proj.weight") for name in ("gate", "up"))
     mlp_norm = "pre_feedforward_layernorm" if family.sandwich_norms else "post_attention_layernorm"
     return Layer(
         input_norm=reader.load(f"{prefix}input_layernorm.weight"),
@@ -77,7 +77,7 @@ def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
         output=linear(config.output_bias, "self_attn.o_proj"),
         attention_norm=norm("post_attention_layernorm", family.sandwich_norms),
         mlp_norm=reader.load(f"{prefix}{mlp_norm}.weight"),
-        gated=reader.backend.gated(*gate_and_up, family.activation),
+        gated=reader.backend.gated(gate, up, family.activation),
         down=linear(False, "mlp.down_proj"),
         post_mlp_norm=norm("post_feedforward_layernorm", family.sandwich_norms),
     )
