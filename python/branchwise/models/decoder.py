@@ -99,8 +99,8 @@ class Decoder:
         config = self.config
         cos, sin = self.rope[config.local_rope[index]]
         self.backend.rope_store(
-            layer.qkv(x, scratch.qkv), plan, cos, sin, scratch.query, kv_layer, config.n_heads, config.n_kv_heads, config.head_dim,
-            layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
+            layer.qkv(x, scratch.qkv), plan, cos, sin, scratch.query, kv_layer, config.n_heads, config.n_kv_heads,
+            config.head_dim, layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
         )  # fmt: skip
         self.backend.tree_attention(
             scratch.query, kv_layer, plan, scratch.mixed, config.head_dim, config.scale, config.windows[index],
