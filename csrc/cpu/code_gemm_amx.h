@@ -81,17 +81,19 @@ void add_groups(const Sums* sums, int first_row, const float* factors, const flo
   }
 }
 
-// sums[16 or 32][32] = x * codes over one group of n tile steps. kFetch: codes come from memory.
-template <int kGroup, bool kMin, bool kTwo, bool kFetch>
+// sums[16 or 32][32] = x * codes over one group of n tile steps, each of which fetches kLines cache
+// lines from `ahead` on.
+template <int kGroup, bool kMin, bool kTwo, int kLines>
 BW_INLINE void sum_group(const char* a, int64_t group_bytes, const char* codes, int64_t n,
-                         Sums& sums) {
+                         const char* ahead, Sums& sums) {
   // Codes of groups are unpacked on the way, and come centred.
   constexpr Dot kDot = kMin || kGroup == 0 ? Dot::signed_unsigned : Dot::signed_signed;
   constexpr int kDepth = kGroup == 0 ? kTileBytes : kGroup;
   zero_sums<kTwo>();
   for (int64_t step = 0; step < n; ++step) {
     tile_step<kDot, kTwo, kDepth>(a, a + group_bytes, codes);
-    if constexpr (kFetch) fetch_lines<kPanelTile / 64>(codes + kTileFetchAhead);
+    fetch_lines<kLines>(ahead);
+    ahead += 64 * kLines;
     a += kTileRows * kDepth;
     codes += kDepth / 4 * kPanelRowBytes;
   }
@@ -100,9 +102,9 @@ BW_INLINE void sum_group(const char* a, int64_t group_bytes, const char* codes, 
 
 // c[rows][32] += rows [row, row + rows) of x, at most 16 or 32, times a slice whose first group is
 // `first`.
-template <int kGroup, bool kMin, bool kTwo, bool kFetch>
+template <int kGroup, bool kMin, bool kTwo, int kLines>
 void add_slice(const TiledRows& x, int64_t row, int64_t rows, int64_t first, const Slice& slice,
-               float* c) {
+               const char* ahead, float* c) {
   const int64_t group = kGroup == 0 ? slice.steps : kGroup, n_groups = slice.steps / group;
   const int64_t n_steps = kGroup == 0 ? group / kTileBytes : 1;
   const char* a = reinterpret_cast<const char*>(x.codes) + row / kTileRows * x.group_bytes() +
@@ -111,8 +113,10 @@ void add_slice(const TiledRows& x, int64_t row, int64_t rows, int64_t first, con
   alignas(64) Sums sums[kBatch];
   for (int64_t g = 0; g < n_groups; g += kBatch) {
     const int count = n_groups - g < kBatch ? static_cast<int>(n_groups - g) : kBatch;
-    for (int j = 0; j < count; ++j, a += group * kTileRows, codes += group * kPanelWidth)
-      sum_group<kGroup, kMin, kTwo, kFetch>(a, x.group_bytes(), codes, n_steps, sums[j]);
+    for (int j = 0; j < count; ++j, a += group * kTileRows, codes += group * kPanelWidth) {
+      sum_group<kGroup, kMin, kTwo, kLines>(a, x.group_bytes(), codes, n_steps, ahead, sums[j]);
+      ahead += n_steps * kLines * 64;
+    }
     for (int begin = 0; begin < rows; begin += kTileRows) {
       const int64_t n = rows - begin < kTileRows ? rows - begin : kTileRows;
       const auto add = [&]<int kCount>(int j) {
@@ -128,25 +132,37 @@ void add_slice(const TiledRows& x, int64_t row, int64_t rows, int64_t first, con
   }
 }
 
-// c = rows [begin, end) times a panel.
+template <int kGroup, bool kMin, bool kTwo>
+BW_INLINE auto slice_sum(int lines) {
+  return lines == 0   ? add_slice<kGroup, kMin, kTwo, 0>
+         : lines > 16 ? add_slice<kGroup, kMin, kTwo, 32>
+         : lines > 8  ? add_slice<kGroup, kMin, kTwo, 16>
+                      : add_slice<kGroup, kMin, kTwo, 8>;
+}
+
+// c = rows [begin, end) times a panel. Of codes that are used as they lie, the passes over the rows
+// share the work of fetching those that come next; unpacking fetches the others.
 template <int kGroup, bool kMin>
 void tiles_times_codes(const CodeFormat format, const TiledRows& x, const uint8_t* panel,
                        int64_t begin, int64_t end, Room& room, float* c) {
+  constexpr int kTileLines = kPanelTile / 64;
   const int64_t n_blocks = x.padded / kBlockSteps;
+  const int64_t passes = (end - begin + kPairRows - 1) / kPairRows;
+  const int lines = kGroup == 0 ? static_cast<int>((kTileLines + passes - 1) / passes) : 0;
   for (int64_t i = 0; i < (end - begin) * kPanelWidth; ++i) c[i] = 0;
   for (int64_t b = 0; b < n_blocks; b += kSliceBlocks) {
     const int64_t count = n_blocks - b < kSliceBlocks ? n_blocks - b : kSliceBlocks;
     const uint8_t* block = panel + b * block_bytes(format);
     const Slice slice = kGroup == 0 ? Slice{block, nullptr, nullptr, count * kBlockSteps}
                                     : unpack<true>(format, block, count, room);
+    const char* ahead = reinterpret_cast<const char*>(block) + kCodesAhead;
     for (int64_t row = begin; row < end; row += kPairRows) {
       const int64_t rows = end - row < kPairRows ? end - row : kPairRows;
-      const bool fetch = kGroup == 0 && row == begin;  // unpacking has fetched the others
-      const auto add = rows <= kTileRows ? (fetch ? add_slice<kGroup, kMin, false, true>
-                                                  : add_slice<kGroup, kMin, false, false>)
-                                         : (fetch ? add_slice<kGroup, kMin, true, true>
-                                                  : add_slice<kGroup, kMin, true, false>);
-      add(x, row, rows, b * kBlockSteps / format.x_group(), slice, c + (row - begin) * kPanelWidth);
+      const auto add = rows > kTileRows ? slice_sum<kGroup, kMin, true>(lines)
+                                        : slice_sum<kGroup, kMin, false>(lines);
+      add(x, row, rows, b * kBlockSteps / format.x_group(), slice, ahead,
+          c + (row - begin) * kPanelWidth);
+      ahead += count * kBlockSteps / kTileBytes * lines * 64;
     }
   }
 }

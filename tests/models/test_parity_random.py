@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,17 @@ def test_embedding_rows_are_read_once_and_right() -> None:
     for tokens in ([5, 9, 5], [9, 5], [9, 100]):
         assert torch.equal(embedding(torch.tensor(tokens)), checkpoint.tensors["model.embed_tokens.weight"][tokens])
     assert sorted(reads) == [5, 9, 100]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use from /proc")
+def test_embeddings_that_nobody_asks_for_take_no_memory() -> None:
+    words, width = 100_000, 1024  # 400 MB
+    embedding = LazyEmbedding(lambda begin, end: torch.ones(end - begin, width), words, width, torch.float32)
+    embedding(torch.tensor([0]))
+    before = resident_bytes()
+    embedding(torch.arange(0, words, 1000))  # 100 rows of 4 KB, each far from the next
+    assert resident_bytes() - before < 8 << 20
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

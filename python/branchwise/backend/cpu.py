@@ -29,10 +29,16 @@ from branchwise.backend.cpu_linear import BlockLinear, DenseLinear, GatedLinear,
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 from branchwise.config import Weights
 from branchwise.weights.blocks import Matrix
+from branchwise.weights.read_ahead import ReadAhead
 
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
 HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
 GROUP_ROWS = 64  # rows sampled at once: bounds the logits that top-k and top-p keep
+_BITS = {torch.float32: np.float32, torch.bfloat16: np.int16}
+
+# Pages of 2 MiB for torch's large tensors, weights packed by oneDNN among them: streaming through small pages takes
+# half as long again. torch looks once, at its first allocation.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def sparse_memory(size: int, dtype: torch.dtype) -> Tensor:
@@ -133,10 +139,6 @@ class CpuBackend:
     rope_store = staticmethod(_C.rope_store)
     kv_width = staticmethod(_C.kv_width)
 
-    def __init__(self) -> None:
-        # Pages of 2 MiB for torch's large tensors, KV pools among them; torch asks once, at its first allocation.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> LazyEmbedding:
         return LazyEmbedding(read, words, width, dtype)
 
@@ -151,9 +153,11 @@ class CpuBackend:
 
     def head(self, read: ReadMatrix, words: int, tied: Embedding | None) -> list[Linear]:
         tiles = []
-        for begin in range(0, words, HEAD_TILE_WORDS):
-            tiles.append(self.linear([read(begin, min(begin + HEAD_TILE_WORDS, words))]))
-            return_freed()  # else what was read lies between the packed tiles, as large as they are
+        spans = [(begin, min(begin + HEAD_TILE_WORDS, words)) for begin in range(0, words, HEAD_TILE_WORDS)]
+        with ReadAhead(lambda span: read(*span), spans) as matrix:
+            for span in spans:
+                tiles.append(self.linear([matrix(span)]))
+                return_freed()  # else what was read lies between the packed tiles, as large as they are
         return tiles
 
     def attention_path(self, plan: Any) -> AttentionPath:
@@ -164,7 +168,8 @@ class CpuBackend:
 
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
         """How K and V lie in a block: see kv_width in csrc/cpu/kernels.h. Memory is taken when it is first written."""
-        return torch.empty(layers, blocks, kv_heads, 2, self.kv_width(head_dim), dtype=dtype)
+        shape = layers, blocks, kv_heads, 2, self.kv_width(head_dim)
+        return torch.from_numpy(np.empty(shape, _BITS[dtype])).view(dtype)  # numpy asks for pages of 2 MiB
 
     def planner(self, tree: _C.KvTree) -> _C.Planner:
         return _C.Planner(tree)

@@ -17,8 +17,14 @@ from branchwise.models.families import DecoderConfig, decoder_config
 from branchwise.weights.blocks import Matrix
 from branchwise.weights.checkpoint import Checkpoint
 from branchwise.weights.matrix import EMBEDDING, HEAD, read_matrix
+from branchwise.weights.read_ahead import ReadAhead
 
 LONGEST_CONTEXT = 32768  # positions the RoPE tables cover; longer prompts are refused
+# In the order in which a layer is put together
+_MATRICES = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias")
 
 
@@ -41,10 +47,12 @@ def load_decoder(
     reader = _Reader(checkpoint, dtype, expected_shapes(config), backend, weights)
     reader.check_names(set(extra), head_needed=head and not config.tied)
     embedding = backend.embedding(reader.rows(EMBEDDING), config.vocab_size, config.hidden_size, dtype)
+    names = [f"model.layers.{index}.{name}.weight" for index in range(config.n_layers) for name in _MATRICES]
     layers = []
-    for index in range(config.n_layers):
-        layers.append(_load_layer(reader, config, index))
-        return_freed()
+    with ReadAhead(reader.matrix, names) as matrix:
+        for index in range(config.n_layers):
+            layers.append(_load_layer(reader, matrix, config, index))
+            return_freed()
     name = EMBEDDING if config.tied else HEAD
     tied = embedding if config.tied else None
     output = backend.head(reader.matrix_rows(name), config.vocab_size, tied) if head else None
@@ -55,7 +63,7 @@ def load_decoder(
     return Decoder(backend, config, dtype, embedding, layers, final_norm, output, rope)
 
 
-def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
+def _load_layer(reader: _Reader, matrix: Callable[[str], Matrix], config: DecoderConfig, index: int) -> Layer:
     prefix = f"model.layers.{index}."
     family = config.family
 
@@ -63,11 +71,14 @@ def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
         return reader.load(f"{prefix}{name}.weight") if wanted else None
 
     def linear(bias: bool, *names: str) -> Linear:
-        parts = [reader.matrix(f"{prefix}{name}.weight") for name in names]
+        parts = [matrix(f"{prefix}{name}.weight") for name in names]
         biases = [reader.load(f"{prefix}{name}.bias") for name in names] if bias else None
         return reader.backend.linear(parts, torch.cat(biases) if biases else None)
 
-    gate, up = (reader.matrix(f"{prefix}mlp.{name}_proj.weight") for name in ("gate", "up"))
+    def gated(gate: str, up: str) -> Linear:
+        both = matrix(f"{prefix}{gate}.weight"), matrix(f"{prefix}{up}.weight")
+        return reader.backend.gated(*both, family.activation)
+
     mlp_norm = "pre_feedforward_layernorm" if family.sandwich_norms else "post_attention_layernorm"
     return Layer(
         input_norm=reader.load(f"{prefix}input_layernorm.weight"),
@@ -77,7 +88,7 @@ def _load_layer(reader: _Reader, config: DecoderConfig, index: int) -> Layer:
         output=linear(config.output_bias, "self_attn.o_proj"),
         attention_norm=norm("post_attention_layernorm", family.sandwich_norms),
         mlp_norm=reader.load(f"{prefix}{mlp_norm}.weight"),
-        gated=reader.backend.gated(gate, up, family.activation),
+        gated=gated("mlp.gate_proj", "mlp.up_proj"),
         down=linear(False, "mlp.down_proj"),
         post_mlp_norm=norm("post_feedforward_layernorm", family.sandwich_norms),
     )
