@@ -96,6 +96,13 @@ void check_plan(const AttentionPlan& plan, int64_t n_blocks) {
               " of a pool of ", n_blocks, " blocks");
 }
 
+py::array_t<uint8_t> large_array(int64_t bytes) {
+  CHECK_ARG(bytes > 0, "bytes is ", bytes, ", expected more than 0");
+  auto* owner = new std::shared_ptr<void>(large_memory(bytes));
+  const py::capsule base(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
+  return py::array_t<uint8_t>(bytes, static_cast<const uint8_t*>(owner->get()), base);
+}
+
 void rope_store(py::object qkv, const AttentionPlan& plan, py::object cos, py::object sin,
                 py::object q_out, py::object kv_layer, int32_t n_heads, int32_t n_kv_heads,
                 int32_t head_dim, py::object q_norm, py::object k_norm, float eps,
@@ -330,6 +337,8 @@ void bind_layers(py::module_& module) {
       "(n_heads + 2 * n_kv_heads) * head_dim]; cos, sin: fp32 [positions, head_dim / 2]; "
       "kv_layer: [block, kv_head, 2, kv_width(head_dim)]; q_norm, k_norm: [head_dim] RMS norms "
       "of each head before the rotation.");
+  module.def("large_memory", &large_array, "bytes"_a,
+             "[bytes] uint8 in huge pages where there are any, not initialised and not yet taken.");
   module.attr("PANEL_WIDTH") = kPanelWidth;
   module.def("kv_width", &kv_width, "head_dim"_a,
              "Elements that the keys, or the values, of one block and head take in the pool.");

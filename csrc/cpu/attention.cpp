@@ -11,6 +11,8 @@
 // does not matter.
 #include <omp.h>
 
+#include <vector>
+
 #include "core/attention_plan.h"
 #include "cpu/gemm_micro.h"
 #include "cpu/isa_entry.h"
@@ -209,12 +211,39 @@ BW_INLINE float weights_of(View& view, int i, float unit, float base) {
   return reduce_add(sum);
 }
 
+// Fetches the keys and values of a chunk bit by bit, while others compute: blocks lie anywhere in
+// the pool, where no processor guesses them, and only so many lines can be on their way at once.
+template <typename T>
+class NextChunk {
+ public:
+  // In `parts` parts.
+  NextChunk(const Chunk& chunk, int parts)
+      : chunk_(chunk),
+        blocks_((chunk.item->key_count + kBlockSlots - 1) / kBlockSlots),
+        block_lines_(static_cast<int>(2 * chunk.width() * sizeof(T) / 64)),
+        part_lines_((blocks_ * block_lines_ + parts - 1) / parts) {}
+  void fetch_part() {
+    for (int left = part_lines_; left > 0 && block_ < blocks_; line_ = 0, ++block_) {
+      const char* lines = reinterpret_cast<const char*>(chunk_.keys<T>(block_));
+      for (; left > 0 && line_ < block_lines_; --left, ++line_)
+        __builtin_prefetch(lines + 64 * line_, 0, 2);  // to L2
+      if (line_ < block_lines_) return;
+    }
+  }
+
+ private:
+  const Chunk& chunk_;
+  const int blocks_, block_lines_, part_lines_;
+  int block_ = 0, line_ = 0;
+};
+
 // Turns scores into weights and brings m and d of all queries of the view up to date.
-template <bool kPairs>
-void softmax(Tile& tile, View& view, float scale, float softcap) {
+template <bool kPairs, typename T>
+void softmax(Tile& tile, View& view, float scale, float softcap, NextChunk<T> next) {
   const float unit = (softcap > 0 ? softcap : scale) * kLog2e;
   for (int i = 0; i < view.n; ++i) {
     float &m = tile.m[view.first + i], &d = tile.d[view.first + i];
+    next.fetch_part();
     const float top = top_score(view, i, scale, softcap), before = m;
     if (!(top <= m)) m = top;                    // NaN gets through
     const float base = m == kNegInf ? 0.0f : m;  // nothing visible: every weight is 2^-inf = 0
@@ -230,6 +259,15 @@ BW_INLINE int clamp_key(int64_t key, int count) {
   return key < 0 ? 0 : key > count ? count : static_cast<int>(key);
 }
 
+// The first item from `item` on that serves queries of the tile, or null.
+BW_INLINE const WorkItem* next_item(const AttentionArgs& args, const WorkItem* item,
+                                    const Tile& tile) {
+  const int64_t group = args.n_heads / args.n_kv_heads, end = tile.first + tile.n;
+  for (; item < args.items + args.n_items; ++item)
+    if (item->row_begin * group < end && item->row_end * group > tile.first) return item;
+  return nullptr;
+}
+
 // Which queries of the tile an item serves, and which of its keys they see.
 BW_INLINE bool look_at(const AttentionArgs& args, const WorkItem& item, const Tile& tile,
                        View& view) {
@@ -238,7 +276,6 @@ BW_INLINE bool look_at(const AttentionArgs& args, const WorkItem& item, const Ti
                 end = item.row_end * group - tile.first;
   view.first = clamp_key(begin, tile.n);
   view.n = clamp_key(end, tile.n) - view.first;
-  if (view.n == 0) return false;
   int low = kMaxItemKeys, high = 0;
   for (int i = 0; i < view.n; ++i) {
     const int64_t row = (tile.first + view.first + i) / group;
@@ -253,17 +290,6 @@ BW_INLINE bool look_at(const AttentionArgs& args, const WorkItem& item, const Ti
   return low < high;
 }
 
-// Fetches the values of a block and the keys of the next one: blocks lie anywhere in the pool,
-// where no processor guesses them.
-template <typename T>
-BW_INLINE void fetch_ahead(const Chunk& chunk, int block, int end) {
-  const auto fetch = [&](const T* half) {
-    for (int64_t i = 0; i < chunk.width(); i += 64 / sizeof(T)) __builtin_prefetch(half + i);
-  };
-  fetch(chunk.values<T>(block));
-  if (block + 1 < end) fetch(chunk.keys<T>(block + 1));
-}
-
 // The values of a block of which only the first `count` slots were written, 0 elsewhere: what
 // memory holds there may be NaN, and 0 * NaN is no 0.
 template <typename T>
@@ -276,23 +302,23 @@ void copy_written(const T* values, int64_t width, int count, T* out) {
     for (int slot = 0; slot < kBlockSlots; slot += kStep) {
       const uint32_t keep = slot + kStep <= count ? 0xffffffffu : slot < count ? half : 0;
       for (int i = 0; i < kRow; i += kLanes * kStep) {
-        const auto* from = reinterpret_cast<const UVecAt*>(values + slot * kPanelWidth + i);
-        *reinterpret_cast<UVecAt*>(out + slot * kPanelWidth + i) = *from & keep;
+        const T* from = values + slot * kPanelWidth + i;  // `auto` would lose UVecAt's alignment
+        *reinterpret_cast<UVecAt*>(out + slot * kPanelWidth + i) =
+            *reinterpret_cast<const UVecAt*>(from) & keep;
       }
     }
 }
 
-// Folds a chunk into the state of the view's queries.
+// Folds a chunk into the state of the view's queries. next: the chunk that comes after it
 template <typename Product>
-void attend(const Chunk& chunk, Tile& tile, View& view) {
+void attend(const Chunk& chunk, const Chunk& next, Tile& tile, View& view) {
   using T = typename Product::T;
   const AttentionArgs& args = *chunk.args;
   const int head_dim = args.head_dim;
   for (int block = view.block_begin; block < view.block_end; ++block) {
-    fetch_ahead<T>(chunk, block, view.block_end);
     Product::score(tile, view, block, chunk.keys<T>(block), head_dim);
   }
-  softmax<Product::kPairs>(tile, view, args.scale, args.softcap);
+  softmax<Product::kPairs>(tile, view, args.scale, args.softcap, NextChunk<T>(next, view.n));
   const int last_block = chunk.item->key_count / kBlockSlots;  // if only partly written
   alignas(64) T last[kMaxHeadDim * kBlockSlots];
   if (last_block < view.block_end)
@@ -326,8 +352,12 @@ void attend_tile(const AttentionArgs& args, int kv_head, Tile& tile) {
     for (int j = 0; j < args.head_dim; j += kLanes) store(tile.o[i] + j, Vec{});
   }
   View view;
-  for (const WorkItem* item = args.items; item < args.items + args.n_items; ++item)
-    if (look_at(args, *item, tile, view)) attend<Product>({&args, item, kv_head}, tile, view);
+  for (const WorkItem* item = next_item(args, args.items, tile); item;) {
+    const WorkItem* next = next_item(args, item + 1, tile);
+    if (look_at(args, *item, tile, view))
+      attend<Product>({&args, item, kv_head}, {&args, next ? next : item, kv_head}, tile, view);
+    item = next;
+  }
   for (int i = 0; i < tile.n; ++i) {
     const float inverse = tile.d[i] == 0 ? 0.0f : 1.0f / tile.d[i];
     T* out = static_cast<T*>(args.out) + offset_of(i);
@@ -337,25 +367,56 @@ void attend_tile(const AttentionArgs& args, int kv_head, Tile& tile) {
   }
 }
 
-// Tiles are as large as they can be, but not so large that a thread has nothing to do.
+struct Span {
+  int64_t begin, end;  // of queries
+};
+struct Edges {
+  int32_t begins = 0, ends = 0;  // items that begin at a row, and that end before it
+};
+
+// Cuts the queries of a kv head into tiles. A row joins the one before it if at least half of the
+// items on its path are the same: a tile of rows that share little would go through the items of
+// all of them with few queries each. `share`: queries that leave work for every thread.
+std::vector<Span> cut_tiles(const AttentionArgs& args, int64_t group, int64_t share) {
+  std::vector<Edges> edges(args.n_rows + 1);
+  for (const WorkItem* item = args.items; item < args.items + args.n_items; ++item)
+    ++edges[item->row_begin].begins, ++edges[item->row_end].ends;
+  const int64_t limit = share < group ? group : share < kTileQueries ? share : kTileQueries;
+  std::vector<Span> tiles;
+  const auto add_run = [&](int64_t begin, int64_t end) {
+    const Parts parts((end - begin) * group, limit < kTileQueries ? limit : kTileQueries);
+    for (int64_t part = 0; part < parts.count; ++part)
+      tiles.push_back({begin * group + parts.begin(part), begin * group + parts.begin(part + 1)});
+  };
+  int64_t run = 0, on_path = 0;
+  for (int64_t row = 0; row < args.n_rows; ++row) {
+    on_path += edges[row].begins - edges[row].ends;
+    if (row == run || 2 * edges[row].begins <= on_path) continue;
+    add_run(run, row);
+    run = row;
+  }
+  if (args.n_rows > 0) add_run(run, args.n_rows);
+  return tiles;
+}
+
 template <typename Product>
 void tree_attention_with(const AttentionArgs& args) {
-  const int64_t group = args.n_heads / args.n_kv_heads, queries = args.n_rows * group;
+  const int64_t group = args.n_heads / args.n_kv_heads;
   int64_t work = 0;
   for (const WorkItem* item = args.items; item < args.items + args.n_items; ++item)
     work += static_cast<int64_t>(item->row_end - item->row_begin) * group * item->key_count;
   const bool parallel = work * args.n_kv_heads * args.head_dim >= 1 << 16;
-  const int64_t share = queries * args.n_kv_heads / omp_get_max_threads();
-  const int64_t limit = share < kTileQueries ? (share > group ? share : group) : kTileQueries;
-  const Parts tiles(queries, limit < kTileQueries ? limit : kTileQueries);
+  const int64_t share = args.n_rows * args.n_heads / omp_get_max_threads();
+  const std::vector<Span> tiles = cut_tiles(args, group, share);
+  const int64_t n_tiles = static_cast<int64_t>(tiles.size());
 #pragma omp parallel if (parallel)
   {
     [[maybe_unused]] const typename Product::Scope scope;
     Tile tile;
 #pragma omp for collapse(2) schedule(dynamic)
     for (int head = 0; head < args.n_kv_heads; ++head)
-      for (int64_t t = 0; t < tiles.count; ++t) {
-        tile.first = tiles.begin(t), tile.n = static_cast<int>(tiles.begin(t + 1) - tile.first);
+      for (int64_t t = 0; t < n_tiles; ++t) {
+        tile.first = tiles[t].begin, tile.n = static_cast<int>(tiles[t].end - tiles[t].begin);
         attend_tile<Product>(args, head, tile);
       }
   }

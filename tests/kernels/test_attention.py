@@ -108,6 +108,16 @@ def test_threads_do_not_change_bits(isa: str, dtype: torch.dtype) -> None:
     assert torch.equal(results[0], results[2])
 
 
+def test_memory_need_not_be_aligned(isa: str, dtype: torch.dtype) -> None:
+    tree = Tree(2, 64, dtype, n_blocks=32)
+    plan = tree.plan([tree.grow(tree.grow(None, 45), 33)], [33])
+    q = torch.randn(plan.n_rows, 14 * 64).to(dtype)
+    aligned = run(tree, plan, q, 0.125)
+    room = torch.empty(tree.pool.numel() + 1, dtype=dtype)
+    tree.pool = room[1:].view(tree.pool.shape).copy_(tree.pool)
+    assert torch.equal(run(tree, plan, q, 0.125), aligned)
+
+
 def test_wide_scores_stay_finite(isa: str) -> None:
     tree = Tree(1, 16, torch.float32)
     plan = tree.plan([tree.grow(None, 70)], [70])

@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from math import prod
 from typing import Any, get_args
 
 import numpy as np
@@ -34,7 +35,6 @@ from branchwise.weights.read_ahead import ReadAhead
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
 HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
 GROUP_ROWS = 64  # rows sampled at once: bounds the logits that top-k and top-p keep
-_BITS = {torch.float32: np.float32, torch.bfloat16: np.int16}
 
 # Pages of 2 MiB for torch's large tensors, weights packed by oneDNN among them: streaming through small pages takes
 # half as long again. torch looks once, at its first allocation.
@@ -169,7 +169,7 @@ class CpuBackend:
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
         """How K and V lie in a block: see kv_width in csrc/cpu/kernels.h. Memory is taken when it is first written."""
         shape = layers, blocks, kv_heads, 2, self.kv_width(head_dim)
-        return torch.from_numpy(np.empty(shape, _BITS[dtype])).view(dtype)  # numpy asks for pages of 2 MiB
+        return torch.from_numpy(_C.large_memory(prod(shape) * dtype.itemsize)).view(dtype).view(shape)
 
     def planner(self, tree: _C.KvTree) -> _C.Planner:
         return _C.Planner(tree)
