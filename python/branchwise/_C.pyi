@@ -105,7 +105,6 @@ def rope_store(
 PANEL_WIDTH: int
 
 def large_memory(bytes: int) -> NDArray[np.uint8]: ...
-
 def kv_width(head_dim: int) -> int: ...
 def tree_attention(
     q: _Tensor,
