@@ -14,11 +14,21 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     )
 
 from kernels_interp.harness import bfloat16, quick
+from kernels_interp.harness.verify import WORST
+from tolerances import KERNEL_REL_L2
 
 bfloat16.install()
 quick.install()
 
 np.seterr(over="ignore")  # e^x may overflow to infinity, as on the GPU; NaN out of nowhere stays an error
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how close the kernels come to what they may differ by."""
+    for dtype, error in WORST.items():
+        name = str(dtype).removeprefix("torch.")
+        terminalreporter.write_line(f"worst relative L2 error in {name}: {error:.1e} of {KERNEL_REL_L2[dtype]:.0e}")
+
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
