@@ -145,7 +145,7 @@ struct TileProduct {
     const char* panel = reinterpret_cast<const char*>(keys);
     zero_sums<kTwo>();
     for (int d = 0; d < head_dim; d += kTileSteps, q += kTileBytes, panel += kPanelTile)
-      tile_step<Dot::bf16, kTwo, kTileBytes, kStride>(q, q + kTileRows * kStride, panel);
+      tile_step<Dot::bf16, kTwo>(q, q + kTileRows * kStride, kStride, panel);
     store_sums<kTwo>(view.s[block]);
   }
   template <bool kTwo, typename Values>
@@ -155,7 +155,7 @@ struct TileProduct {
     for (int block = view.block_begin; block < view.block_end; ++block) {
       const char* p = reinterpret_cast<const char*>(view.s[block]);
       const char* v = reinterpret_cast<const char*>(values(block)) + panel * kPanelTile;
-      tile_step<Dot::bf16, kTwo, kTileBytes, kStride>(p, p + kTileRows * kStride, v);
+      tile_step<Dot::bf16, kTwo>(p, p + kTileRows * kStride, kStride, v);
     }
     store_sums<kTwo>(view.o);
   }

@@ -91,7 +91,7 @@ BW_INLINE void sum_group(const char* a, int64_t group_bytes, const char* codes, 
   constexpr int kDepth = kGroup == 0 ? kTileBytes : kGroup;
   zero_sums<kTwo>();
   for (int64_t step = 0; step < n; ++step) {
-    tile_step<kDot, kTwo, kDepth>(a, a + group_bytes, codes);
+    tile_step<kDot, kTwo>(a, a + group_bytes, kDepth, codes);
     fetch_lines<kLines>(ahead);
     ahead += 64 * kLines;
     a += kTileRows * kDepth;

@@ -81,24 +81,39 @@ void gemm_typed(const GemmArgs& args) {
 #if defined(__AMX_BF16__)
 constexpr int kGroupPanels = 8;  // panels of a task, where k is cut
 
+// Rows [begin, end) of x to `out`, padded with zeros to whole tiles.
+void copy_rows(const GemmArgs& args, int64_t begin, int64_t end, int64_t stride, char* out) {
+  const int64_t bytes = args.k * sizeof(Bf16);
+  for (int64_t row = begin; row < end; ++row, out += stride) {
+    __builtin_memcpy(out, static_cast<const char*>(args.x) + row * bytes, bytes);
+    __builtin_memset(out + bytes, 0, stride - bytes);
+  }
+}
+
 // A task is a block of rows and a group of units of panels. Where x of a block outgrows L2, k is
 // cut into chunks, each worked off for the whole group.
 template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
-  const int64_t n_tiles = (args.k + kTileSteps - 1) / kTileSteps, group_bytes = n_tiles * kATile;
+  const int64_t n_tiles = (args.k + kTileSteps - 1) / kTileSteps, stride = n_tiles * kTileBytes;
   const Parts blocks((args.rows + kPairRows - 1) / kPairRows, kTileBlock / kPairRows);
   const int64_t block_rows = args.rows < kTileBlock ? args.rows : kTileBlock;
   const Parts chunks(n_tiles, kTileCache / (round_up(block_rows, kPairRows) * kTileBytes));
   const int panels = unit_panels(args);
   const Parts groups(unit_count(args), chunks.count == 1 ? 1 : kGroupPanels / panels);
-  char* a = reinterpret_cast<char*>(args.scratch);
+  char* room = reinterpret_cast<char*>(args.scratch);
+  const bool in_place = args.k % kTileSteps == 0;
+  const int64_t whole = args.rows / kTileRows, whole_rows = whole * kTileRows;
+  const TileRows x{in_place ? static_cast<const char*>(args.x) : room,
+                   in_place ? room : room + whole_rows * stride, whole, stride};
 #pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
   {
+    if (!in_place) {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < args.rows; ++row) {  // what fills up the last tile stays undefined
-      const Bf16* x = static_cast<const Bf16*>(args.x) + row * args.k;
-      char* tile = a + row / kTileRows * group_bytes + row % kTileRows * kTileBytes;
-      pack_tile_row(x, args.k, tile);
+      for (int64_t row = 0; row < args.rows; ++row)
+        copy_rows(args, row, row + 1, stride, room + row * stride);
+    } else if (whole_rows < args.rows) {
+#pragma omp single
+      copy_rows(args, whole_rows, args.rows, stride, room);
     }
     const TileScope scope;
     constexpr int64_t kTask = kTileBlock * kPanelWidth;
@@ -113,7 +128,7 @@ void gemm_tiles(const GemmArgs& args) {
         for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
           for (int64_t p = first; p < last; ++p)
             tiles_times_panel<Dot::bf16>(
-                a, group_bytes, static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile,
+                x, static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile,
                 chunks.begin(chunk), chunks.begin(chunk + 1), begin, end, c + (p - first) * kTask);
         for (int64_t p = first; p < last; p += panels)
           write_unit<Bf16, Out>(args, nullptr, c + (p - first) * kTask, kTask, p / panels, begin,

@@ -18,7 +18,6 @@ constexpr int kTileRows = 16, kPairRows = 2 * kTileRows;
 constexpr int kTileBytes = 64;                              // of a row of a tile
 constexpr int kTileSteps = kTileBytes / sizeof(Bf16);       // of k, in bf16, that such a row holds
 constexpr int kPanelRowBytes = kPanelWidth * 4;             // two rows of B tiles
-constexpr int64_t kATile = kTileRows * kTileBytes;          // bytes
 constexpr int64_t kPanelTile = kTileRows * kPanelRowBytes;  // bytes of a panel per tile of k
 constexpr int kSliceTiles = 6;                              // tiles of k per pass over the rows
 constexpr int kSlicesAhead = 2;                             // of them, weights are fetched
@@ -50,15 +49,16 @@ class TileScope {
   TileConfig previous_;
 };
 
-// One row of x into A tiles that lie kATile apart, zeros up to a whole tile.
-BW_INLINE void pack_tile_row(const Bf16* x, int64_t k, char* tile) {
-  int64_t step = 0;  // the copy of a whole row has a constant size: one load and one store
-  for (; step + kTileSteps <= k; step += kTileSteps, tile += kATile)
-    __builtin_memcpy(tile, x + step, kTileBytes);
-  if (step == k) return;
-  __builtin_memset(tile, 0, kTileBytes);
-  __builtin_memcpy(tile, x + step, (k - step) * sizeof(Bf16));
-}
+// x as A tiles that are read where its rows lie: 16 rows, `stride` bytes apart. Of the last rows,
+// if they are fewer than 16, `tail` is a copy with room for 16: what fills it up is undefined.
+struct TileRows {
+  const char *x, *tail;
+  int64_t whole, stride;  // groups of 16 rows in x
+  const char* group(int64_t row) const {
+    const int64_t g = row / kTileRows;
+    return g < whole ? x + g * kTileRows * stride : tail;
+  }
+};
 
 // How rows are cut into tasks: blocks of pairs of tiles whose x (`row_bytes` a row) stays in L2.
 struct TileTasks {
@@ -126,17 +126,17 @@ BW_INLINE void store_sums(void* c) {
   }
 }
 
-// Adds one tile step: A tiles of rows of kDepth bytes, kStride apart, and as many bytes of k of a
+// Adds one tile step: A tiles of rows that lie `stride` bytes apart, and as many steps of k of a
 // panel.
-template <Dot kDot, bool kTwo, int kDepth, int kStride = kDepth>
-BW_INLINE void tile_step(const char* a, const char* a_below, const char* panel) {
+template <Dot kDot, bool kTwo>
+BW_INLINE void tile_step(const char* a, const char* a_below, int64_t stride, const char* panel) {
   _tile_loadd(6, panel, kPanelRowBytes);
-  _tile_loadd(4, a, kStride);
+  _tile_loadd(4, a, stride);
   BW_TILE_DOT(kDot, 0, 4, 6);
   _tile_loadd(7, panel + kTileBytes, kPanelRowBytes);
   BW_TILE_DOT(kDot, 1, 4, 7);
   if constexpr (kTwo) {
-    _tile_loadd(5, a_below, kStride);
+    _tile_loadd(5, a_below, stride);
     BW_TILE_DOT(kDot, 2, 5, 6);
     BW_TILE_DOT(kDot, 3, 5, 7);
   }
@@ -149,19 +149,19 @@ BW_INLINE void fetch_lines(const char* at) {
   for (int line = 0; line < kLines; ++line) __builtin_prefetch(at + 64 * line, 0, 2);
 }
 
-// c[16 or 32][32] (+)= a * slice, over n tiles of k. a: tiles [rows / 16][k][16][64 bytes], groups
-// of 16 rows `group_bytes` apart. kLines cache lines are fetched per tile from `ahead` on: weights
-// that come later.
+// c[16 or 32][32] (+)= rows * slice, over n tiles of k. a, a_below: of 16 rows each, `stride` bytes
+// apart. kLines cache lines are fetched per tile from `ahead` on: weights that come later.
 template <Dot kDot, bool kTwo, int kLines>
-void tiles_times_slice(const char* a, int64_t group_bytes, const char* slice, int64_t n, bool first,
-                       const char* ahead, void* c) {
+void tiles_times_slice(const char* a, const char* a_below, int64_t stride, const char* slice,
+                       int64_t n, bool first, const char* ahead, void* c) {
   first ? zero_sums<kTwo>() : load_sums<kTwo>(c);
   for (int64_t k = 0; k < n; ++k) {
-    tile_step<kDot, kTwo, kTileBytes>(a, a + group_bytes, slice);
+    tile_step<kDot, kTwo>(a, a_below, stride, slice);
     fetch_lines<kLines>(ahead);
     ahead += 64 * kLines;
     slice += kPanelTile;
-    a += kATile;
+    a += kTileBytes;
+    a_below += kTileBytes;
   }
   store_sums<kTwo>(c);
 }
@@ -178,8 +178,8 @@ BW_INLINE auto slice_product(int lines) {
 // c holds unless k_begin is 0. c: [end - begin][32]. The passes over the rows share the work of
 // fetching the slices that come next.
 template <Dot kDot>
-void tiles_times_panel(const char* a, int64_t group_bytes, const char* panel, int64_t k_begin,
-                       int64_t k_end, int64_t begin, int64_t end, float* c) {
+void tiles_times_panel(const TileRows& x, const char* panel, int64_t k_begin, int64_t k_end,
+                       int64_t begin, int64_t end, float* c) {
   constexpr int kTileLines = kPanelTile / 64;
   const int64_t passes = (end - begin + kPairRows - 1) / kPairRows;
   const int64_t slice_tiles = passes == 1 ? k_end - k_begin : kSliceTiles;
@@ -191,8 +191,8 @@ void tiles_times_panel(const char* a, int64_t group_bytes, const char* panel, in
     for (int64_t row = begin; row < end; row += kPairRows) {
       const auto multiply = row + kTileRows < end ? slice_product<kDot, true>(lines)
                                                   : slice_product<kDot, false>(lines);
-      multiply(a + row / kTileRows * group_bytes + k * kATile, group_bytes, slice, n, k == 0, ahead,
-               c + (row - begin) * kPanelWidth);
+      multiply(x.group(row) + k * kTileBytes, x.group(row + kTileRows) + k * kTileBytes, x.stride,
+               slice, n, k == 0, ahead, c + (row - begin) * kPanelWidth);
       ahead += n * lines * 64;
     }
   }
