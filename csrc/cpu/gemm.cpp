@@ -95,6 +95,7 @@ void copy_rows(const GemmArgs& args, int64_t begin, int64_t end, int64_t stride,
 template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
   const int64_t n_tiles = (args.k + kTileSteps - 1) / kTileSteps, stride = n_tiles * kTileBytes;
+  if (args.rows == 0) return;
   const Parts blocks((args.rows + kPairRows - 1) / kPairRows, kTileBlock / kPairRows);
   const int64_t block_rows = args.rows < kTileBlock ? args.rows : kTileBlock;
   const Parts chunks(n_tiles, kTileCache / (round_up(block_rows, kPairRows) * kTileBytes));

@@ -83,8 +83,9 @@ def test_gated(isa: str, dtype: torch.dtype, kind: str, rows: int, n: int, k: in
     assert torch.equal(alone, out[-1:])
 
 
-def test_no_rows(isa: str) -> None:
-    assert product(torch.zeros(0, 8), _C.PackedWeight(torch.zeros(4, 8))).shape == (0, 4)
+def test_no_rows(isa: str, dtype: torch.dtype) -> None:
+    x, weight = torch.zeros(0, 8, dtype=dtype), torch.zeros(4, 8, dtype=dtype)
+    assert product(x, _C.PackedWeight(weight)).shape == (0, 4)
 
 
 def test_onednn_still_works_after_ours(isa: str) -> None:
