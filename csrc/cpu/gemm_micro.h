@@ -75,37 +75,12 @@ void group_times_panel(const float* a, const void* panel, int64_t steps, float* 
                                      c + column);
 }
 
-// The same for m <= kMaxRows.
-template <typename Format, int kStride = 0>
-void multiply_rows(int64_t m, const float* a, const void* panel, int64_t steps, float* c) {
-  switch (m) {
-    case 1:
-      return group_times_panel<1, Format, kStride>(a, panel, steps, c);
-    case 2:
-      return group_times_panel<2, Format, kStride>(a, panel, steps, c);
-    case 3:
-      return group_times_panel<3, Format, kStride>(a, panel, steps, c);
-    case 4:
-      return group_times_panel<4, Format, kStride>(a, panel, steps, c);
-    case 5:
-      return group_times_panel<5, Format, kStride>(a, panel, steps, c);
-    case 6:
-      return group_times_panel<6, Format, kStride>(a, panel, steps, c);
-#if defined(__AVX512F__)
-    case 7:
-      return group_times_panel<7, Format, kStride>(a, panel, steps, c);
-    case 8:
-      return group_times_panel<8, Format, kStride>(a, panel, steps, c);
-    case 9:
-      return group_times_panel<9, Format, kStride>(a, panel, steps, c);
-    case 10:
-      return group_times_panel<10, Format, kStride>(a, panel, steps, c);
-    case 11:
-      return group_times_panel<11, Format, kStride>(a, panel, steps, c);
-    case 12:
-      return group_times_panel<12, Format, kStride>(a, panel, steps, c);
-#endif
-  }
+// The same for any number of rows up to kMaxRows.
+template <typename Format, int kStride = 0, int m = kMaxRows>
+BW_INLINE void multiply_rows(int64_t rows, const float* a, const void* panel, int64_t steps,
+                             float* c) {
+  if (rows == m) return group_times_panel<m, Format, kStride>(a, panel, steps, c);
+  if constexpr (m > 1) multiply_rows<Format, kStride, m - 1>(rows, a, panel, steps, c);
 }
 
 }  // namespace
