@@ -9,6 +9,7 @@ void bind_dlpack(pybind11::module_& module);
 void bind_rng(pybind11::module_& module);
 void bind_kv_tree(pybind11::module_& module);
 void bind_attention_plan(pybind11::module_& module);
-void bind_cpu(pybind11::module_& module);
+void bind_layers(pybind11::module_& module);
+void bind_head(pybind11::module_& module);
 
 }  // namespace branchwise

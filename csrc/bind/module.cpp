@@ -32,5 +32,6 @@ PYBIND11_MODULE(_C, module) {
   branchwise::bind_rng(module);
   branchwise::bind_kv_tree(module);
   branchwise::bind_attention_plan(module);
-  branchwise::bind_cpu(module);
+  branchwise::bind_layers(module);
+  branchwise::bind_head(module);
 }

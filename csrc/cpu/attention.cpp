@@ -402,24 +402,17 @@ std::vector<Span> cut_tiles(const AttentionArgs& args, int64_t group, int64_t sh
 template <typename Product>
 void tree_attention_with(const AttentionArgs& args) {
   const int64_t group = args.n_heads / args.n_kv_heads;
-  int64_t work = 0;
-  for (const WorkItem* item = args.items; item < args.items + args.n_items; ++item)
-    work += static_cast<int64_t>(item->row_end - item->row_begin) * group * item->key_count;
-  const bool parallel = work * args.n_kv_heads * args.head_dim >= 1 << 16;
-  const int64_t share = args.n_rows * args.n_heads / omp_get_max_threads();
+  const int64_t share = args.n_rows * args.n_heads / omp_get_num_threads();
   const std::vector<Span> tiles = cut_tiles(args, group, share);
   const int64_t n_tiles = static_cast<int64_t>(tiles.size());
-#pragma omp parallel if (parallel)
-  {
-    [[maybe_unused]] const typename Product::Scope scope;
-    Tile tile;
+  [[maybe_unused]] const typename Product::Scope scope;
+  Tile tile;
 #pragma omp for collapse(2) schedule(dynamic)
-    for (int head = 0; head < args.n_kv_heads; ++head)
-      for (int64_t t = 0; t < n_tiles; ++t) {
-        tile.first = tiles[t].begin, tile.n = static_cast<int>(tiles[t].end - tiles[t].begin);
-        attend_tile<Product>(args, head, tile);
-      }
-  }
+  for (int head = 0; head < args.n_kv_heads; ++head)
+    for (int64_t t = 0; t < n_tiles; ++t) {
+      tile.first = tiles[t].begin, tile.n = static_cast<int>(tiles[t].end - tiles[t].begin);
+      attend_tile<Product>(args, head, tile);
+    }
 }
 
 }  // namespace

@@ -118,42 +118,39 @@ void code_gemm_typed(const CodeGemmArgs& args) {
     const int64_t group = begin * x_groups + k / format.x_group() * m;
     return Rows{words + begin * k_padded / 4 + k / 4 * m, scales + group, sums + group};
   };
-#pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
-  {
 #pragma omp for schedule(static)
-    for (int64_t g = 0; g < groups.count; ++g) {
-      const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
-      pack_rows<X>(args, begin, m, rows_at(begin, m, 0));
-    }
-    Room room;
-    constexpr int64_t kTask = kBlockGroups * kMaxRows * kPanelWidth;
-    alignas(64) float c[2 * kTask];
+  for (int64_t g = 0; g < groups.count; ++g) {
+    const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
+    pack_rows<X>(args, begin, m, rows_at(begin, m, 0));
+  }
+  Room room;
+  constexpr int64_t kTask = kBlockGroups * kMaxRows * kPanelWidth;
+  alignas(64) float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t task = 0; task < tasks.count; ++task)
-      for (int64_t unit = 0; unit < n_units; ++unit) {
-        const int64_t first = tasks.begin(task), last = tasks.begin(task + 1);
-        const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
-        for (int j = 0; j < panels; ++j) {
-          const int64_t p = unit * panels + j;
-          const uint8_t* panel = args.panels + p * n_blocks * block_bytes(format);
-          float* sums = c + j * kTask;
-          for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) sums[i] = 0;
-          for (int64_t b = 0; b < n_blocks; b += kSliceBlocks) {
-            const int64_t count = n_blocks - b < kSliceBlocks ? n_blocks - b : kSliceBlocks;
-            const uint8_t* block = panel + b * block_bytes(format);
-            const Slice slice = format.group == 0
-                                    ? Slice{block, nullptr, nullptr, count * kBlockSteps}
-                                    : unpack<false>(format, block, count, room);
-            for (int64_t g = first; g < last; ++g) {
-              const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
-              multiply(format, m, rows_at(begin, m, b * kBlockSteps), slice,
-                       g == first ? kCodesAhead : 0, sums + (begin - row_begin) * kPanelWidth);
-            }
+  for (int64_t task = 0; task < tasks.count; ++task)
+    for (int64_t unit = 0; unit < n_units; ++unit) {
+      const int64_t first = tasks.begin(task), last = tasks.begin(task + 1);
+      const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
+      for (int j = 0; j < panels; ++j) {
+        const int64_t p = unit * panels + j;
+        const uint8_t* panel = args.panels + p * n_blocks * block_bytes(format);
+        float* sums = c + j * kTask;
+        for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) sums[i] = 0;
+        for (int64_t b = 0; b < n_blocks; b += kSliceBlocks) {
+          const int64_t count = n_blocks - b < kSliceBlocks ? n_blocks - b : kSliceBlocks;
+          const uint8_t* block = panel + b * block_bytes(format);
+          const Slice slice = format.group == 0
+                                  ? Slice{block, nullptr, nullptr, count * kBlockSteps}
+                                  : unpack<false>(format, block, count, room);
+          for (int64_t g = first; g < last; ++g) {
+            const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
+            multiply(format, m, rows_at(begin, m, b * kBlockSteps), slice,
+                     g == first ? kCodesAhead : 0, sums + (begin - row_begin) * kPanelWidth);
           }
         }
-        write_unit<X, Out>(args, args.column_scale, c, kTask, unit, row_begin, row_end);
       }
-  }
+      write_unit<X, Out>(args, args.column_scale, c, kTask, unit, row_begin, row_end);
+    }
 }
 
 template <typename X, typename Out>

@@ -179,24 +179,21 @@ void code_gemm_tiles(const CodeGemmArgs& args) {
                         : format.group == 16 ? tiles_times_codes<16, false>
                         : format.has_min     ? tiles_times_codes<32, true>
                                              : tiles_times_codes<32, false>;
-#pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
-  {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < args.rows; ++row) x.pack<X>(args, row);
-    const TileScope scope(static_cast<int>(x.depth));
-    Room room;
-    constexpr int64_t kTask = kTileBlock * kPanelWidth;
-    alignas(64) float c[2 * kTask];
+  for (int64_t row = 0; row < args.rows; ++row) x.pack<X>(args, row);
+  const TileScope scope(static_cast<int>(x.depth));
+  Room room;
+  constexpr int64_t kTask = kTileBlock * kPanelWidth;
+  alignas(64) float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t block = 0; block < tasks.blocks.count; ++block)
-      for (int64_t unit = 0; unit < n_units; ++unit) {
-        const int64_t begin = tasks.begin(block), end = tasks.end(block);
-        for (int j = 0; j < panels; ++j)
-          multiply(format, x, args.panels + (unit * panels + j) * panel_bytes, begin, end, room,
-                   c + j * kTask);
-        write_unit<X, Out>(args, args.column_scale, c, kTask, unit, begin, end);
-      }
-  }
+  for (int64_t block = 0; block < tasks.blocks.count; ++block)
+    for (int64_t unit = 0; unit < n_units; ++unit) {
+      const int64_t begin = tasks.begin(block), end = tasks.end(block);
+      for (int j = 0; j < panels; ++j)
+        multiply(format, x, args.panels + (unit * panels + j) * panel_bytes, begin, end, room,
+                 c + j * kTask);
+      write_unit<X, Out>(args, args.column_scale, c, kTask, unit, begin, end);
+    }
 }
 
 }  // namespace

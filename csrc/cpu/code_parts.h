@@ -9,10 +9,9 @@ namespace {
 
 constexpr int kSliceBlocks = 8;  // blocks of k that are unpacked at once
 constexpr int kBlockCodes = kPanelWidth * kBlockSteps;
-constexpr int64_t kCodesAhead = 16384;         // bytes of weights: prefetchers stop at a page
-constexpr int kPiece = 64;                     // values of x that are rounded at once
-constexpr int64_t kMinParallelWork = 1 << 17;  // multiply-adds
-constexpr float kRound = 12582912.0f;          // 1.5 * 2^23: adding it rounds to an integer
+constexpr int64_t kCodesAhead = 16384;  // bytes of weights: prefetchers stop at a page
+constexpr int kPiece = 64;              // values of x that are rounded at once
+constexpr float kRound = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer
 typedef int8_t BVec __attribute__((vector_size(kLanes)));
 typedef uint8_t ByteVec __attribute__((vector_size(4 * kLanes)));
 

@@ -14,9 +14,8 @@
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-constexpr int kSlice = 256;                    // steps of k per pass over the rows
-constexpr int kBlockGroups = 8;                // micro tiles of rows in one parallel task
-constexpr int64_t kMinParallelWork = 1 << 16;  // multiply-adds
+constexpr int kSlice = 256;      // steps of k per pass over the rows
+constexpr int kBlockGroups = 8;  // micro tiles of rows in one parallel task
 
 // a[k][m] of rows [begin, begin + m): fp32, or two bf16 per word; zeros up to a whole word.
 template <typename Format, typename X>
@@ -43,39 +42,36 @@ void gemm_typed(const GemmArgs& args) {
   const int64_t panel_words = panel_depth(args.weight_dtype, args.k) * kPanelWidth;
   const int64_t n_units = unit_count(args);
   const int panels = unit_panels(args);
-#pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
-  {
 #pragma omp for schedule(static)
-    for (int64_t g = 0; g < groups.count; ++g) {
-      const int64_t begin = groups.begin(g);
-      pack_rows<Format, X>(args, begin, groups.begin(g + 1) - begin, words,
-                           args.scratch + begin * words);
-    }
-    constexpr int64_t kTask = kBlockGroups * kMaxRows * kPanelWidth;
-    float c[2 * kTask];
+  for (int64_t g = 0; g < groups.count; ++g) {
+    const int64_t begin = groups.begin(g);
+    pack_rows<Format, X>(args, begin, groups.begin(g + 1) - begin, words,
+                         args.scratch + begin * words);
+  }
+  constexpr int64_t kTask = kBlockGroups * kMaxRows * kPanelWidth;
+  float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t block = 0; block < blocks.count; ++block)
-      for (int64_t unit = 0; unit < n_units; ++unit) {
-        const int64_t first = blocks.begin(block), last = blocks.begin(block + 1);
-        const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
-        for (int j = 0; j < panels; ++j) {
-          const int64_t p = unit * panels + j;
-          const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * panel_words;
-          float* sums = c + j * kTask;
-          for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) sums[i] = 0;
-          for (int64_t k = 0; k < k_padded; k += kSlice) {
-            const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
-            const uint32_t* slice = panel + k / Format::kStep * kPanelWidth;
-            for (int64_t g = first; g < last; ++g) {
-              const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
-              const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
-              multiply_rows<Format>(m, a, slice, steps, sums + (begin - row_begin) * kPanelWidth);
-            }
+  for (int64_t block = 0; block < blocks.count; ++block)
+    for (int64_t unit = 0; unit < n_units; ++unit) {
+      const int64_t first = blocks.begin(block), last = blocks.begin(block + 1);
+      const int64_t row_begin = groups.begin(first), row_end = groups.begin(last);
+      for (int j = 0; j < panels; ++j) {
+        const int64_t p = unit * panels + j;
+        const uint32_t* panel = static_cast<const uint32_t*>(args.panels) + p * panel_words;
+        float* sums = c + j * kTask;
+        for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) sums[i] = 0;
+        for (int64_t k = 0; k < k_padded; k += kSlice) {
+          const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
+          const uint32_t* slice = panel + k / Format::kStep * kPanelWidth;
+          for (int64_t g = first; g < last; ++g) {
+            const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
+            const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
+            multiply_rows<Format>(m, a, slice, steps, sums + (begin - row_begin) * kPanelWidth);
           }
         }
-        write_unit<X, Out>(args, nullptr, c, kTask, unit, row_begin, row_end);
       }
-  }
+      write_unit<X, Out>(args, nullptr, c, kTask, unit, row_begin, row_end);
+    }
 }
 
 #if defined(__AMX_BF16__)
@@ -106,36 +102,33 @@ void gemm_tiles(const GemmArgs& args) {
   const int64_t whole = args.rows / kTileRows, whole_rows = whole * kTileRows;
   const TileRows x{in_place ? static_cast<const char*>(args.x) : room,
                    in_place ? room : room + whole_rows * stride, whole, stride};
-#pragma omp parallel if (args.rows * args.n * args.k >= kMinParallelWork)
-  {
-    if (!in_place) {
+  if (!in_place) {
 #pragma omp for schedule(static)
-      for (int64_t row = 0; row < args.rows; ++row)
-        copy_rows(args, row, row + 1, stride, room + row * stride);
-    } else if (whole_rows < args.rows) {
+    for (int64_t row = 0; row < args.rows; ++row)
+      copy_rows(args, row, row + 1, stride, room + row * stride);
+  } else if (whole_rows < args.rows) {
 #pragma omp single
-      copy_rows(args, whole_rows, args.rows, stride, room);
-    }
-    const TileScope scope;
-    constexpr int64_t kTask = kTileBlock * kPanelWidth;
-    alignas(64) float c[kGroupPanels * kTask];
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t block = 0; block < blocks.count; ++block)
-      for (int64_t group = 0; group < groups.count; ++group) {
-        const int64_t begin = blocks.begin(block) * kPairRows;
-        const int64_t limit = blocks.begin(block + 1) * kPairRows;
-        const int64_t end = limit < args.rows ? limit : args.rows;
-        const int64_t first = groups.begin(group) * panels, last = groups.begin(group + 1) * panels;
-        for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
-          for (int64_t p = first; p < last; ++p)
-            tiles_times_panel<Dot::bf16>(
-                x, static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile,
-                chunks.begin(chunk), chunks.begin(chunk + 1), begin, end, c + (p - first) * kTask);
-        for (int64_t p = first; p < last; p += panels)
-          write_unit<Bf16, Out>(args, nullptr, c + (p - first) * kTask, kTask, p / panels, begin,
-                                end);
-      }
+    copy_rows(args, whole_rows, args.rows, stride, room);
   }
+  const TileScope scope;
+  constexpr int64_t kTask = kTileBlock * kPanelWidth;
+  alignas(64) float c[kGroupPanels * kTask];
+#pragma omp for collapse(2) schedule(static)
+  for (int64_t block = 0; block < blocks.count; ++block)
+    for (int64_t group = 0; group < groups.count; ++group) {
+      const int64_t begin = blocks.begin(block) * kPairRows;
+      const int64_t limit = blocks.begin(block + 1) * kPairRows;
+      const int64_t end = limit < args.rows ? limit : args.rows;
+      const int64_t first = groups.begin(group) * panels, last = groups.begin(group + 1) * panels;
+      for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
+        for (int64_t p = first; p < last; ++p)
+          tiles_times_panel<Dot::bf16>(
+              x, static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile,
+              chunks.begin(chunk), chunks.begin(chunk + 1), begin, end, c + (p - first) * kTask);
+      for (int64_t p = first; p < last; p += panels)
+        write_unit<Bf16, Out>(args, nullptr, c + (p - first) * kTask, kTask, p / panels, begin,
+                              end);
+    }
 }
 #endif
 

@@ -5,8 +5,6 @@
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-constexpr int64_t kMinParallelWork = 1 << 14;  // elements: less is not worth waking the threads
-
 template <typename T>
 BW_INLINE float inverse_rms(const T* x, int64_t dim, float eps) {
   Vec sum[2] = {};
@@ -37,7 +35,7 @@ void rms_norm_typed(const NormArgs& args) {
   const float offset = args.add_one ? 1.0f : 0.0f;
   const int64_t dim = args.dim;
   const T* weight = static_cast<const T*>(args.weight);
-#pragma omp parallel for schedule(static) if (args.rows * dim >= kMinParallelWork)
+#pragma omp for schedule(static)
   for (int64_t row = 0; row < args.rows; ++row) {
     const T* x = static_cast<const T*>(args.x) + row * dim;
     if (args.residual) {
@@ -105,7 +103,7 @@ void rope_store_typed(const RopeArgs& args) {
   const int64_t dim = args.head_dim, width = (args.n_heads + 2 * args.n_kv_heads) * dim;
   const T* q_norm = static_cast<const T*>(args.q_norm);
   const T* k_norm = static_cast<const T*>(args.k_norm);
-#pragma omp parallel for schedule(static) if (args.rows * width >= kMinParallelWork)
+#pragma omp for schedule(static)
   for (int64_t row = 0; row < args.rows; ++row) {
     const T* qkv = static_cast<const T*>(args.qkv) + row * width;
     const int64_t angle = args.positions[row] * (dim / 2);
@@ -133,7 +131,7 @@ void rope_store_typed(const RopeArgs& args) {
 template <typename T>
 void act_mul_typed(const ActArgs& args) {
   const int64_t dim = args.dim;
-#pragma omp parallel for schedule(static) if (args.rows * dim >= kMinParallelWork)
+#pragma omp for schedule(static)
   for (int64_t row = 0; row < args.rows; ++row) {
     const T* gate = static_cast<const T*>(args.gate_up) + 2 * row * dim;
     T* out = static_cast<T*>(args.out) + row * dim;

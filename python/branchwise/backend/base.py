@@ -20,6 +20,7 @@ Floats = NDArray[np.float32]
 ReadRows = Callable[[int, int], Tensor]  # rows [begin, end) of a table, in the model's dtype, from the checkpoint
 ReadMatrix = Callable[[int, int], Matrix]  # the same of a matrix, in the form that was asked for
 Plan = Any  # an attention plan as the backend's own kernels read it: opaque to everyone else
+Layers = Callable[[Tensor, Plan, Sequence[Tensor]], Tensor]  # (residual, plan, KV pool by layer) -> hidden states
 HeadKind = Literal["pair", "mlp", "value"]
 AttentionPath = Literal["tree", "rows"]  # shared segments read once, or every row on its own
 
@@ -177,6 +178,10 @@ class Backend(Protocol):
 
         pair: [2, hidden], good first    mlp: W0 [n, hidden], b0 [n], W1 [2, n], b1 [2]    value: w [1, hidden], b [1]
         """
+        ...
+
+    def replayed(self, layers: Layers) -> Layers:
+        """The same function, or one that repeats the calls of kernels that it makes."""
         ...
 
     def tensor(self, values: Tensor) -> Tensor:

@@ -22,11 +22,13 @@ from branchwise.backend.base import (
     Floats,
     HeadKind,
     Ids,
+    Layers,
     Linear,
     ReadMatrix,
     ReadRows,
 )
 from branchwise.backend.cpu_linear import BlockLinear, DenseLinear, GatedLinear, OwnLinear
+from branchwise.backend.cpu_pass import RecordedLayers
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 from branchwise.config import Weights
 from branchwise.weights.blocks import Matrix
@@ -139,6 +141,12 @@ class CpuBackend:
     rope_store = staticmethod(_C.rope_store)
     kv_width = staticmethod(_C.kv_width)
 
+    def __init__(self) -> None:
+        self._own_products = True  # of all layers so far
+
+    def replayed(self, layers: Layers) -> Layers:
+        return RecordedLayers(layers) if self._own_products else layers
+
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> LazyEmbedding:
         return LazyEmbedding(read, words, width, dtype)
 
@@ -146,10 +154,14 @@ class CpuBackend:
         dense = [part for part in parts if isinstance(part, Tensor)]
         if len(dense) < len(parts):
             return BlockLinear(parts, bias)
-        return DenseLinear(torch.cat(dense) if len(dense) > 1 else dense[0], bias)
+        linear = DenseLinear(torch.cat(dense) if len(dense) > 1 else dense[0], bias)
+        self._own_products &= linear.own
+        return linear
 
     def gated(self, gate: Matrix, up: Matrix, activation: str) -> Linear:
-        return GatedLinear(gate, up, activation)
+        linear = GatedLinear(gate, up, activation)
+        self._own_products &= linear.own
+        return linear
 
     def head(self, read: ReadMatrix, words: int, tied: Embedding | None) -> list[Linear]:
         tiles = []

@@ -53,6 +53,11 @@ class DenseLinear:
         else:
             self._own = _C.PackedWeight(weight)
 
+    @property
+    def own(self) -> bool:
+        """Whether the product is ours, not oneDNN's."""
+        return self._onednn is None
+
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x: [rows, in] -> [rows, out], both in the weight's dtype. oneDNN makes room of its own for the result."""
         if self._onednn is None:
@@ -125,6 +130,11 @@ class GatedLinear:
             parts = [gate, up]
             tensors = [part for part in parts if isinstance(part, Tensor)]
             self._plain = DenseLinear(torch.cat(tensors)) if len(tensors) == 2 else BlockLinear(parts)
+
+    @property
+    def own(self) -> bool:
+        """Whether the product is ours, not oneDNN's."""
+        return self._fused is not None or not isinstance(self._plain, DenseLinear) or self._plain.own
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x: [rows, in] -> [rows, inner], both in the model's dtype."""

@@ -22,6 +22,7 @@ from branchwise.backend.base import (
     DrawArrays,
     Floats,
     HeadKind,
+    Layers,
     LoopKey,
     LoopParts,
     ReadMatrix,
@@ -120,6 +121,9 @@ class TritonBackend:
         return 1 << 30
 
     # --- weights and memory --------------------------------------------------------------------------------------
+
+    def replayed(self, layers: Layers) -> Layers:
+        return layers  # bursts are recorded whole
 
     def tensor(self, values: Tensor) -> Tensor:
         return values.to(self.device)

@@ -69,7 +69,10 @@ class Decoder:
         tokens: [rows] int64 in plan order    pool: by layer [block, kv_head, 2, the backend's kv_width]
         Returns [rows, hidden]. Writes the rows' keys and values at `plan.slots`.
         """
-        residual = self.embed(tokens)
+        return self.through_layers(self.embed(tokens), plan, pool)
+
+    def through_layers(self, residual: Tensor, plan: Plan, pool: Sequence[Tensor]) -> Tensor:
+        """What follows the embedding. residual: [rows, hidden], becomes the last residual stream."""
         scratch = self._scratch(residual)
         update: Tensor | None = None  # what the last sub-layer adds to the residual stream
         for index, layer in enumerate(self.layers):
