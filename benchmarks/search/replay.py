@@ -135,7 +135,7 @@ def replay_engine(recording: Recording, *, max_rows: int, batch_rows: int = 512,
     )  # fmt: skip
     model = SimpleNamespace(
         config=config, rope={False: (torch.empty(1 << 20, 1),)}, dtype=torch.float32, backend=CpuBackend(), head=[],
-        forward=lambda tokens, plan, pool: tokens[:, None].float(),
+        embed=lambda tokens: tokens[:, None].float(), through_layers=lambda residual, plan, pool: residual,
     )  # fmt: skip
     caches = [KvCache(cast(Any, config), ROOM, torch.float32) for _ in range(2)]
     tokenizer = cast(Any, recording)

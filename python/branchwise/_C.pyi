@@ -4,6 +4,7 @@ Tensors cross as DLPack: contiguous, on the CPU, checked. Node handles are integ
 Wrong arguments and states raise ValueError, freed handles StaleNodeError, a full pool OutOfMemory.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -116,6 +117,12 @@ def tree_attention(
     window: int = 0,
     softcap: float = 0.0,
 ) -> None: ...
+
+class Pass:
+    def run(self, plan: AttentionPlan) -> None: ...
+    def __len__(self) -> int: ...
+
+def record(body: Callable[[], object]) -> Pass: ...
 
 class PackedWeight:
     def __init__(self, weight: _Tensor) -> None: ...

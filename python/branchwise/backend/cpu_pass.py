@@ -23,7 +23,7 @@ class RecordedLayers:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self._pool: Sequence[Tensor] = ()
-        self._calls: Any = None
+        self.calls: Any = None  # a _C.Pass
         self._residual: Tensor | None = None  # [rows recorded, hidden]
         self._hidden: Tensor | None = None
 
@@ -34,9 +34,10 @@ class RecordedLayers:
             return self.layers(residual, plan, pool)
         if self._residual is None or rows > len(self._residual) or pool is not self._pool:
             self._record(residual, plan, pool)
-        assert self._residual is not None and self._hidden is not None
+        assert self._residual is not None
+        assert self._hidden is not None
         self._residual[:rows] = residual
-        self._calls.run(plan)
+        self.calls.run(plan)
         return self._hidden[:rows].clone()
 
     def _record(self, residual: Tensor, plan: Plan, pool: Sequence[Tensor]) -> None:
@@ -46,5 +47,5 @@ class RecordedLayers:
         def body() -> None:
             self._hidden = self.layers(room, plan, pool)
 
-        self._calls = _C.record(body)
+        self.calls = _C.record(body)
         self._residual, self._pool = room, pool

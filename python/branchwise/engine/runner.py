@@ -43,7 +43,7 @@ class Runner:
         self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
         self.stats = RunnerStats()
         self.last_bytes_read = 0
-        self._layers = model.backend.replayed(model.through_layers)
+        self.layers = model.backend.replayed(model.through_layers)
 
     def forward(self, feeds: list[Feed]) -> Tensor:
         """Append every feed to its node and return the hidden state after the last token of each.
@@ -58,7 +58,7 @@ class Runner:
         backend = self.model.backend
         tokens = backend.tensor(torch.tensor([token for index in order for token in feeds[index].tokens]))
         uploaded = backend.upload(plan, self.shape)
-        hidden = self._layers(self.model.embed(tokens), uploaded, self.kv.layers)
+        hidden = self.layers(self.model.embed(tokens), uploaded, self.kv.layers)
         self.count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared, backend.attention_path(uploaded))
         last_rows = np.empty(len(feeds), np.int64)
         last_rows[order] = np.cumsum(counts[order]) - 1

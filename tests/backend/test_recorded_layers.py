@@ -1,0 +1,72 @@
+"""Recorded passes of a model give the bits of its forward pass, whatever rows and pools come."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from branchwise import _C
+from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.cpu_linear import multiplied_by_onednn
+from branchwise.backend.cpu_pass import MOST_ROWS, RecordedLayers
+from branchwise.engine.kv import KvCache
+from branchwise.engine.runner import Feed, Runner
+from branchwise.models.decoder import Decoder
+from branchwise.models.load import load_decoder
+from checkpoints import FAMILY_CONFIGS, random_checkpoint
+
+KV_BLOCKS = 64
+
+
+def own_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product by oneDNN, as on machines with AMX: only then are passes recorded."""
+    monkeypatch.setattr("branchwise.backend.cpu_linear.multiplied_by_onednn", lambda dtype: False)
+
+
+def feeds_of(kv: KvCache, lengths: list[int]) -> list[Feed]:
+    return [Feed(kv.tree.add_root(), [3 + (7 * i) % 80 for i in range(length)]) for length in lengths]
+
+
+def one_by_one(model: Decoder, kv: KvCache, feeds: list[Feed]) -> Tensor:
+    """The same feeds through the same memory, every kernel called from Python."""
+    runner = Runner(model, kv)
+    runner.layers = model.through_layers
+    return runner.forward(feeds)
+
+
+@pytest.mark.parametrize("family", FAMILY_CONFIGS)
+def test_same_bits_as_single_calls(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    own_products(monkeypatch)
+    model = load_decoder(random_checkpoint(family, seed=1), torch.bfloat16)
+    kv, other = (KvCache(model.config, KV_BLOCKS, torch.bfloat16, model.backend) for _ in range(2))
+    runner = Runner(model, kv)
+    assert isinstance(runner.layers, RecordedLayers)
+    for lengths in ([5], [70, 3], [1, 1, 1], [MOST_ROWS + 1], [2]):
+        given = runner.forward(feeds_of(kv, lengths))
+        assert torch.equal(given, one_by_one(model, other, feeds_of(other, lengths)))
+
+
+def test_recorded_again_for_more_rows_and_another_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_products(monkeypatch)
+    model = load_decoder(random_checkpoint("qwen2", seed=2), torch.bfloat16)
+    recordings = []
+    record = _C.record
+    monkeypatch.setattr(_C, "record", lambda body: recordings.append(1) or record(body))
+    first, second = (KvCache(model.config, KV_BLOCKS, torch.bfloat16, model.backend) for _ in range(2))
+    runner = Runner(model, first)
+    for lengths, expected in (([3], 1), ([60], 1), ([65], 2), ([1], 2), ([MOST_ROWS + 1], 2)):
+        runner.forward(feeds_of(first, lengths))
+        assert len(recordings) == expected
+    runner.kv = second
+    given = runner.forward(feeds_of(second, [9]))
+    assert len(recordings) == 3
+    runner.forward(feeds_of(second, [20]))
+    assert torch.equal(given, one_by_one(model, first, feeds_of(first, [9])))  # what was returned stays as it is
+
+
+def test_products_of_onednn_are_called_one_by_one() -> None:
+    assert multiplied_by_onednn(torch.float32)
+    model = load_decoder(random_checkpoint("llama", seed=3), torch.float32)
+    assert isinstance(model.backend, CpuBackend)
+    assert model.backend.replayed(model.through_layers) == model.through_layers
