@@ -103,9 +103,17 @@ def test_a_problem_that_waits_for_scores_alone_gets_them_while_others_decode() -
     assert counts["iterations"] <= 205
 
 
+def test_steps_that_end_together_are_scored_together() -> None:
+    levels = [[(31, 4)] * 16] * 4  # of every level 1,984 tokens, not quite four passes
+    _, counts = told([made_up("p", levels)], DVTS(n=64, expand=4))
+    assert counts["passes"] == [10, *[512, 512, 512, 448] * 4]
+    assert counts["iterations"] == 4 * 31  # nobody falls behind for want of a last, smaller pass
+
+
 def test_early_finishers_wait_for_a_full_pass_while_nobody_needs_their_scores() -> None:
     lone = made_up("p", [[(40, 4)]] * 3)
     for index, path in enumerate(("0", "1", "2", "3")):
         lone["steps"][path][:2] = [10 + 20 * index] * 2  # 160 tokens, worth more than one small pass
+        lone["steps"][f"{0}.{index}"][:2] = [50 + 5 * index] * 2  # 230: no pass more than these ends up nearly full
     _, counts = told([lone], BeamSearch(n=4, expand=4))
-    assert counts["passes"] == [10, 160, 160, 160]  # the prompt, then one a level
+    assert counts["passes"] == [10, 160, 230, 160]  # the prompt, then one a level

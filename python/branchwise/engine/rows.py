@@ -61,8 +61,9 @@ class RowQueue:
         openings: list[Opening] = []
         while self.openings and rows < self.max_rows and prefill < self.prefill_rows:
             opening = self.openings.popleft()
+            if all(opening.branch is not other.branch for other in openings):  # else fed once for both
+                prefill += len(opening.branch.pending)
             openings.append(opening)
-            prefill += len(opening.branch.pending)
             rows += opening.n
         ahead = _take(self.ahead.growing, self.max_rows - rows)
         openings += _take(self.ahead.openings, self.max_rows - rows - len(ahead))

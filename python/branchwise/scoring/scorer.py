@@ -123,10 +123,15 @@ class Scorer:
         """True when nothing waits for a score."""
         return not (self._queue or self._known)
 
+    @property
+    def pending(self) -> int:
+        """Tokens that have not been fed."""
+        return sum(len(twin.pending) for twin in self._queue)
+
     def poll(self, *, least: int = 1) -> list[Node]:
         """Feed one batch of new tokens, if at least so many wait; returns the steps whose scores became known."""
         done, self._known = self._known, []
-        if sum(len(twin.pending) for twin in self._queue) < least:
+        if self.pending < least:
             return done
         batch = self._next_batch()
         if not batch:

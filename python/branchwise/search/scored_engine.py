@@ -6,6 +6,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from branchwise._C import lineage_root
 from branchwise.engine.branch import StepLimits, Tree
@@ -116,47 +117,68 @@ class ScoredEngine:
         self._unscorable = [event for event in self._unscorable if event.tree is not tree]
 
     def poll(self) -> list[Event]:
-        """One decode iteration, then one PRM pass if it is worth it: on a GPU while the next ones decode."""
+        """PRM passes as far as they are worth it, else one decode iteration: on a GPU both at the same time."""
         events, self._unscorable = self._unscorable, []
-        if not self.engine.idle:
+        if self.scorer is not None and not self.scorer.idle:
+            self.engine.begin()
+            events += self._scored(self.scorer)
+        if not self.engine.idle and (self.engine.overlaps or not events):  # else what was scored may go on first
             for policy, node in self.engine.poll():
                 node.cost.flops += node.cost.generated_tokens * self.engine.flops_per_token
                 events.append(Event("generated", self._trees[policy.root], node))
-        if self.scorer is not None and not self.scorer.idle:
-            least = self._least_rows(self.scorer, bool(events) or not self.engine.idle)
-            self.engine.begin()
-            scored = self.scorer.poll(least=least)
-            if scored:
-                self._idled = 0.0
-            for node in scored:
-                tree = self._owners.pop(node, None)
-                node.cost.flops += node.cost.prm_tokens * self.scorer.flops_per_token
-                if tree is not None:  # an ancestor scored on the way was not asked for
-                    events.append(Event("scored", tree, node))
         return events
 
-    def _least_rows(self, scorer: Scorer, policy_busy: bool) -> int:
+    def _scored(self, scorer: Scorer) -> list[Event]:
+        """The scores that became known."""
+        before = scorer.pending
+        nodes = scorer.poll(least=self._least_rows(scorer))
+        while self._worth_more(scorer) <= scorer.pending < before:
+            before = scorer.pending
+            nodes += scorer.poll()
+        if nodes:
+            self._idled = 0.0
+        events = []
+        for node in nodes:
+            tree = self._owners.pop(node, None)
+            node.cost.flops += node.cost.prm_tokens * scorer.flops_per_token
+            if tree is not None:  # an ancestor scored on the way was not asked for
+                events.append(Event("scored", tree, node))
+        return events
+
+    def _least_rows(self, scorer: Scorer) -> int:
         """New tokens that a pass through the PRM should have now.
 
         A pass reads all weights, so larger ones are cheaper; but branches whose scores are late leave rows of the
-        policy empty. Both cost the same thing: weights read for too few rows. So a pass is due when the iterations
-        that were lost in empty rows add up to one pass (as when to buy instead of renting skis), or it is full.
+        policy empty. So a pass is due when the iterations that were lost in empty rows cost as much as reading the
+        weights once more (as when to buy instead of renting skis), about half an iteration of full rows, or it is full.
         """
-        if not policy_busy:
+        if self.engine.idle:
             return 1
         if self.engine.overlaps:
             return MIN_ROWS
-        blocked, active = self._blocked_rows(), len(self.engine.rows.growing)
-        self._idled += blocked / (blocked + active) if blocked else 0.0
-        due = self._idled * self.engine.flops_per_token >= scorer.flops_per_token
+        blocked, used = self._blocked_rows(), self._used_rows()
+        self._idled += blocked / (blocked + used)
+        due = 2 * self._idled * self.engine.flops_per_token >= scorer.flops_per_token
         return 1 if due else scorer.batch_rows
 
-    def _blocked_rows(self) -> int:
-        """Rows that stay empty because scores are missing: of trees that wait for nothing else, and of complete
-        expansions in other trees, as far as nobody else waits for these rows."""
+    def _worth_more(self, scorer: Scorer) -> float:
+        """New tokens for which a pass is followed by one more.
+
+        Passes that are nearly full gain nothing by waiting, while branches without scores fall behind the others and
+        are the last to decode, in iterations that are nearly empty. Beside a GPU's policy they take turns.
+        """
+        return inf if self.engine.overlaps else scorer.batch_rows / 4
+
+    def _used_rows(self) -> int:
+        """Rows of the next iteration, as far as `max_rows` allows."""
         rows = self.engine.rows
-        queued = sum(opening.n for opening in rows.openings)
-        free = rows.max_rows - len(rows.growing) - queued
+        return len(rows.growing) + sum(opening.n for opening in rows.openings)
+
+    def _blocked_rows(self) -> int:
+        """Rows that stay empty because scores are missing: all of a tree that waits for nothing else, and in other
+        trees as many as a complete expansion has steps, as far as nobody else waits for these rows."""
+        rows = self.engine.rows
+        free = rows.max_rows - self._used_rows()
         if free <= 0:
             return 0
         growing = [(self._trees[item.tree.root], item.branch.node) for item in rows.growing]
@@ -164,9 +186,8 @@ class ScoredEngine:
         busy_trees = {tree for tree, _ in growing} | {self._trees[item.tree.root] for item in rows.openings}
         idle_trees = set(self._owners.values()) - busy_trees
         blocked = sum(tree.policy.width for tree in idle_trees)
-        blocked += sum(
-            tree not in idle_trees and _expansion(tree, node) not in unfinished for node, tree in self._owners.items()
-        )
+        waiting = {_expansion(tree, node): tree for node, tree in self._owners.items() if tree not in idle_trees}
+        blocked += sum(_size(tree, *wish) for wish, tree in waiting.items() if wish not in unfinished)
         return min(blocked, free)
 
     def prompt_ids(self, problem: Problem) -> list[int]:
@@ -197,6 +218,14 @@ def _expansion(tree: ScoredTree, node: Node) -> tuple[Node | None, int]:
     """Which wish a step belongs to: its siblings of the same wish are waited for together."""
     parent = node.parent
     return parent, bisect_right(tree.ends.get(parent, []) if parent else [], node.index)
+
+
+def _size(tree: ScoredTree, parent: Node | None, wish: int) -> int:
+    """How many steps were wished for."""
+    if parent is None:
+        return 1
+    first, end = tree.ends[parent][wish - 1 : wish + 1]
+    return end - first
 
 
 def tokens_for_tokens(policy: Tokenizer, prm: Tokenizer) -> int:
