@@ -101,17 +101,23 @@ def live(options: argparse.Namespace, strategy: Strategy) -> list[dict[str, Any]
     return [counts]
 
 
+def repeated(problems: list[dict[str, Any]], times: int) -> list[dict[str, Any]]:
+    """A longer run of the same step lengths: every problem so many times, each under a name of its own."""
+    return [problem | {"id": f"{problem['id']}, {time}"} for time in range(times) for problem in problems]
+
+
 def replayed(options: argparse.Namespace) -> list[dict[str, Any]]:
     """From a recording, for every number of rows and of problems in flight."""
     entry = json.loads(options.replay.read_text())
     strategy = make_strategy(entry["strategy"], n=entry["n"], expand=entry["expand"])
-    recording = Recording(entry["problems"])
+    recording = Recording(repeated(entry["problems"], options.repeat))
     records = []
     for rows in options.rows:
         for in_flight in options.in_flight:
             engine = replay_engine(recording, max_rows=rows, speculate=options.speculate)
             _, counts = search(engine, recording.problems, strategy, in_flight, rows)
-            records.append(counts | {"recording": options.replay.name, "speculate": options.speculate})
+            about = {"recording": options.replay.name, "repeat": options.repeat, "speculate": options.speculate}
+            records.append(counts | about)
     return records
 
 
@@ -121,6 +127,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[8])
     parser.add_argument("--record", type=Path, help="keep the trees of the search in this file")
     parser.add_argument("--replay", type=Path, help="replay such a file")
+    parser.add_argument("--repeat", type=int, default=1, help="replay the recorded problems so many times over")
     parser.add_argument("--speculate", action="store_true")
     options = parse_search(parser)
     strategy = make_strategy(options.strategy, n=options.n, expand=options.expand)

@@ -10,7 +10,7 @@ import pytest
 
 import branchwise as bw
 from benchmarks.gpu.searches import bundled_problems
-from benchmarks.search.bench_occupancy import RowCounter, search
+from benchmarks.search.bench_occupancy import RowCounter, repeated, search
 from benchmarks.search.bench_prm import full_batches, prefill, token_terms, watch
 from benchmarks.search.replay import Recording, record, replay_engine
 from branchwise.search import DVTS, BeamSearch, Progress
@@ -108,6 +108,13 @@ def test_steps_that_end_together_are_scored_together() -> None:
     _, counts = told([made_up("p", levels)], DVTS(n=64, expand=4))
     assert counts["passes"] == [10, *[512, 512, 512, 448] * 4]
     assert counts["iterations"] == 4 * 31  # nobody falls behind for want of a last, smaller pass
+
+
+def test_a_repeated_recording_is_the_same_work_so_many_times() -> None:
+    lone = made_up("p", [[(20, 4)]] * 2)
+    once, thrice = (told(repeated([lone], times), BeamSearch(n=4, expand=4)) for times in (1, 3))
+    assert len(thrice[0]) == len(set(thrice[0])) == 3 * len(once[0])
+    assert sum(thrice[1]["passes"]) == 3 * sum(once[1]["passes"])
 
 
 def test_early_finishers_wait_for_a_full_pass_while_nobody_needs_their_scores() -> None:

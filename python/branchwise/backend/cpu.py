@@ -36,7 +36,7 @@ from branchwise.weights.read_ahead import ReadAhead
 
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
 HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
-GROUP_ROWS = 64  # rows sampled at once: bounds the logits that top-k and top-p keep
+GROUP_ROWS = 256  # rows sampled at once: every group reads lm_head again; bounds the logits kept for top-k and top-p
 
 # Pages of 2 MiB for torch's large tensors, weights packed by oneDNN among them: streaming through small pages takes
 # half as long again. torch looks once, at its first allocation.
