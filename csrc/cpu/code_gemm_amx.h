@@ -145,7 +145,6 @@ BW_INLINE auto slice_sum(int lines) {
 template <int kGroup, bool kMin>
 void tiles_times_codes(const CodeFormat format, const TiledRows& x, const uint8_t* panel,
                        int64_t begin, int64_t end, Room& room, float* c) {
-  constexpr int kTileLines = kPanelTile / 64;
   const int64_t n_blocks = x.padded / kBlockSteps;
   const int64_t passes = (end - begin + kPairRows - 1) / kPairRows;
   const int lines = kGroup == 0 ? static_cast<int>((kTileLines + passes - 1) / passes) : 0;

@@ -19,8 +19,9 @@ constexpr int kTileBytes = 64;                              // of a row of a til
 constexpr int kTileSteps = kTileBytes / sizeof(Bf16);       // of k, in bf16, that such a row holds
 constexpr int kPanelRowBytes = kPanelWidth * 4;             // two rows of B tiles
 constexpr int64_t kPanelTile = kTileRows * kPanelRowBytes;  // bytes of a panel per tile of k
-constexpr int kSliceTiles = 6;                              // tiles of k per pass over the rows
-constexpr int kSlicesAhead = 2;                             // of them, weights are fetched
+constexpr int kTileLines = kPanelTile / 64;
+constexpr int kSliceTiles = 6;           // tiles of k per pass over the rows
+constexpr int kSlicesAhead = 2;          // of them, weights are fetched
 constexpr int kTileFetchAhead = 8192;    // bytes of weights that are fetched in advance
 constexpr int kTileBlock = 256;          // rows of a task at most
 constexpr int64_t kTileCache = 1 << 20;  // bytes of x that a task keeps in L2
@@ -143,10 +144,10 @@ BW_INLINE void tile_step(const char* a, const char* a_below, int64_t stride, con
 }
 
 // Into L2: more of L1's few open misses would hold up the loads of tiles.
-template <int kLines>
+template <int kLines, int kStep = 1>
 BW_INLINE void fetch_lines(const char* at) {
 #pragma GCC unroll 32
-  for (int line = 0; line < kLines; ++line) __builtin_prefetch(at + 64 * line, 0, 2);
+  for (int line = 0; line < kLines; line += kStep) __builtin_prefetch(at + 64 * line, 0, 2);
 }
 
 // c[16 or 32][32] (+)= rows * slice, over n tiles of k. a, a_below: of 16 rows each, `stride` bytes
@@ -154,10 +155,13 @@ BW_INLINE void fetch_lines(const char* at) {
 template <Dot kDot, bool kTwo, int kLines>
 void tiles_times_slice(const char* a, const char* a_below, int64_t stride, const char* slice,
                        int64_t n, bool first, const char* ahead, void* c) {
+  // Where one pass reads all weights, every fourth line will do: the processor's own prefetcher
+  // brings those between, and takes none of L1's open misses for it.
+  constexpr int kStep = kLines == kTileLines ? 4 : 1;
   first ? zero_sums<kTwo>() : load_sums<kTwo>(c);
   for (int64_t k = 0; k < n; ++k) {
     tile_step<kDot, kTwo>(a, a_below, stride, slice);
-    fetch_lines<kLines>(ahead);
+    fetch_lines<kLines, kStep>(ahead);
     ahead += 64 * kLines;
     slice += kPanelTile;
     a += kTileBytes;
@@ -168,7 +172,7 @@ void tiles_times_slice(const char* a, const char* a_below, int64_t stride, const
 
 template <Dot kDot, bool kTwo>
 BW_INLINE auto slice_product(int lines) {
-  return lines > 16  ? tiles_times_slice<kDot, kTwo, 32>
+  return lines > 16  ? tiles_times_slice<kDot, kTwo, kTileLines>
          : lines > 8 ? tiles_times_slice<kDot, kTwo, 16>
          : lines > 4 ? tiles_times_slice<kDot, kTwo, 8>
                      : tiles_times_slice<kDot, kTwo, 4>;
@@ -180,7 +184,6 @@ BW_INLINE auto slice_product(int lines) {
 template <Dot kDot>
 void tiles_times_panel(const TileRows& x, const char* panel, int64_t k_begin, int64_t k_end,
                        int64_t begin, int64_t end, float* c) {
-  constexpr int kTileLines = kPanelTile / 64;
   const int64_t passes = (end - begin + kPairRows - 1) / kPairRows;
   const int64_t slice_tiles = passes == 1 ? k_end - k_begin : kSliceTiles;
   const int lines = static_cast<int>((kTileLines + passes - 1) / passes);
