@@ -97,10 +97,13 @@ class TileSampler:
         )  # fmt: skip
         rows, word = hidden[part], 0
         room = rows.new_empty(len(rows) * HEAD_TILE_WORDS)
+        views: dict[int, Tensor] = {}  # by words: made once, for every operation of torch is slow between kernels
         for tile in self.head:
-            logits = room[: len(rows) * tile.out_features].view(-1, tile.out_features)
-            self.fused.tile(tile(rows, logits), word, self.softcap)
-            word += tile.out_features
+            words = tile.out_features
+            if words not in views:
+                views[words] = room[: len(rows) * words].view(-1, words)
+            self.fused.tile(tile(rows, views[words]), word, self.softcap)
+            word += words
         ids, logprobs = self.fused.finish()
         return np.asarray(ids), np.asarray(logprobs)
 

@@ -117,21 +117,29 @@ class ScoredEngine:
         self._unscorable = [event for event in self._unscorable if event.tree is not tree]
 
     def poll(self) -> list[Event]:
-        """PRM passes as far as they are worth it, else one decode iteration: on a GPU both at the same time."""
+        """PRM passes as far as they are worth it, else one decode iteration. On a GPU both: the PRM beside a burst."""
         events, self._unscorable = self._unscorable, []
+        overlaps = self.engine.overlaps
+        if overlaps:
+            events += self._generated()
         if self.scorer is not None and not self.scorer.idle:
             self.engine.begin()
-            events += self._scored(self.scorer)
-        if not self.engine.idle and (self.engine.overlaps or not events):  # else what was scored may go on first
-            for policy, node in self.engine.poll():
-                node.cost.flops += node.cost.generated_tokens * self.engine.flops_per_token
-                events.append(Event("generated", self._trees[policy.root], node))
+            events += self._scored(self.scorer, not self.engine.idle or (overlaps and bool(events)))
+        if not overlaps and not events:  # else what was scored may go on first
+            events += self._generated()
         return events
 
-    def _scored(self, scorer: Scorer) -> list[Event]:
+    def _generated(self) -> list[Event]:
+        """The steps that a decode iteration finished."""
+        steps = [] if self.engine.idle else self.engine.poll()
+        for _, node in steps:
+            node.cost.flops += node.cost.generated_tokens * self.engine.flops_per_token
+        return [Event("generated", self._trees[policy.root], node) for policy, node in steps]
+
+    def _scored(self, scorer: Scorer, policy_busy: bool) -> list[Event]:
         """The scores that became known."""
         before = scorer.pending
-        nodes = scorer.poll(least=self._least_rows(scorer))
+        nodes = scorer.poll(least=self._least_rows(scorer, policy_busy))
         while self._worth_more(scorer) <= scorer.pending < before:
             before = scorer.pending
             nodes += scorer.poll()
@@ -145,14 +153,14 @@ class ScoredEngine:
                 events.append(Event("scored", tree, node))
         return events
 
-    def _least_rows(self, scorer: Scorer) -> int:
+    def _least_rows(self, scorer: Scorer, policy_busy: bool) -> int:
         """New tokens that a pass through the PRM should have now.
 
         A pass reads all weights, so larger ones are cheaper; but branches whose scores are late leave rows of the
         policy empty. So a pass is due when the iterations that were lost in empty rows cost as much as reading the
         weights once more (as when to buy instead of renting skis), about half an iteration of full rows, or it is full.
         """
-        if self.engine.idle:
+        if not policy_busy:
             return 1
         if self.engine.overlaps:
             return MIN_ROWS
