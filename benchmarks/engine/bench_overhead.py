@@ -82,8 +82,10 @@ def kernels_timed(engine: bw.Engine) -> Iterator[Stopwatch]:
     try:
         if isinstance(layers, RecordedLayers):
             calls, layers.calls = layers.calls, Timed(layers.calls, watch, "layers", ("run",))
-            yield watch
-            layers.calls = calls
+            try:
+                yield watch
+            finally:
+                layers.calls = calls
         else:
             with layers_timed(steps.model, watch):
                 yield watch

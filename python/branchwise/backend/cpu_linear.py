@@ -97,6 +97,8 @@ class BlockLinear:
     parts: [out_i, in] each, not kept    bias: [out] of the model's dtype, or None
     """
 
+    own = True  # the product is ours, not oneDNN's
+
     def __init__(self, parts: Sequence[Matrix], bias: Tensor | None = None) -> None:
         self.out_features = sum(len(part) for part in parts)
         self.bias = bias
@@ -134,7 +136,7 @@ class GatedLinear:
     @property
     def own(self) -> bool:
         """Whether the product is ours, not oneDNN's."""
-        return self._fused is not None or not isinstance(self._plain, DenseLinear) or self._plain.own
+        return self._fused is not None or self._plain.own
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x: [rows, in] -> [rows, inner], both in the model's dtype."""
