@@ -190,7 +190,7 @@ void tiles_times_panel(const TileRows& x, const char* panel, int64_t k_begin, in
   for (int64_t k = k_begin; k < k_end; k += slice_tiles) {
     const int64_t n = k_end - k < slice_tiles ? k_end - k : slice_tiles;
     const char* slice = panel + k * kPanelTile;
-    const char* ahead = slice + (passes == 1 ? kTileFetchAhead : kSlicesAhead * n * kPanelTile);
+    const char* ahead = slice + (passes == 1 ? kTileFetchAhead : kSlicesAhead * kSliceTiles * kPanelTile);
     for (int64_t row = begin; row < end; row += kPairRows) {
       const auto multiply = row + kTileRows < end ? slice_product<kDot, true>(lines)
                                                   : slice_product<kDot, false>(lines);
