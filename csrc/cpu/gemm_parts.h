@@ -34,6 +34,9 @@ BW_INLINE Vec finish(const float* c, const float* scale, const X* bias, int64_t 
   return sum;
 }
 
+// Outputs of so many bytes leave the caches before they are read: they are written past them.
+constexpr int64_t kStreamedBytes = 8 << 20;
+
 // Rows [begin, end) of unit `unit` of out, over the columns that exist. scale: [n] or null
 // c: [panel of the unit], each `c_stride` floats after the other, [end - begin][32]
 template <typename X, typename Out, typename Args>
@@ -44,16 +47,24 @@ void write_unit(const Args& args, const float* scale, const float* c, int64_t c_
   const int64_t from = unit * unit_panels(args) * kPanelWidth;  // column of W, and `to` of out
   const int64_t to = unit * kPanelWidth;
   const int64_t width = args.n - from < kPanelWidth ? args.n - from : kPanelWidth;
-  for (int64_t row = begin; row < end; ++row, c += kPanelWidth) {
-    Out* out = static_cast<Out*>(args.out) + row * args.out_stride + to;
-    for_lanes(width, [&](int64_t i, int lanes) {
-      Vec value = finish(c + i, scale, bias, from + i, lanes);
-      if (gated)
-        value = activate<Out>(args.act, value) *
-                finish(c + c_stride + i, scale, bias, from + kPanelWidth + i, lanes);
-      store_up_to(out + i, value, lanes);
-    });
+  const auto value = [&](int64_t i, int lanes) {
+    const Vec sum = finish(c + i, scale, bias, from + i, lanes);
+    if (!gated) return sum;
+    return activate<Out>(args.act, sum) *
+           finish(c + c_stride + i, scale, bias, from + kPanelWidth + i, lanes);
+  };
+  Out* out = static_cast<Out*>(args.out) + begin * args.out_stride + to;
+  if constexpr (kCanStream && sizeof(Out) == sizeof(Bf16)) {
+    const int64_t row_bytes = args.out_stride * sizeof(Out);
+    const bool whole_lines = (reinterpret_cast<uintptr_t>(out) | row_bytes) % 64 == 0;
+    if (width == kPanelWidth && whole_lines && args.rows * row_bytes >= kStreamedBytes) {
+      for (int64_t row = begin; row < end; ++row, c += kPanelWidth, out += args.out_stride)
+        stream(out, value(0, kLanes), value(kLanes, kLanes));
+      return stream_end();
+    }
   }
+  for (int64_t row = begin; row < end; ++row, c += kPanelWidth, out += args.out_stride)
+    for_lanes(width, [&](int64_t i, int lanes) { store_up_to(out + i, value(i, lanes), lanes); });
 }
 
 }  // namespace

@@ -124,6 +124,19 @@ BW_INLINE HVec to_bf16(Vec v) {
 }
 BW_INLINE void store(Bf16* p, Vec v) { *reinterpret_cast<HVecAt*>(p) = to_bf16(v); }
 
+// Two vectors as the cache line at p, past the caches; other threads see it after stream_end.
+#if defined(__AVX512BF16__)
+constexpr bool kCanStream = true;
+BW_INLINE void stream(void* p, Vec low, Vec high) {
+  _mm512_stream_si512(static_cast<__m512i*>(p), (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+BW_INLINE void stream_end() { _mm_sfence(); }
+#else
+constexpr bool kCanStream = false;
+BW_INLINE void stream(void*, Vec, Vec) {}
+BW_INLINE void stream_end() {}
+#endif
+
 BW_INLINE Vec absolute(Vec v) { return (Vec)((UVec)v & 0x7fffffffu); }
 
 // sum + the four products of unsigned bytes of `codes` with signed bytes of `x`, in every lane.

@@ -49,6 +49,22 @@ def test_row_does_not_depend_on_the_batch(isa: str, dtype: torch.dtype, n: int, 
         assert torch.equal(product(x[-rows:].contiguous(), packed), whole[-rows:]), rows
 
 
+@pytest.mark.parametrize("act", ["", "silu"])
+def test_large_outputs_are_those_of_fewer_rows(isa: str, act: str) -> None:
+    """From 8 MiB on they are written past the caches, whole lines of them."""
+    rows, n = 1100, 4096
+    x, weight = torch.randn(rows, 32).bfloat16(), torch.randn(2 * n if act else n, 32).bfloat16()
+    packed = _C.PackedWeight(weight)
+
+    def run(x: Tensor) -> Tensor:
+        out = torch.full((len(x), n), math.nan, dtype=torch.bfloat16)
+        _C.gemm(x, packed, out, gated=act)
+        return out
+
+    assert rows * n * 2 > 8 << 20
+    assert torch.equal(run(x), torch.cat([run(part) for part in x.split(100)]))
+
+
 def test_threads_do_not_change_bits(isa: str, dtype: torch.dtype) -> None:
     x, packed = torch.randn(50, 500).to(dtype), _C.PackedWeight(torch.randn(200, 500).to(dtype))
     results = []
