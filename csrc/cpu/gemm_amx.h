@@ -20,8 +20,8 @@ constexpr int kTileSteps = kTileBytes / sizeof(Bf16);       // of k, in bf16, th
 constexpr int kPanelRowBytes = kPanelWidth * 4;             // two rows of B tiles
 constexpr int64_t kPanelTile = kTileRows * kPanelRowBytes;  // bytes of a panel per tile of k
 constexpr int kTileLines = kPanelTile / 64;
-constexpr int kSliceTiles = 6;           // tiles of k per pass over the rows
-constexpr int kSlicesAhead = 2;          // of them, weights are fetched
+constexpr int kSliceTiles = 6;  // tiles of k per pass over the rows
+constexpr int64_t kSliceFetchAhead = 2 * kSliceTiles * kPanelTile;  // bytes of weights
 constexpr int kTileFetchAhead = 8192;    // bytes of weights that are fetched in advance
 constexpr int kTileBlock = 256;          // rows of a task at most
 constexpr int64_t kTileCache = 1 << 20;  // bytes of x that a task keeps in L2
@@ -190,7 +190,9 @@ void tiles_times_panel(const TileRows& x, const char* panel, int64_t k_begin, in
   for (int64_t k = k_begin; k < k_end; k += slice_tiles) {
     const int64_t n = k_end - k < slice_tiles ? k_end - k : slice_tiles;
     const char* slice = panel + k * kPanelTile;
-    const char* ahead = slice + (passes == 1 ? kTileFetchAhead : kSlicesAhead * kSliceTiles * kPanelTile);
+    // As far ahead of the last slice, which may be shorter, as of the others: else what follows it
+    // would never be fetched.
+    const char* ahead = slice + (passes == 1 ? kTileFetchAhead : kSliceFetchAhead);
     for (int64_t row = begin; row < end; row += kPairRows) {
       const auto multiply = row + kTileRows < end ? slice_product<kDot, true>(lines)
                                                   : slice_product<kDot, false>(lines);
