@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from branchwise.errors import CheckpointError
 from branchwise.weights.dequantise import CHUNK, read_tensor
+from branchwise.weights.gguf_blocks import dense_values
 from branchwise.weights.gguf_file import TENSOR_TYPES, GgufTensor
 
 F = np.float32
@@ -179,3 +181,15 @@ def test_file_that_shrank(tmp_path: Path) -> None:
     path.write_bytes(bytes(33))
     with pytest.raises(CheckpointError, match="ends inside tensor 'short'"):
         read_tensor(path, GgufTensor("short", (32,), GGMLQuantizationType.Q8_0, 0, 34), torch.float32)
+
+
+@pytest.mark.parametrize("kind", TENSOR_TYPES)
+def test_values_are_the_library_s_bit_for_bit_whatever_the_scales(kind: str) -> None:
+    size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
+    raw = np.random.default_rng(size).integers(0, 256, 4096 * size, np.uint8)  # scales of inf and nan, too
+    with np.errstate(all="ignore"):
+        expected = dequantize(raw, GGMLQuantizationType[kind])
+        given_ = dense_values(raw, GGMLQuantizationType[kind])
+    number = ~np.isnan(expected)
+    assert np.array_equal(np.isnan(given_), ~number)
+    assert np.array_equal(given_[number].view(np.uint32), expected[number].view(np.uint32))

@@ -1,4 +1,4 @@
-"""GGUF's quantised types as `Blocks`: the same codes, scales and minima, laid out as matrices.
+"""GGUF's quantised types as `Blocks`, the same codes, scales and minima laid out as matrices; and as dense values.
 
 A block of the types "_0" and "_1" has one fp16 scale and one group of 32. In a block of the K types, of 256 weights, a
 small integer per group multiplies one of a pair of fp16 numbers: the kernels round that product to fp16.
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from branchwise.weights.blocks import BlockFormat, Blocks, Codes, Floats
-from branchwise.weights.dequantise import read_bytes
-from branchwise.weights.gguf_file import GgufTensor
+from branchwise.weights.gguf_file import GgufTensor, read_bytes
 
 Raw = NDArray[np.uint8]  # [blocks, bytes of a block]
 
@@ -109,6 +109,23 @@ _TYPES: dict[str, tuple[BlockFormat, Callable[[Raw], Unpacked]]] = {
 def block_format(kind: GGMLQuantizationType) -> BlockFormat | None:
     """The format that holds this type as it is; None for types that are not quantised."""
     return _TYPES[kind.name][0] if kind.name in _TYPES else None
+
+
+def dense_values(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> Floats:
+    """What whole blocks stand for, one after another: the library's values bit for bit, sooner. raw: [bytes]."""
+    values: Floats
+    if kind.name in _TYPES:
+        form, unpack = _TYPES[kind.name]
+        codes, scales, minima = unpack(raw.reshape(-1, GGML_QUANT_SIZES[kind][1]))
+        codes, scales = codes.reshape(-1, form.group), scales.reshape(-1, 1)
+        if minima is None:
+            values = scales * (codes - np.uint8(1 << form.bits - 1)).view(np.int8)
+        else:
+            values = scales * codes
+            values += minima.reshape(-1, 1)
+        return values.reshape(-1)
+    values = dequantize(raw, kind)
+    return values
 
 
 def read_blocks(path: Path, tensor: GgufTensor, begin: int, end: int) -> Blocks:

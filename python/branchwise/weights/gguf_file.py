@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
 
 from branchwise.errors import CheckpointError
 from branchwise.weights.checkpoint import some
@@ -72,6 +73,31 @@ def read_gguf(path: Path) -> GgufFile:
         entries = [_read_tensor_entry(cursor) for _ in range(n_tensors)]
         data_begin = _data_begin(cursor, metadata)
         return GgufFile(path, metadata, _place(cursor, entries, data_begin))
+
+
+def read_bytes(path: Path, tensor: GgufTensor, begin: int, end: int) -> NDArray[np.uint8]:
+    """Rows [begin, end) as they are stored. Raises CheckpointError when the file cannot be read or ends too soon."""
+    block, block_bytes = GGML_QUANT_SIZES[tensor.type]
+    row_bytes = math.prod(tensor.shape[1:]) // block * block_bytes
+    raw = np.empty((end - begin) * row_bytes, dtype=np.uint8)
+    try:
+        with path.open("rb") as file:
+            file.seek(tensor.offset + begin * row_bytes)
+            if file.readinto(raw.data) != len(raw):
+                raise too_short(path, tensor)
+    except OSError as error:
+        raise unreadable(path, tensor, error) from error
+    return raw
+
+
+def too_short(path: Path, tensor: GgufTensor) -> CheckpointError:
+    """The error for a file that ends inside a tensor."""
+    return CheckpointError(f"{path}: the file ends inside tensor {tensor.name!r}. Download it again.")
+
+
+def unreadable(path: Path, tensor: GgufTensor, error: OSError) -> CheckpointError:
+    """The error for a file that the system cannot read."""
+    return CheckpointError(f"{path}: cannot read tensor {tensor.name!r}: {error.strerror}.")
 
 
 class _Cursor:
