@@ -1,10 +1,14 @@
 // Binds the kernels of a decoder layer: shapes, types and indices are checked here, then kernels
 // run without the GIL, or are recorded.
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "bind/bind.h"
@@ -328,6 +332,50 @@ CodeWeight make_code_weight(py::object codes, py::object scales, py::object mini
   return {codes_.view(), scales_.view(), minima_.view(), bits, group};
 }
 
+// Memory of an array, which stays alive. The last holder must have the GIL.
+std::shared_ptr<void> keep(const py::array& array) {
+  return {const_cast<void*>(array.data()), [array](void*) {}};
+}
+
+PackedWeight stored_packed_weight(const py::array_t<uint8_t, py::array::c_style>& panels,
+                                  const std::pair<int64_t, int64_t>& shape,
+                                  const std::string& dtype) {
+  CHECK_ARG(dtype == "float32" || dtype == "bfloat16", "dtype is ", dtype,
+            ", expected float32 or bfloat16");
+  const DType type = dtype == "float32" ? DType::f32 : DType::bf16;
+  return {keep(panels), panels.size(), shape.first, shape.second, type};
+}
+
+CodeWeight stored_code_weight(
+    const py::array_t<uint8_t, py::array::c_style>& panels,
+    const std::optional<py::array_t<float, py::array::c_style>>& column_scale,
+    const std::pair<int64_t, int64_t>& shape, int bits, int group, bool has_minima) {
+  std::vector<float> scale;
+  if (column_scale) scale.assign(column_scale->data(), column_scale->data() + column_scale->size());
+  const CodeFormat format{bits, group, has_minima};
+  return {keep(panels), panels.size(), std::move(scale), shape.first, shape.second, format};
+}
+
+// A read-only view of memory that `owner` holds.
+template <typename T>
+py::array_t<T> view_of(int64_t size, const T* data, const py::object& owner) {
+  py::array_t<T> view(size, data, owner);
+  view.attr("flags").attr("writeable") = false;
+  return view;
+}
+
+template <typename Weight>
+py::array_t<uint8_t> panels_of(const py::object& self) {
+  const Weight& weight = self.cast<const Weight&>();
+  return view_of(weight.panel_bytes(), static_cast<const uint8_t*>(weight.panels()), self);
+}
+
+py::object column_scale_of(const py::object& self) {
+  const CodeWeight& weight = self.cast<const CodeWeight&>();
+  if (!weight.column_scale()) return py::none();
+  return view_of(weight.n(), weight.column_scale(), self);
+}
+
 void quantise_weight(py::object weight, py::object codes, py::object scales, py::object minima,
                      int bits, int group) {
   const Borrowed weight_ = borrow(weight, "weight"), codes_ = borrow(codes, "codes", Access::write);
@@ -359,6 +407,7 @@ void bind_layers(py::module_& module) {
   module.def("large_memory", &large_array, "bytes"_a,
              "[bytes] uint8 in huge pages where there are any, not initialised and not yet taken.");
   module.attr("PANEL_WIDTH") = kPanelWidth;
+  module.attr("PANEL_FORMAT") = kPanelFormat;
   module.def("kv_width", &kv_width, "head_dim"_a,
              "Elements that the keys, or the values, of one block and head take in the pool.");
   module.def("tree_attention", &tree_attention, "q"_a, "kv_layer"_a, "plan"_a, "out"_a,
@@ -376,6 +425,12 @@ void bind_layers(py::module_& module) {
       .def(
           py::init([](py::object weight) { return PackedWeight(borrow(weight, "weight").view()); }),
           "weight"_a)
+      .def_static("stored", &stored_packed_weight, py::arg("panels").noconvert(), "shape"_a,
+                  "dtype"_a,
+                  "A weight from the panels of another: its `panels`, in memory that is kept and "
+                  "must not change, such as large_memory's.")
+      .def_property_readonly("panels", &panels_of<PackedWeight>)
+      .def_property_readonly("dtype", [](const PackedWeight& w) { return dtype_name(w.dtype()); })
       .def_property_readonly("shape",
                              [](const PackedWeight& w) { return py::make_tuple(w.n(), w.k()); })
       .def_property_readonly("nbytes", &PackedWeight::bytes);
@@ -389,6 +444,16 @@ void bind_layers(py::module_& module) {
       .def(py::init(&make_code_weight), "codes"_a, "scales"_a, "minima"_a, "bits"_a, "group"_a,
            "codes: [out, in] uint8; scales: [out, in / group] fp32, or [out, 1] for group 0; "
            "minima: as scales, or None: then weights are scale * (code - 2^(bits - 1)).")
+      .def_static("stored", &stored_code_weight, py::arg("panels").noconvert(), "column_scale"_a,
+                  "shape"_a, "bits"_a, "group"_a, "has_minima"_a,
+                  "A weight from the panels and column scales of another, as PackedWeight.stored.")
+      .def_property_readonly("panels", &panels_of<CodeWeight>)
+      .def_property_readonly("column_scale", &column_scale_of)
+      .def_property_readonly("format",
+                             [](const CodeWeight& w) {
+                               const CodeFormat format = w.format();
+                               return py::make_tuple(format.bits, format.group, format.has_min);
+                             })
       .def_property_readonly("shape",
                              [](const CodeWeight& w) { return py::make_tuple(w.n(), w.k()); })
       .def_property_readonly("nbytes", &CodeWeight::bytes);

@@ -2,33 +2,69 @@
 #include "cpu/code_weight.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/half.h"
 #include "core/large_memory.h"
+#include "cpu/packed_weight.h"
 
 namespace branchwise {
+namespace {
+
+void check_format(CodeFormat format) {
+  const int bits = format.bits, group = format.group;
+  CHECK_ARG(bits == 4 || bits == 5 || bits == 6 || bits == 8, "bits is ", bits,
+            ", expected 4, 5, 6 or 8");
+  CHECK_ARG(group == 0 || group == 16 || group == 32, "group is ", group, ", expected 0, 16 or 32");
+  CHECK_ARG(group == 32 || !format.has_min, "minima need groups of 32, group is ", group);
+  CHECK_ARG(group != 0 || bits == 8, "one scale per output needs 8 bits, bits is ", bits);
+}
+
+void check_groups(CodeFormat format, int64_t k) {
+  CHECK_ARG(format.group == 0 || k % format.group == 0, "codes has ", k,
+            " columns, expected whole groups of ", format.group);
+}
+
+int64_t bytes_of(CodeFormat format, int64_t n, int64_t k) {
+  return round_up(n, kPanelWidth) / kPanelWidth * (format.padded(k) / kBlockSteps) *
+         block_bytes(format);
+}
+
+}  // namespace
+
+CodeWeight::CodeWeight(std::shared_ptr<void> panels, int64_t bytes, std::vector<float> column_scale,
+                       int64_t n, int64_t k, CodeFormat format)
+    : n_(n),
+      k_(k),
+      format_(format),
+      panel_bytes_(bytes),
+      panels_(std::move(panels)),
+      column_scale_(std::move(column_scale)) {
+  check_size(n, k);
+  check_format(format);
+  check_groups(format, k);
+  check_panels(panels_.get(), bytes, bytes_of(format, n, k));
+  const int64_t given = static_cast<int64_t>(column_scale_.size());
+  const int64_t expected = format.group == 0 ? n : 0;
+  CHECK_ARG(given == expected, "column_scale has ", given, " values, expected ", expected);
+}
 
 CodeWeight::CodeWeight(const TensorView& codes, const TensorView& scales, const TensorView& minima,
                        int bits, int group)
     : format_{bits, group, minima.data != nullptr} {
-  CHECK_ARG(bits == 4 || bits == 5 || bits == 6 || bits == 8, "bits is ", bits,
-            ", expected 4, 5, 6 or 8");
-  CHECK_ARG(group == 0 || group == 16 || group == 32, "group is ", group, ", expected 0, 16 or 32");
-  CHECK_ARG(group == 32 || !format_.has_min, "minima need groups of 32, group is ", group);
-  CHECK_ARG(group != 0 || bits == 8, "one scale per output needs 8 bits, bits is ", bits);
+  check_format(format_);
   Shapes shapes;
   shapes.check("codes", codes, {DType::u8}, {"out", "in"});
   n_ = shapes["out"], k_ = shapes["in"];
   CHECK_ARG(n_ > 0 && k_ > 0, "codes has shape ", shape_text(codes), ": it is empty");
-  CHECK_ARG(group == 0 || k_ % group == 0, "codes has ", k_, " columns, expected whole groups of ",
-            group);
+  check_groups(format_, k_);
   shapes.check("scales", scales, {DType::f32}, {"out", group == 0 ? 1 : k_ / group});
   if (format_.has_min) shapes.check("minima", minima, {DType::f32}, {"out", k_ / group});
 
   const int64_t n_panels = (n_ + kPanelWidth - 1) / kPanelWidth;
   const int64_t n_blocks = format_.padded(k_) / kBlockSteps, size = block_bytes(format_);
   if (group == 0) column_scale_.assign(scales.as<float>(), scales.as<float>() + n_);
-  panel_bytes_ = n_panels * n_blocks * size;
+  panel_bytes_ = bytes_of(format_, n_, k_);
   panels_ = large_memory(panel_bytes_);
   uint8_t* panels = static_cast<uint8_t*>(panels_.get());
 #pragma omp parallel for schedule(static)

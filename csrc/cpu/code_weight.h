@@ -16,6 +16,10 @@ class CodeWeight {
   // without data. Groups of scales are kept as fp16.
   CodeWeight(const TensorView& codes, const TensorView& scales, const TensorView& minima, int bits,
              int group);
+  // The panels of another one of this shape and format, `bytes` on a cache line: they are kept, not
+  // copied. column_scale: [n] for group 0, else empty.
+  CodeWeight(std::shared_ptr<void> panels, int64_t bytes, std::vector<float> column_scale,
+             int64_t n, int64_t k, CodeFormat format);
 
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
@@ -24,6 +28,7 @@ class CodeWeight {
   const float* column_scale() const {
     return column_scale_.empty() ? nullptr : column_scale_.data();
   }
+  int64_t panel_bytes() const { return panel_bytes_; }
   int64_t bytes() const {
     return panel_bytes_ + static_cast<int64_t>(column_scale_.size() * sizeof(float));
   }

@@ -15,7 +15,9 @@ enum class Real : uint8_t { f32, bf16 };
 inline constexpr int kBlockSlots = 32;    // KV slots of a block: keys are scored 32 at a time
 inline constexpr int kMaxItemKeys = 256;  // keys of one attention work item
 inline constexpr int kMaxHeadDim = 512;
-inline constexpr int kPanelWidth = 32;   // output columns of a packed weight panel
+inline constexpr int kPanelWidth = 32;  // output columns of a packed weight panel
+// Panels are kept in files, too: raise this whenever their layout or the rounding of codes changes.
+inline constexpr int kPanelFormat = 1;
 inline constexpr int kHeadChunk = 1024;  // words whose logits are reduced as one unit
 
 // Elements of the keys, or of the values, of one block and head. Both lie as the panels of a matrix

@@ -2,6 +2,9 @@
 // k to 32).
 #include "cpu/packed_weight.h"
 
+#include <limits>
+#include <utility>
+
 #include "core/large_memory.h"
 
 namespace branchwise {
@@ -28,6 +31,24 @@ void pack(const T* weight, int64_t n, int64_t k, int64_t rows, T* panels) {
 Real real_of(DType dtype) {
   CHECK_STATE(dtype == DType::f32 || dtype == DType::bf16, "no kernel for ", dtype_name(dtype));
   return dtype == DType::f32 ? Real::f32 : Real::bf16;
+}
+
+void check_size(int64_t n, int64_t k) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  CHECK_ARG(n > 0 && k > 0 && n <= kMost && k <= kMost, "the shape is [", n, ", ", k,
+            "], expected sizes from 1 to ", kMost);
+}
+
+void check_panels(const void* panels, int64_t bytes, int64_t expected) {
+  CHECK_ARG(bytes == expected, "panels has ", bytes, " bytes, expected ", expected);
+  CHECK_ARG(reinterpret_cast<uintptr_t>(panels) % 64 == 0, "panels does not begin a cache line");
+}
+
+PackedWeight::PackedWeight(std::shared_ptr<void> panels, int64_t bytes, int64_t n, int64_t k,
+                           DType dtype)
+    : n_(n), k_(k), dtype_(dtype), panels_(std::move(panels)) {
+  check_size(n, k);
+  check_panels(panels_.get(), bytes, this->bytes());
 }
 
 PackedWeight::PackedWeight(const TensorView& weight) {

@@ -11,14 +11,21 @@ namespace branchwise {
 
 Real real_of(DType dtype);
 
+// Refuse what somebody else gives as the shape of a matrix, or as its panels.
+void check_size(int64_t n, int64_t k);
+void check_panels(const void* panels, int64_t bytes, int64_t expected);
+
 class PackedWeight {
  public:
   // weight: [n, k] fp32 or bf16; it is copied.
   explicit PackedWeight(const TensorView& weight);
+  // The panels of another one of this shape, `bytes` on a cache line: they are kept, not copied.
+  PackedWeight(std::shared_ptr<void> panels, int64_t bytes, int64_t n, int64_t k, DType dtype);
 
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
   int64_t bytes() const;
+  int64_t panel_bytes() const { return bytes(); }
   DType dtype() const { return dtype_; }
   const void* panels() const { return panels_.get(); }
 

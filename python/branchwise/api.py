@@ -14,6 +14,7 @@ from branchwise import _C, env
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
+from branchwise.backend.weight_cache import open_weight_cache
 from branchwise.config import EngineConfig, ResolvedConfig, check_sampling
 from branchwise.engine.branch import StepLimits
 from branchwise.engine.engine import StepEngine
@@ -82,13 +83,14 @@ class Engine:
         judge_checkpoint = open_checkpoint(prm) if prm is not None else None
         dtype = resolve_dtype(config.dtype, checkpoint, backend)
         given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
+        cache = open_weight_cache(config.weight_cache, backend, given, dtype, config.weights)
         check_weights(backend, given, dtype, config.weights)
         tokenizer = checkpoint.tokenizer()
         return_freed()
-        model = load_decoder(checkpoint, dtype, backend=backend, weights=config.weights)
+        model = load_decoder(checkpoint, dtype, backend=backend, weights=config.weights, cache=cache)
         judge = None
         if judge_checkpoint is not None:
-            judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend, config.weights)
+            judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend, config.weights, cache)
         memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
         configs = [model.config] + ([judge.model.config] if judge is not None else [])
         blocks = kv_blocks(configs, dtype, backend, memory)

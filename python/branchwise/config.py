@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -19,6 +20,9 @@ class EngineConfig:
     weights       form of the matrices of both models; all but "dense" are for the CPU, and multiply x as int8, too:
                   "dense": as `dtype`; "stored": a GGUF file's blocks as they are, its dense tensors as `dtype`;
                   "int8": one scale an output; "q8", "q4": groups of 32, 8.5 and 5 bits a weight
+    weight_cache  folder that keeps the matrices of both models as the CPU's kernels read them, in a file for each: the
+                  next start reads that file and not the checkpoint's matrices. Results are the same; files are made
+                  anew where the checkpoint or `weights` change, and may be deleted at any time
     device        "cpu", "cuda", "cuda:1", ...; "auto": a GPU where there is one
     kv_memory     bytes for the KV of policy and PRM together; default: a quarter of the free memory, 8 GiB at most;
                   on a GPU four fifths of what the weights leave
@@ -34,6 +38,7 @@ class EngineConfig:
 
     dtype: DType = "auto"
     weights: Weights = "dense"
+    weight_cache: str | os.PathLike[str] | None = None
     device: str = "auto"
     kv_memory: int | None = None
     max_rows: int = 256
@@ -58,6 +63,8 @@ class EngineConfig:
             raise ConfigError(f"dtype={self.dtype!r}: expected auto, float32, bfloat16 or float16 (GPU only)")
         if self.weights not in get_args(Weights):
             raise ConfigError(f"weights={self.weights!r}: expected one of {', '.join(get_args(Weights))}")
+        if self.weight_cache is not None and not os.fspath(self.weight_cache):
+            raise ConfigError("weight_cache='': expected a folder, '.' for this one")
         if not re.fullmatch(r"auto|cpu|interpreter|cuda(:\d+)?", self.device):
             raise ConfigError(
                 f"device={self.device!r}: expected auto, cpu, cuda, one GPU of several as in cuda:1, or interpreter"

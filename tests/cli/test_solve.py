@@ -69,6 +69,11 @@ def test_what_cannot_work_is_refused_in_one_line(command, engine, words, message
     assert engine.opened == 0
 
 
+def test_the_folder_of_packed_weights_is_an_option_of_the_engine():
+    assert SearchOptions().engine_config().weight_cache is None
+    assert SearchOptions(weight_cache="folder").engine_config().weight_cache == "folder"
+
+
 def test_usage_errors_have_the_same_exit_code(command):
     assert command("solve").code == 2
     assert command("solve", "q", "--no-such-option").code == 2

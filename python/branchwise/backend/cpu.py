@@ -27,7 +27,7 @@ from branchwise.backend.base import (
     ReadMatrix,
     ReadRows,
 )
-from branchwise.backend.cpu_linear import BlockLinear, DenseLinear, GatedLinear, OwnLinear
+from branchwise.backend.cpu_linear import BlockLinear, DenseLinear, OwnLinear, gated_linear
 from branchwise.backend.cpu_pass import RecordedLayers
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 from branchwise.config import Weights
@@ -162,7 +162,7 @@ class CpuBackend:
         return linear
 
     def gated(self, gate: Matrix, up: Matrix, activation: str) -> Linear:
-        linear = GatedLinear(gate, up, activation)
+        linear = gated_linear(gate, up, activation)
         self._own_products &= linear.own
         return linear
 

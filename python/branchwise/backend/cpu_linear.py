@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import groupby
-from typing import Any
+from itertools import accumulate, groupby
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from torch import Tensor
 
 from branchwise import _C
 from branchwise.weights.blocks import Blocks, Matrix, stack
+
+Packed: TypeAlias = _C.PackedWeight | _C.CodeWeight
 
 
 @cache
@@ -58,6 +60,11 @@ class DenseLinear:
         """Whether the product is ours, not oneDNN's."""
         return self._onednn is None
 
+    @property
+    def packed(self) -> list[Packed]:
+        """The weight as our product reads it; empty where oneDNN has it."""
+        return [] if self._own is None else [self._own]
+
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x: [rows, in] -> [rows, out], both in the weight's dtype. oneDNN makes room of its own for the result."""
         if self._onednn is None:
@@ -91,88 +98,108 @@ class OwnLinear:
         return out
 
 
-class BlockLinear:
-    """A linear layer of stacked matrices, some or all of them in blocks; each format writes its columns of the output.
+class PackedLinear:
+    """A linear layer of packed weights, each of which writes its columns of the output.
 
-    parts: [out_i, in] each, not kept    bias: [out] of the model's dtype, or None
+    packed: [out_i, in] each    bias: [out] of the model's dtype, or None
     """
 
     own = True  # the product is ours, not oneDNN's
 
-    def __init__(self, parts: Sequence[Matrix], bias: Tensor | None = None) -> None:
-        self.out_features = sum(len(part) for part in parts)
+    def __init__(self, packed: Sequence[Packed], bias: Tensor | None = None) -> None:
+        self.packed = list(packed)
         self.bias = bias
-        self._products = []
-        column = 0
-        for _, run in groupby(parts, lambda part: part.format if isinstance(part, Blocks) else None):
-            matrices = list(run)
-            self._products.append((_product(matrices), column))
-            column += sum(len(part) for part in matrices)
-        self.in_features = parts[0].shape[1]
+        self.in_features = self.packed[0].shape[1]
+        columns = [0, *accumulate(part.shape[0] for part in self.packed)]
+        self.out_features = columns.pop()
+        self._products = [(_product(part), part, column) for part, column in zip(self.packed, columns, strict=True)]
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x: [rows, in] -> [rows, out], both fp32 or bf16."""
         out = torch.empty(x.shape[0], self.out_features, dtype=x.dtype) if out is None else out
-        for product, column in self._products:
-            product(x, out, self.bias, column)
+        for product, part, column in self._products:
+            product(x, part, out, self.bias, column)
         return out
 
 
-class GatedLinear:
-    """act(gate(x)) * up(x) as one product that ends in the activation, where one of ours can multiply both matrices.
+class BlockLinear(PackedLinear):
+    """A linear layer of stacked matrices, some or all of them in blocks; those of one format are packed as one.
 
-    gate, up: [inner, in], not kept    activation: silu or gelu_tanh
+    parts: [out_i, in] each, not kept    bias: [out] of the model's dtype, or None
     """
 
-    def __init__(self, gate: Matrix, up: Matrix, activation: str) -> None:
-        self.out_features, self.in_features = gate.shape
-        self.activation = activation
-        self._fused = _fused_gate(gate, up)
-        if self._fused is None:
-            parts = [gate, up]
-            tensors = [part for part in parts if isinstance(part, Tensor)]
-            self._plain = DenseLinear(torch.cat(tensors)) if len(tensors) == 2 else BlockLinear(parts)
+    def __init__(self, parts: Sequence[Matrix], bias: Tensor | None = None) -> None:
+        runs = groupby(parts, lambda part: part.format if isinstance(part, Blocks) else None)
+        super().__init__([_pack(list(run)) for _, run in runs], bias)
 
-    @property
-    def own(self) -> bool:
-        """Whether the product is ours, not oneDNN's."""
-        return self._fused is not None or self._plain.own
+
+class GatedLinear:
+    """act(gate(x)) * up(x): one product that ends in the activation, or one of both matrices and the activation after.
+
+    product: a packed weight whose panels alternate between gate and up; or a layer of gate and up under each other
+    activation: silu or gelu_tanh
+    """
+
+    def __init__(self, product: Packed | DenseLinear | PackedLinear, activation: str) -> None:
+        self.fused = not isinstance(product, DenseLinear | PackedLinear)
+        self.activation = activation
+        if isinstance(product, DenseLinear | PackedLinear):
+            self._plain = product
+            rows, self.in_features = product.out_features, product.in_features
+            self.packed, self.own = product.packed, product.own
+        else:
+            self._product = _product(product)
+            rows, self.in_features = product.shape
+            self.packed, self.own = [product], True
+        self.out_features = rows // 2
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x: [rows, in] -> [rows, inner], both in the model's dtype."""
         out = torch.empty(x.shape[0], self.out_features, dtype=x.dtype) if out is None else out
-        if self._fused is None:
-            _C.act_mul(self._plain(x), out, self.activation)
+        if self.fused:
+            self._product(x, self.packed[0], out, gated=self.activation)
         else:
-            self._fused(x, out, self.activation)
+            _C.act_mul(self._plain(x), out, self.activation)
         return out
 
 
-def _fused_gate(gate: Matrix, up: Matrix) -> Callable[[Tensor, Tensor, str], None] | None:
-    """The product (x, out, activation) of rows that alternate between gate and up; None where there is none."""
+def gated_linear(gate: Matrix, up: Matrix, activation: str) -> GatedLinear:
+    """Fused where one of our products can multiply both matrices. gate, up: [inner, in], not kept."""
+    fused = _fused_gate(gate, up)
+    if fused is not None:
+        return GatedLinear(fused, activation)
+    if isinstance(gate, Tensor) and isinstance(up, Tensor):
+        return GatedLinear(DenseLinear(torch.cat([gate, up])), activation)
+    return GatedLinear(BlockLinear([gate, up]), activation)
+
+
+def _fused_gate(gate: Matrix, up: Matrix) -> Packed | None:
+    """Rows that alternate between gate and up, packed; None where no product takes them."""
     if len(gate) % _C.PANEL_WIDTH != 0:
         return None
-    order = np.arange(2 * len(gate)).reshape(2, -1, _C.PANEL_WIDTH).swapaxes(0, 1).ravel()
     if isinstance(gate, Tensor) and isinstance(up, Tensor):
         if multiplied_by_onednn(gate.dtype):
             return None
-        packed = _C.PackedWeight(torch.cat([gate, up])[torch.from_numpy(order)])
-        return lambda x, out, activation: _C.gemm(x, packed, out, gated=activation)
+        panels = [part.reshape(-1, _C.PANEL_WIDTH, part.shape[1]) for part in (gate, up)]
+        return _C.PackedWeight(torch.stack(panels, dim=1).flatten(0, 2))
     if isinstance(gate, Blocks) and isinstance(up, Blocks) and gate.format == up.format:
-        codes = _code_weight(stack([gate, up]).rows(order))
-        return lambda x, out, activation: _C.code_gemm(x, codes, out, gated=activation)
+        order = np.arange(2 * len(gate)).reshape(2, -1, _C.PANEL_WIDTH).swapaxes(0, 1).ravel()
+        return _code_weight(stack([gate, up]).rows(order))
     return None
 
 
-def _code_weight(blocks: Blocks) -> Any:
+def _code_weight(blocks: Blocks) -> _C.CodeWeight:
     return _C.CodeWeight(blocks.codes, blocks.scales, blocks.minima, blocks.format.bits, blocks.format.group)
 
 
-def _product(parts: list[Matrix]) -> Callable[[Tensor, Tensor, Tensor | None, int], None]:
-    """The product with matrices of one form, packed: (x, out, bias, first column)."""
+def _pack(parts: list[Matrix]) -> Packed:
+    """Matrices of one form under each other, packed."""
     dense = [part for part in parts if isinstance(part, Tensor)]
     if dense:
-        packed = _C.PackedWeight(torch.cat(dense))
-        return lambda x, out, bias, column: _C.gemm(x, packed, out, bias, column)
-    codes = _code_weight(stack([part for part in parts if isinstance(part, Blocks)]))
-    return lambda x, out, bias, column: _C.code_gemm(x, codes, out, bias, column)
+        return _C.PackedWeight(torch.cat(dense))
+    return _code_weight(stack([part for part in parts if isinstance(part, Blocks)]))
+
+
+def _product(packed: Packed) -> Callable[..., None]:
+    """The product of our own that multiplies a packed weight."""
+    return _C.gemm if isinstance(packed, _C.PackedWeight) else _C.code_gemm

@@ -67,7 +67,8 @@ def evaluate(
 def settings_of(options: SearchOptions, strategy: Strategy) -> dict[str, Any]:
     """All that a result depends on: what may not change between the runs that share a results file."""
     made = options.as_dict()
-    del made["kv_memory"]  # changes no result
+    for name in ("kv_memory", "weight_cache"):  # change no result
+        del made[name]
     made["policy"] = _identity(options.policy) if options.policy is not None else "bundled policy-small"
     made["prm"] = _identity(options.prm) if options.prm is not None else None if options.policy else "bundled prm"
     made["strategy"] = strategy.name

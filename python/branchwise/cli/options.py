@@ -78,6 +78,14 @@ class SearchOptions:
             metavar="FORM",
         ),
     ] = "dense"  # fmt: skip
+    weight_cache: Annotated[
+        str | None,
+        _option(
+            _MODELS, "Folder for weights as the CPU reads them, a file for each model: later starts take a fraction of"
+            " the time.",
+            metavar="DIR",
+        ),
+    ] = None  # fmt: skip
     kv_memory: Annotated[
         str | None,
         _option(
@@ -148,6 +156,7 @@ class SearchOptions:
             device=self.device,
             dtype=self.dtype,  # type: ignore[arg-type]  # EngineConfig checks it
             weights=self.weights,  # type: ignore[arg-type]
+            weight_cache=self.weight_cache,
             kv_memory=parse_size(self.kv_memory) if self.kv_memory is not None else None,
             max_tokens=self.max_tokens,
             temperature=self.temperature,

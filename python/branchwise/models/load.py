@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from branchwise.backend.base import Backend, Linear
+from branchwise.backend.base import Backend, Embedding, Linear
 from branchwise.backend.cpu import CpuBackend
 from branchwise.backend.memory import return_freed
+from branchwise.backend.packed_file import PackedFile
+from branchwise.backend.weight_cache import WeightCache
 from branchwise.errors import CheckpointError
 from branchwise.models.decoder import Decoder, Layer, rope_tables
 from branchwise.models.families import DecoderConfig, decoder_config
@@ -35,27 +38,39 @@ def load_decoder(
     head: bool = True,
     backend: Backend | None = None,
     weights: str = "dense",
+    cache: WeightCache | None = None,
 ) -> Decoder:
     """Read a decoder in `dtype`, each tensor straight to its place on the backend (default: the CPU).
 
     extra: names of tensors that belong to somebody else (a PRM's head); head: whether lm_head is wanted;
-    weights: form of its matrices, as `EngineConfig.weights` names it.
+    weights: form of its matrices, as `EngineConfig.weights` names it; cache: where they are kept as they are packed.
     CheckpointError names every missing and every leftover tensor, and any whose shape does not fit the config.
     """
     backend = CpuBackend() if backend is None else backend
     config = decoder_config(checkpoint.config, checkpoint.source)
     reader = _Reader(checkpoint, dtype, expected_shapes(config), backend, weights)
     reader.check_names(set(extra), head_needed=head and not config.tied)
+    kept = None if cache is None else cache.model(checkpoint, dtype, weights, head)
+    decoder = None if kept is None else kept.read(lambda file: _build(reader, config, head, _FromCache(file)))
+    if decoder is None:
+        packed: dict[str, Any] = {}
+        names = [f"model.layers.{index}.{name}.weight" for index in range(config.n_layers) for name in _MATRICES]
+        with ReadAhead(reader.matrix, names) as matrix:
+            decoder = _build(reader, config, head, _FromCheckpoint(reader, matrix, packed))
+        if kept is not None:
+            kept.write(packed)
+    return decoder
+
+
+def _build(reader: _Reader, config: DecoderConfig, head: bool, source: _Source) -> Decoder:
+    backend, dtype = reader.backend, reader.dtype
     embedding = backend.embedding(reader.rows(EMBEDDING), config.vocab_size, config.hidden_size, dtype)
-    names = [f"model.layers.{index}.{name}.weight" for index in range(config.n_layers) for name in _MATRICES]
     layers = []
-    with ReadAhead(reader.matrix, names) as matrix:
-        for index in range(config.n_layers):
-            layers.append(_load_layer(reader, matrix, config, index))
-            return_freed()
-    name = EMBEDDING if config.tied else HEAD
+    for index in range(config.n_layers):
+        layers.append(_load_layer(reader, source, config, index))
+        return_freed()
     tied = embedding if config.tied else None
-    output = backend.head(reader.matrix_rows(name), config.vocab_size, tied) if head else None
+    output = source.head(config.vocab_size, tied) if head else None
     positions = min(config.max_positions, LONGEST_CONTEXT)
     final_norm = reader.load("model.norm.weight")
     rope = rope_tables(config, positions, backend)
@@ -63,7 +78,7 @@ def load_decoder(
     return Decoder(backend, config, dtype, embedding, layers, final_norm, output, rope)
 
 
-def _load_layer(reader: _Reader, matrix: Callable[[str], Matrix], config: DecoderConfig, index: int) -> Layer:
+def _load_layer(reader: _Reader, source: _Source, config: DecoderConfig, index: int) -> Layer:
     prefix = f"model.layers.{index}."
     family = config.family
 
@@ -71,13 +86,8 @@ def _load_layer(reader: _Reader, matrix: Callable[[str], Matrix], config: Decode
         return reader.load(f"{prefix}{name}.weight") if wanted else None
 
     def linear(bias: bool, *names: str) -> Linear:
-        parts = [matrix(f"{prefix}{name}.weight") for name in names]
         biases = [reader.load(f"{prefix}{name}.bias") for name in names] if bias else None
-        return reader.backend.linear(parts, torch.cat(biases) if biases else None)
-
-    def gated(gate: str, up: str) -> Linear:
-        both = matrix(f"{prefix}{gate}.weight"), matrix(f"{prefix}{up}.weight")
-        return reader.backend.gated(*both, family.activation)
+        return source.linear([prefix + name for name in names], torch.cat(biases) if biases else None)
 
     mlp_norm = "pre_feedforward_layernorm" if family.sandwich_norms else "post_attention_layernorm"
     return Layer(
@@ -88,7 +98,7 @@ def _load_layer(reader: _Reader, matrix: Callable[[str], Matrix], config: Decode
         output=linear(config.output_bias, "self_attn.o_proj"),
         attention_norm=norm("post_attention_layernorm", family.sandwich_norms),
         mlp_norm=reader.load(f"{prefix}{mlp_norm}.weight"),
-        gated=gated("mlp.gate_proj", "mlp.up_proj"),
+        gated=source.gated(f"{prefix}mlp.gate_proj", f"{prefix}mlp.up_proj", family.activation),
         down=linear(False, "mlp.down_proj"),
         post_mlp_norm=norm("post_feedforward_layernorm", family.sandwich_norms),
     )
@@ -125,6 +135,60 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     for index in range(config.n_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
     return shapes
+
+
+class _Source(Protocol):
+    """Where layers come from; names: of their matrices, without `.weight`."""
+
+    def linear(self, names: list[str], bias: Tensor | None) -> Linear: ...
+
+    def gated(self, gate: str, up: str, activation: str) -> Linear: ...
+
+    def head(self, words: int, tied: Embedding | None) -> Any: ...
+
+
+class _FromCheckpoint:
+    """Layers from the checkpoint's matrices. They are also put into `packed`, by the name of their first matrix."""
+
+    def __init__(self, reader: _Reader, matrix: Callable[[str], Matrix], packed: dict[str, Any]) -> None:
+        self.reader = reader
+        self.matrix = matrix
+        self.packed = packed
+
+    def linear(self, names: list[str], bias: Tensor | None) -> Linear:
+        parts = [self.matrix(f"{name}.weight") for name in names]
+        return self._done(names[0], self.reader.backend.linear(parts, bias))
+
+    def gated(self, gate: str, up: str, activation: str) -> Linear:
+        both = self.matrix(f"{gate}.weight"), self.matrix(f"{up}.weight")
+        return self._done(gate, self.reader.backend.gated(*both, activation))
+
+    def head(self, words: int, tied: Embedding | None) -> Any:
+        name = HEAD if tied is None else EMBEDDING
+        output = self.reader.backend.head(self.reader.matrix_rows(name), words, tied)
+        if isinstance(output, list):
+            self.packed |= {f"lm_head.{index}": tile for index, tile in enumerate(output)}
+        return output
+
+    def _done(self, name: str, layer: Linear) -> Linear:
+        self.packed[name] = layer
+        return layer
+
+
+class _FromCache:
+    """Layers from a file of the cache: no matrix is read."""
+
+    def __init__(self, file: PackedFile) -> None:
+        self.file = file
+
+    def linear(self, names: list[str], bias: Tensor | None) -> Linear:
+        return self.file.linear(names[0], bias)
+
+    def gated(self, gate: str, up: str, activation: str) -> Linear:
+        return self.file.gated(gate, activation)
+
+    def head(self, words: int, tied: Embedding | None) -> Any:
+        return self.file.tiles("lm_head")
 
 
 class _Reader:

@@ -8,6 +8,7 @@ import torch
 
 from branchwise.backend.base import Backend, PrmHead
 from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.weight_cache import WeightCache
 from branchwise.models.decoder import Decoder
 from branchwise.models.families import decoder_config
 from branchwise.models.load import load_decoder
@@ -29,7 +30,7 @@ class Prm:
 
 def load_prm(
     checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto", backend: Backend | None = None,
-    weights: str = "dense",
+    weights: str = "dense", cache: WeightCache | None = None,
 ) -> Prm:  # fmt: skip
     """Load a PRM; any causal LM with a chat template can serve as one (it judges by "+" and "-").
 
@@ -41,5 +42,5 @@ def load_prm(
     tokenizer = checkpoint.tokenizer()
     step_format, head = make_format(format_name, checkpoint, config, tokenizer)
     extra = {name for tensors in HEAD_TENSORS.values() for name in tensors}
-    model = load_decoder(checkpoint, dtype, extra=extra, head=False, backend=backend, weights=weights)
+    model = load_decoder(checkpoint, dtype, extra=extra, head=False, backend=backend, weights=weights, cache=cache)
     return Prm(model, backend.prm_head(head.kind, head.tensors), step_format, tokenizer, checkpoint.source)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from branchwise.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from branchwise.text.tokenizer import Tokenizer
@@ -24,6 +26,10 @@ class Checkpoint(Protocol):
 
     source: str
     config: dict[str, Any]  # as in config.json
+
+    def files(self) -> list[Path]:
+        """The files that configuration and tensors are read from."""
+        ...
 
     def names(self) -> set[str]:
         """Names of all tensors, e.g. `model.layers.0.self_attn.q_proj.weight`."""

@@ -32,6 +32,10 @@ class GgufCheckpoint:
         self.config: dict[str, Any] = gguf_config(self._file)
         self._tensors = self._named_tensors()
 
+    def files(self) -> list[Path]:
+        """The one file."""
+        return [self._file.path]
+
     def names(self) -> set[str]:
         """Names of all tensors."""
         return set(self._tensors)

@@ -12,6 +12,11 @@ from branchwise.weights.checkpoint import Checkpoint
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
+def is_matrix(name: str) -> bool:
+    """Whether a tensor is a matrix of a layer."""
+    return name.endswith("_proj.weight")
+
+
 def read_matrix(
     checkpoint: Checkpoint, name: str, weights: str, dtype: torch.dtype, rows: tuple[int, int] | None = None
 ) -> Matrix:
@@ -37,7 +42,7 @@ def weight_bytes(checkpoint: Checkpoint, weights: str, dtype: torch.dtype) -> in
     total = 0.0
     for name in checkpoint.names():
         form: BlockFormat | None = None
-        if name == matrices or name.endswith("_proj.weight"):
+        if name == matrices or is_matrix(name):
             form = checkpoint.block_format(name) if weights == "stored" else QUANTISED.get(weights)
         bits = form.bits_per_weight if form is not None else 8 * dtype.itemsize
         total += prod(checkpoint.shape(name)) * bits / 8

@@ -50,6 +50,10 @@ class SafetensorsCheckpoint:
         self.config: dict[str, Any] = _read_json(folder / "config.json")
         self._tensors = _read_folder(folder)
 
+    def files(self) -> list[Path]:
+        """config.json and the files of weights."""
+        return [self._folder / "config.json", *sorted({tensor.path for tensor in self._tensors.values()})]
+
     def names(self) -> set[str]:
         """Names of all tensors."""
         return set(self._tensors)

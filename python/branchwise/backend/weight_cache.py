@@ -1,0 +1,135 @@
+"""A folder of packed weights: which file is a model's, whether it is of use, and what happens where it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+
+from branchwise import _C, __version__
+from branchwise.backend.base import Backend
+from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.cpu_linear import multiplied_by_onednn
+from branchwise.backend.packed_file import DamagedFile, PackedFile, write_packed
+from branchwise.errors import CheckpointError, ConfigError
+from branchwise.weights.blocks import QUANTISED
+from branchwise.weights.checkpoint import Checkpoint
+from branchwise.weights.matrix import EMBEDDING, HEAD, is_matrix
+
+Value = TypeVar("Value")
+
+
+class CachedModel:
+    """The file of one model in one form; it may be there or not."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -> None:
+        self._key = _key(checkpoint, dtype, weights, head)
+        name = re.sub(r"[^\w.-]+", "-", os.path.basename(os.path.abspath(checkpoint.source)).removesuffix(".gguf"))
+        self.path = folder / f"{name}-{self._key}.safetensors"
+
+    def read(self, build: Callable[[PackedFile], Value]) -> Value | None:
+        """What `build` makes of the file; None, with a warning where the file is damaged, when it is of no use.
+
+        ConfigError: there is no file, nor could one be written.
+        """
+        if not os.path.exists(self.path):
+            _check_writable(self.path.parent)
+            return None
+        try:
+            with PackedFile(self.path, self._key) as file:
+                return build(file)
+        except DamagedFile as error:
+            warnings.warn(f"{error}; the weights are packed anew and the file is replaced", RuntimeWarning, 2)
+            return None
+
+    def write(self, layers: Mapping[str, Any]) -> None:
+        """Keep the layers of a model, by place; where that fails, a warning says so."""
+        try:
+            write_packed(self.path, self._key, layers)
+        except (OSError, SafetensorError) as error:
+            warnings.warn(
+                f"{self.path} could not be written: {error}. The model works without; the next start takes as long:"
+                " make room, or choose another folder as weight_cache",
+                RuntimeWarning, 2,
+            )  # fmt: skip
+
+
+class WeightCache:
+    """A folder with a file for every model and form. ConfigError: there can be no such folder."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder).expanduser()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(f"weight_cache={str(folder)!r} is, or lies in, a file: name a folder") from None
+        except OSError as error:
+            raise _no_folder(self._folder, error) from None
+
+    def model(self, checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -> CachedModel:
+        """The file of a model; head: whether its lm_head is part of it."""
+        return CachedModel(self._folder, checkpoint, dtype, weights, head)
+
+
+def open_weight_cache(
+    folder: str | os.PathLike[str] | None, backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype,
+    weights: str,
+) -> WeightCache | None:  # fmt: skip
+    """The cache in a folder; None for None. ConfigError where these weights cannot be kept, or not there."""
+    if folder is None:
+        return None
+    if not isinstance(backend, CpuBackend):
+        raise ConfigError(
+            f"weight_cache={str(folder)!r} keeps weights as the CPU's kernels read them, device {backend.name!r} takes"
+            " them from the checkpoint: leave weight_cache out, or choose device='cpu'"
+        )
+    in_blocks = weights in QUANTISED or (weights == "stored" and all(map(_stored, checkpoints)))
+    if multiplied_by_onednn(dtype) and not in_blocks:
+        name = str(dtype).removeprefix("torch.")
+        other = "" if multiplied_by_onednn(torch.bfloat16) else "dtype='bfloat16', or "
+        raise ConfigError(
+            f"weight_cache={str(folder)!r} cannot keep dense {name} weights: oneDNN packs them here, in a form of its"
+            f" own. Choose {other}weights='int8', 'q8' or 'q4', or leave weight_cache out"
+        )
+    return WeightCache(folder)
+
+
+def _stored(checkpoint: Checkpoint) -> bool:
+    """Whether every matrix is quantised in the file."""
+    names = checkpoint.names()
+    head = HEAD if HEAD in names else EMBEDDING
+    return all(checkpoint.block_format(name) is not None for name in names if name == head or is_matrix(name))
+
+
+def _key(checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -> str:
+    """16 hex digits of all that packed weights depend on."""
+    try:
+        found = [(path.name, path.stat()) for path in checkpoint.files()]
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint.source} is no longer there: {error}") from error
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+    about = [__version__, _C.PANEL_FORMAT, files, str(dtype), weights, head]
+    return blake2b(json.dumps(about).encode(), digest_size=8).hexdigest()
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _no_folder(folder, error) from None
+
+
+def _no_folder(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"weight_cache={str(folder)!r} cannot be written: {error.strerror}. Name a folder that can, or leave it out"
+    )
