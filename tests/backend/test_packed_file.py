@@ -201,3 +201,16 @@ def test_nothing_is_left_where_a_file_cannot_be_written(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"the one before"
+
+
+def test_what_killed_processes_left_is_removed_but_not_what_others_write_now(path: Path) -> None:
+    left, written_now, another = (
+        path.with_name(name)
+        for name in (f"{path.name}.0000.unfinished", f"{path.name}.1111.unfinished", "b.unfinished")
+    )
+    for file in (left, written_now, another):
+        file.touch()
+    for file in (left, another):
+        os.utime(file, (0, 0))
+    write_packed(path, KEY, {"a": PackedLinear([_C.PackedWeight(matrix())])})
+    assert {file.name for file in path.parent.glob("*.unfinished")} == {written_now.name, another.name}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,7 @@ from branchwise.weights.read_ahead import ReadAhead
 from branchwise.weights.safetensors_file import read_header
 
 STEP = 1 << 20  # bytes read at once, then summed up while they are in cache
+ABANDONED_AFTER = 3600  # seconds: nobody writes that long
 FUSED, SCALE = "fused", ".scale"
 
 
@@ -161,6 +163,7 @@ def write_packed(path: Path, key: str, layers: Mapping[str, Any]) -> None:
         about["scale_checksum"] = checksums.get(name + SCALE)
     text = json.dumps(parts)
     metadata = {"key": key, "parts": text, "checksum": str(zlib.crc32(text.encode()))}
+    _remove_abandoned(path)
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
         unfinished.touch()
@@ -171,6 +174,14 @@ def write_packed(path: Path, key: str, layers: Mapping[str, Any]) -> None:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """What processes that were killed while writing have left of this file."""
+    for left in path.parent.glob(f"{path.name}.*.unfinished"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_AFTER:
+                left.unlink()
 
 
 def _named(layers: Mapping[str, Any]) -> Iterable[tuple[str, Packed]]:
