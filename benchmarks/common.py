@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,3 +102,13 @@ def append(name: str, records: list[dict[str, Any]]) -> Path:
         for record in records:
             file.write(json.dumps({**record, "machine": here}) + "\n")
     return path
+
+
+def report(results: str, records: Iterable[dict[str, Any]], save: bool) -> None:
+    """Print every record as it is made; with `save` append all to benchmarks/results/<results>.jsonl at the end."""
+    made = []
+    for record in records:
+        print(json.dumps(record), flush=True)
+        made.append(record)
+    if save:
+        append(results, made)

@@ -7,7 +7,6 @@ The two are timed in turn, iteration by iteration, so that noise hits both. Prin
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 
 import branchwise as bw
-from benchmarks.common import append
+from benchmarks.common import report
 from benchmarks.options import model_parser, parse
 from branchwise import _C
 from branchwise.engine.branch import StepLimits
@@ -96,15 +95,13 @@ def main() -> None:
     engine = bw.Engine(
         options.policy, dtype=options.dtype, weights=options.weights, threads=options.threads, kv_memory=1 << 30
     )
-    records = []
-    for rows in options.rows:
-        for top_p in options.top_p:
-            record = bench(engine, rows, options.tokens, Sampling(options.temperature, top_p))
-            record["model"] = Path(options.policy).stem
-            print(json.dumps(record), flush=True)
-            records.append(record)
-    if options.save:
-        append("decode", records)
+    model = Path(options.policy).stem
+    records = (
+        {**bench(engine, rows, options.tokens, Sampling(options.temperature, top_p)), "model": model}
+        for rows in options.rows
+        for top_p in options.top_p
+    )
+    report("decode", records, options.save)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Everything else is overhead: Python, the plan, allocations, the bookkeeping of r
 from __future__ import annotations
 
 import cProfile
-import json
 import pstats
 import statistics
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 import branchwise as bw
-from benchmarks.common import append
+from benchmarks.common import report
 from benchmarks.engine.bench_decode import TEXT
 from benchmarks.options import model_parser, parse
 from branchwise import _C
@@ -187,16 +186,16 @@ def main() -> None:
         options.policy, dtype=options.dtype, weights=options.weights, threads=options.threads, kv_memory=1 << 30
     )
     sampling = Sampling(0.8, 0.95)
-    records = []
-    for rows in options.rows:
-        if options.profile:
+    if options.profile:
+        for rows in options.rows:
             profile(engine, rows, options.tokens, sampling)
-        for _ in range(options.runs):
-            record = {**bench(engine, rows, options.tokens, sampling), "model": Path(options.policy).stem}
-            print(json.dumps(record), flush=True)
-            records.append(record)
-    if options.save:
-        append("overhead", records)
+    model = Path(options.policy).stem
+    records = (
+        {**bench(engine, rows, options.tokens, sampling), "model": model}
+        for rows in options.rows
+        for _ in range(options.runs)
+    )
+    report("overhead", records, options.save)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ The three take turns, `--runs` times. Files are read before and stay in the syst
 
 from __future__ import annotations
 
-import json
+import argparse
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import branchwise as bw
-from benchmarks.common import append
+from benchmarks.common import report
 from benchmarks.options import model_parser, parse
 from branchwise.config import Weights
 from branchwise.errors import ConfigError
@@ -49,6 +50,14 @@ def bench(policy: str, form: str, dtype: str, threads: int, runs: int, parent: P
     }
 
 
+def bench_forms(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for form in options.forms:
+        try:
+            yield bench(options.policy, form, options.dtype, options.threads, options.runs, options.folder)
+        except ConfigError as error:
+            print(f"skipped {form}: {error}")
+
+
 def main() -> None:
     parser = model_parser(__doc__, "start")
     parser.add_argument("--forms", nargs="+", choices=get_args(Weights), default=["dense", "int8", "q4", "stored"])
@@ -58,17 +67,7 @@ def main() -> None:
     if options.quick:
         options.forms, options.runs = ["int8"], 1
     options.folder.mkdir(parents=True, exist_ok=True)
-    records = []
-    for form in options.forms:
-        try:
-            record = bench(options.policy, form, options.dtype, options.threads, options.runs, options.folder)
-        except ConfigError as error:
-            print(f"skipped {form}: {error}")
-            continue
-        print(json.dumps(record), flush=True)
-        records.append(record)
-    if options.save:
-        append("start", records)
+    report("start", bench_forms(options), options.save)
 
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ void tiles_times_panel(const TileRows& x, const char* panel, int64_t k_begin, in
   for (int64_t k = k_begin; k < k_end; k += slice_tiles) {
     const int64_t n = k_end - k < slice_tiles ? k_end - k : slice_tiles;
     const char* slice = panel + k * kPanelTile;
-    // As far ahead of the last slice, which may be shorter, as of the others: else what follows it
-    // would never be fetched.
+    // As far ahead of the last slice, which may be shorter, as of the others: else a part of the
+    // next panel would never be fetched.
     const char* ahead = slice + (passes == 1 ? kTileFetchAhead : kSliceFetchAhead);
     for (int64_t row = begin; row < end; row += kPairRows) {
       const auto multiply = row + kTileRows < end ? slice_product<kDot, true>(lines)

@@ -138,3 +138,19 @@ def test_mistakes() -> None:
         _C.CodeWeight(codes[:, :60].contiguous(), scales, None, 4, 32)
     with pytest.raises(ValueError, match="needs 8 bits"):
         _C.CodeWeight(codes, torch.ones(4, 1), None, 4, 0)
+
+
+def test_large_outputs_are_those_of_fewer_rows(isa: str) -> None:
+    """From 8 MiB on they are written past the caches, whole lines of them."""
+    rows, n = 1100, 4096
+    codes = torch.randint(0, 256, (n, 64), dtype=torch.uint8).numpy()
+    weight = _C.CodeWeight(codes, torch.rand(n, 1).numpy(), None, 8, 0)
+
+    def run(x: Tensor) -> Tensor:
+        out = torch.full((len(x), n), math.nan, dtype=torch.bfloat16)
+        _C.code_gemm(x, weight, out)
+        return out
+
+    x = torch.randn(rows, 64).bfloat16()
+    assert rows * n * 2 > 8 << 20
+    assert torch.equal(run(x), torch.cat([run(part) for part in x.split(100)]))

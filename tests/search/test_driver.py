@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -237,18 +237,23 @@ class Greedier(Majority):
 
 @dataclass(frozen=True)
 class Ordered(BeamSearch):
-    """Checks what it observes."""
+    """Checks what it observes, and counts it."""
+
+    observed: Counter[str] = field(default_factory=Counter)
 
     def observe(self, state: SearchState, results: list[Expanded]) -> None:
         for result in results:
             assert [child.index for child in result.children] == sorted(child.index for child in result.children)
             assert all(child.parent is result.node and child.score is not None for child in result.children)
+            self.observed[state.problem.id] += 1
         BeamSearch.observe(self, state, results)
 
 
 @given(st.integers(0, 99))
 def test_children_are_observed_complete_and_in_order(order: int) -> None:
-    list(run(problems(2), Ordered(n=8, expand=4), ScriptedEngine(order=random.Random(order)), max_in_flight=2))
+    strategy = Ordered(n=8, expand=4)
+    list(run(problems(2), strategy, ScriptedEngine(order=random.Random(order)), max_in_flight=2))
+    assert set(strategy.observed) == {"p0", "p1"}
 
 
 @dataclass(frozen=True)

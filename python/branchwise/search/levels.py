@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -29,7 +30,7 @@ class LevelState(SearchState):
 
 
 @dataclass(frozen=True, slots=True)
-class LevelSearch:
+class LevelSearch(ABC):
     """The rule that beam search (one group of n slots) and DVTS (n / expand groups of `expand` slots) share.
 
     Every slot grows one trajectory, and exactly n trajectories are finished in the end:
@@ -58,9 +59,9 @@ class LevelSearch:
         check_choice(self.name, "vote", self.vote, VOTES)
 
     @property
+    @abstractmethod
     def group_size(self) -> int:
         """Slots of each group; child i of the root belongs to group i // group_size, and so do its descendants."""
-        raise NotImplementedError
 
     def start(self, problem: Problem, root: Node) -> LevelState:
         """Ask for the first level: one expansion of the root for each group."""
