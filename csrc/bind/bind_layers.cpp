@@ -300,7 +300,8 @@ void gemm(py::object x, const PackedWeight& packed, py::object out, py::object b
                       real_of(to.x->dtype),
                       real_of(packed.dtype()),
                       real_of(to.out->dtype),
-                      to.act};
+                      to.act,
+                      packed.compact()};
   multiply(args, to, packed);
 }
 
@@ -339,11 +340,11 @@ std::shared_ptr<void> keep(const py::array& array) {
 
 PackedWeight stored_packed_weight(const py::array_t<uint8_t, py::array::c_style>& panels,
                                   const std::pair<int64_t, int64_t>& shape,
-                                  const std::string& dtype) {
+                                  const std::string& dtype, bool compact) {
   CHECK_ARG(dtype == "float32" || dtype == "bfloat16", "dtype is ", dtype,
             ", expected float32 or bfloat16");
   const DType type = dtype == "float32" ? DType::f32 : DType::bf16;
-  return {keep(panels), panels.size(), shape.first, shape.second, type};
+  return {keep(panels), panels.size(), shape.first, shape.second, type, compact};
 }
 
 CodeWeight stored_code_weight(
@@ -422,15 +423,20 @@ void bind_layers(py::module_& module) {
              "Calls body() and gives a Pass of the kernels that it called in this thread. They are "
              "not run; the plans given to them stand for those of later runs.");
   py::class_<PackedWeight>(module, "PackedWeight", "A weight [out, in] packed for gemm.")
-      .def(
-          py::init([](py::object weight) { return PackedWeight(borrow(weight, "weight").view()); }),
-          "weight"_a)
+      .def(py::init([](py::object weight, bool compact) {
+             return PackedWeight(borrow(weight, "weight").view(), compact);
+           }),
+           "weight"_a, "compact"_a = false,
+           "compact: 12 bits for every weight, without loss, where it is bf16 and has few "
+           "exponents.")
       .def_static("stored", &stored_packed_weight, py::arg("panels").noconvert(), "shape"_a,
-                  "dtype"_a,
+                  "dtype"_a, "compact"_a,
                   "A weight from the panels of another: its `panels`, in memory that is kept and "
                   "must not change, such as large_memory's.")
       .def_property_readonly("panels", &panels_of<PackedWeight>)
       .def_property_readonly("dtype", [](const PackedWeight& w) { return dtype_name(w.dtype()); })
+      .def_property_readonly("compact",
+                             [](const PackedWeight& w) { return w.compact() != nullptr; })
       .def_property_readonly("shape",
                              [](const PackedWeight& w) { return py::make_tuple(w.n(), w.k()); })
       .def_property_readonly("nbytes", &PackedWeight::bytes);

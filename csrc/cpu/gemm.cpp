@@ -4,11 +4,14 @@
 // one shift or one mask makes fp32), fp32 [n / 32][k][32]. x is repacked as [group of
 // rows][k][rows]. Each output is one chain of fused multiply-adds over k in order: neither the
 // number of rows nor their grouping changes its bits. A task is a panel and a block of rows: its
-// slice of k stays in cache.
+// slice of k stays in cache. Compact panels are unpacked slice by slice.
 #include "cpu/gemm_micro.h"
 #include "cpu/isa_entry.h"
 #if defined(__AMX_BF16__)
-#include "cpu/gemm_amx.h"
+#include "cpu/gemm_amx_compact.h"
+#include "cpu/gemm_amx_plain.h"
+#else
+#include "cpu/compact_unpack.h"
 #endif
 
 namespace branchwise::BRANCHWISE_ISA {
@@ -49,6 +52,8 @@ void gemm_typed(const GemmArgs& args) {
                          args.scratch + begin * words);
   }
   constexpr int64_t kTask = kBlockGroups * kMaxRows * kPanelWidth;
+  const int64_t depth = round_up(args.k, kBlockSteps) / kBlockSteps;  // tiles of a compact panel
+  alignas(64) char unpacked[kSlice / kBlockSteps * kTileRoom];
   float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
   for (int64_t block = 0; block < blocks.count; ++block)
@@ -62,7 +67,13 @@ void gemm_typed(const GemmArgs& args) {
         for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) sums[i] = 0;
         for (int64_t k = 0; k < k_padded; k += kSlice) {
           const int64_t steps = k_padded - k < kSlice ? k_padded - k : kSlice;
-          const uint32_t* slice = panel + k / Format::kStep * kPanelWidth;
+          const void* slice = panel + k / Format::kStep * kPanelWidth;
+          if (args.compact) {
+            const int64_t tile = k / kBlockSteps, end = round_up(k + steps, kBlockSteps);
+            Unpacker(args.compact)
+                .tiles(args.panels, p * depth + tile, end / kBlockSteps - tile, unpacked);
+            slice = unpacked;
+          }
           for (int64_t g = first; g < last; ++g) {
             const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
             const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
@@ -92,8 +103,9 @@ template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
   const int64_t n_tiles = (args.k + kTileSteps - 1) / kTileSteps, stride = n_tiles * kTileBytes;
   if (args.rows == 0) return;
-  const Parts blocks((args.rows + kPairRows - 1) / kPairRows, kTileBlock / kPairRows);
-  const int64_t block_rows = args.rows < kTileBlock ? args.rows : kTileBlock;
+  const int64_t most = stride * kTileBlock <= kTileCache ? kTileBlock : kCutTileBlock;
+  const Parts blocks((args.rows + kPairRows - 1) / kPairRows, most / kPairRows);
+  const int64_t block_rows = args.rows < most ? args.rows : most;
   const Parts chunks(n_tiles, kTileCache / (round_up(block_rows, kPairRows) * kTileBytes));
   const int panels = unit_panels(args);
   const Parts groups(unit_count(args), chunks.count == 1 ? 1 : kGroupPanels / panels);
@@ -112,6 +124,10 @@ void gemm_tiles(const GemmArgs& args) {
   }
   const TileScope scope;
   constexpr int64_t kTask = kTileBlock * kPanelWidth;
+  const char* weights = static_cast<const char*>(args.panels);
+  const CompactTiles compact{Unpacker(args.compact), weights};
+  const int64_t n_panels = unit_count(args) * panels;
+  UnpackedSlice slice;
   alignas(64) float c[kGroupPanels * kTask];
 #pragma omp for collapse(2) schedule(static)
   for (int64_t block = 0; block < blocks.count; ++block)
@@ -121,10 +137,15 @@ void gemm_tiles(const GemmArgs& args) {
       const int64_t end = limit < args.rows ? limit : args.rows;
       const int64_t first = groups.begin(group) * panels, last = groups.begin(group + 1) * panels;
       for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
-        for (int64_t p = first; p < last; ++p)
-          tiles_times_panel<Dot::bf16>(
-              x, static_cast<const char*>(args.panels) + p * n_tiles * kPanelTile,
-              chunks.begin(chunk), chunks.begin(chunk + 1), begin, end, c + (p - first) * kTask);
+        for (int64_t p = first; p < last; ++p) {
+          const int64_t k = chunks.begin(chunk), k_end = chunks.begin(chunk + 1);
+          float* sums = c + (p - first) * kTask;
+          const int64_t then = p + 1 < n_panels ? (p + 1) * n_tiles + k : -1;
+          if (args.compact)
+            tiles_times_compact(x, compact, p * n_tiles, k, k_end, begin, end, then, slice, sums);
+          else
+            tiles_times_panel(x, weights + p * n_tiles * kPanelTile, k, k_end, begin, end, sums);
+        }
       for (int64_t p = first; p < last; p += panels)
         write_unit<Bf16, Out>(args, nullptr, c + (p - first) * kTask, kTask, p / panels, begin,
                               end);

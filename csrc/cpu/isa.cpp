@@ -59,7 +59,7 @@ bool has_avx512_bf16() {
 }
 // The kernel grants a process its tile registers on request.
 bool has_amx() {
-  if (!has_avx512_bf16()) return false;
+  if (!has_avx512_bf16() || !__builtin_cpu_supports("avx512vbmi2")) return false;
   unsigned eax, ebx, ecx, edx;
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;

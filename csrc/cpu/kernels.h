@@ -8,6 +8,7 @@
 
 namespace branchwise {
 
+struct CompactTables;
 struct WorkItem;
 
 enum class Real : uint8_t { f32, bf16 };
@@ -17,7 +18,7 @@ inline constexpr int kMaxItemKeys = 256;  // keys of one attention work item
 inline constexpr int kMaxHeadDim = 512;
 inline constexpr int kPanelWidth = 32;  // output columns of a packed weight panel
 // Panels are kept in files, too: raise this whenever their layout or the rounding of codes changes.
-inline constexpr int kPanelFormat = 1;
+inline constexpr int kPanelFormat = 2;
 inline constexpr int kHeadChunk = 1024;  // words whose logits are reduced as one unit
 
 // Elements of the keys, or of the values, of one block and head. Both lie as the panels of a matrix
@@ -102,6 +103,7 @@ struct GemmArgs {
   Real x_dtype, weight_dtype, out_dtype;
   // Unless none: panels alternate between gate and up, and out = act(gate) * up has n / 2 columns.
   Act act = Act::none;
+  const CompactTables* compact = nullptr;  // bf16 panels may be compact: see compact.h
 };
 
 // Weights as small integers: w = scale * (code - 2^(bits - 1)), or scale * code + minimum.

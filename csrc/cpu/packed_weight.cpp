@@ -1,5 +1,5 @@
-// Packs weights: bf16 as [n / 32][k / 2][32][2], fp32 as [n / 32][k][32], padded with zeros (bf16:
-// k to 32).
+// Packs weights: plain bf16 as [n / 32][k / 2][32][2], fp32 as [n / 32][k][32], padded with zeros
+// (bf16: k to 32).
 #include "cpu/packed_weight.h"
 
 #include <limits>
@@ -45,18 +45,30 @@ void check_panels(const void* panels, int64_t bytes, int64_t expected) {
 }
 
 PackedWeight::PackedWeight(std::shared_ptr<void> panels, int64_t bytes, int64_t n, int64_t k,
-                           DType dtype)
-    : n_(n), k_(k), dtype_(dtype), panels_(std::move(panels)) {
+                           DType dtype, bool compact)
+    : n_(n), k_(k), bytes_(bytes), dtype_(dtype), panels_(std::move(panels)) {
   check_size(n, k);
-  check_panels(panels_.get(), bytes, this->bytes());
+  CHECK_ARG(!compact || dtype == DType::bf16, "compact panels are of bfloat16, not of ",
+            dtype_name(dtype));
+  check_panels(panels_.get(), bytes, compact ? bytes : plain_bytes());
+  if (compact) tables_ = compact_tables(panels_.get(), bytes_, tiles());
 }
 
-PackedWeight::PackedWeight(const TensorView& weight) {
+PackedWeight::PackedWeight(const TensorView& weight, bool compact) {
   Shapes shapes;
   shapes.check("weight", weight, {DType::f32, DType::bf16}, {"out", "in"});
   n_ = shapes["out"], k_ = shapes["in"], dtype_ = weight.dtype;
   CHECK_ARG(n_ > 0 && k_ > 0, "weight has shape ", shape_text(weight), ": it is empty");
-  panels_ = large_memory(bytes());
+  if (compact && dtype_ == DType::bf16) {
+    CompactPanels packed = pack_compact(weight.as<uint16_t>(), n_, k_);
+    if (packed.panels) {
+      panels_ = std::move(packed.panels), bytes_ = packed.bytes;
+      tables_ = compact_tables(panels_.get(), bytes_, tiles());
+      return;
+    }
+  }
+  bytes_ = plain_bytes();
+  panels_ = large_memory(bytes_);
   const int64_t depth = panel_depth(real_of(dtype_), k_);
   if (dtype_ == DType::f32)
     pack<float, 1>(weight.as<float>(), n_, k_, depth, static_cast<float*>(panels_.get()));
@@ -64,8 +76,11 @@ PackedWeight::PackedWeight(const TensorView& weight) {
     pack<uint16_t, 2>(weight.as<uint16_t>(), n_, k_, depth, static_cast<uint16_t*>(panels_.get()));
 }
 
-int64_t PackedWeight::bytes() const {
+int64_t PackedWeight::plain_bytes() const {
   return round_up(n_, kPanelWidth) * panel_depth(real_of(dtype_), k_) * 4;
+}
+int64_t PackedWeight::tiles() const {
+  return round_up(n_, kPanelWidth) / kPanelWidth * (round_up(k_, kBlockSteps) / kBlockSteps);
 }
 
 }  // namespace branchwise

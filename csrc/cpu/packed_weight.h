@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "core/tensor_view.h"
+#include "cpu/compact.h"
 #include "cpu/kernels.h"
 
 namespace branchwise {
@@ -17,22 +19,29 @@ void check_panels(const void* panels, int64_t bytes, int64_t expected);
 
 class PackedWeight {
  public:
-  // weight: [n, k] fp32 or bf16; it is copied.
-  explicit PackedWeight(const TensorView& weight);
+  // weight: [n, k] fp32 or bf16; it is copied. compact: in 12 bits, where it is bf16 and they do.
+  explicit PackedWeight(const TensorView& weight, bool compact = false);
   // The panels of another one of this shape, `bytes` on a cache line: they are kept, not copied.
-  PackedWeight(std::shared_ptr<void> panels, int64_t bytes, int64_t n, int64_t k, DType dtype);
+  PackedWeight(std::shared_ptr<void> panels, int64_t bytes, int64_t n, int64_t k, DType dtype,
+               bool compact);
 
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
-  int64_t bytes() const;
-  int64_t panel_bytes() const { return bytes(); }
+  int64_t bytes() const { return bytes_; }
+  int64_t panel_bytes() const { return bytes_; }
   DType dtype() const { return dtype_; }
   const void* panels() const { return panels_.get(); }
+  // Of compact panels; null of others.
+  const CompactTables* compact() const { return tables_ ? &*tables_ : nullptr; }
 
  private:
-  int64_t n_, k_;
+  int64_t plain_bytes() const;
+  int64_t tiles() const;
+
+  int64_t n_, k_, bytes_;
   DType dtype_;
   std::shared_ptr<void> panels_;
+  std::optional<CompactTables> tables_;
 };
 
 }  // namespace branchwise

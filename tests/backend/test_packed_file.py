@@ -45,13 +45,13 @@ def product(packed: Packed, x: Tensor) -> Tensor:
     return PackedLinear([packed])(x)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "compact"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
 @pytest.mark.parametrize("shape", [(1, 1), (70, 33), (64, 96)])
-def test_dense_panels_make_the_weight_that_they_are_from(dtype: str, shape: tuple[int, int]) -> None:
-    packed = _C.PackedWeight(matrix(*shape, dtype=getattr(torch, dtype)))
+def test_dense_panels_make_the_weight_that_they_are_from(dtype: str, compact: bool, shape: tuple[int, int]) -> None:
+    packed = _C.PackedWeight(matrix(*shape, dtype=getattr(torch, dtype)), compact)
     panels = in_large_memory(packed.panels)
-    again = _C.PackedWeight.stored(panels, packed.shape, packed.dtype)
-    assert (again.shape, again.dtype, again.nbytes) == (shape, dtype, packed.nbytes)
+    again = _C.PackedWeight.stored(panels, packed.shape, packed.dtype, packed.compact)
+    assert (again.shape, again.dtype, again.compact, again.nbytes) == (shape, dtype, compact, packed.nbytes)
     assert again.panels.ctypes.data == panels.ctypes.data, "they were copied"
     del panels
     x = matrix(3, shape[1], getattr(torch, dtype))
@@ -85,11 +85,13 @@ def test_panels_that_do_not_fit_are_refused() -> None:
         ((32, 64), "float16", "dtype is float16"),
     ):
         with pytest.raises(ValueError, match=message):
-            _C.PackedWeight.stored(room, shape, dtype)
+            _C.PackedWeight.stored(room, shape, dtype, False)
     with pytest.raises(ValueError, match="cache line"):
-        _C.PackedWeight.stored(room[4:4100], (32, 32), "float32")
+        _C.PackedWeight.stored(room[4:4100], (32, 32), "float32", False)
     with pytest.raises(TypeError):
-        _C.PackedWeight.stored(room[::2], (32, 32), "float32")
+        _C.PackedWeight.stored(room[::2], (32, 32), "float32", False)
+    with pytest.raises(ValueError, match="compact panels are of bfloat16"):
+        _C.PackedWeight.stored(room, (32, 32), "float32", True)
     for scale, shape, form, message in (
         (None, (32, 128), (8, 0, False), "column_scale has 0 values, expected 32"),
         (np.ones(32, np.float32), (32, 128), (8, 32, False), "panels has 8192 bytes"),

@@ -4,7 +4,8 @@ A row's result never depends on the rows beside it, nor on the thread count. The
 
 - fp32: oneDNN with weights packed once; its rows are bit-identical for any batch from 2 up, so a single row is doubled.
 - bf16: the same where the CPU multiplies bf16 in vector registers (AVX-512-BF16). Without such units oneDNN does not
-  pack bf16, and on AMX its order of summation changes with the batch; there the GEMM of `csrc/cpu` takes over.
+  pack bf16, and on AMX its order of summation changes with the batch; there the GEMM of `csrc/cpu` takes over. With AMX
+  it reads weights in 12 bits, without loss (`csrc/cpu/compact.h`).
 - blocks: integer products of our own, x being rounded to int8 on the way in.
 
 `benchmarks/kernels/bench_gemm.py` has the figures behind this choice.
@@ -38,6 +39,16 @@ def multiplied_by_onednn(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or onednn_packs_bf16()
 
 
+def reads_compact() -> bool:
+    """Whether bf16 weights are kept in 12 bits: with AMX, where unpacking costs less time than reading them takes."""
+    return _C.isa() == "amx"
+
+
+def pack_dense(weight: Tensor) -> _C.PackedWeight:
+    """weight: [out, in] fp32|bf16, as our product reads it."""
+    return _C.PackedWeight(weight, compact=reads_compact())
+
+
 class DenseLinear:
     """A linear layer with its weight packed once.
 
@@ -53,7 +64,7 @@ class DenseLinear:
         if multiplied_by_onednn(weight.dtype):
             self._onednn = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         else:
-            self._own = _C.PackedWeight(weight)
+            self._own = pack_dense(weight)
 
     @property
     def own(self) -> bool:
@@ -181,7 +192,7 @@ def _fused_gate(gate: Matrix, up: Matrix) -> Packed | None:
         if multiplied_by_onednn(gate.dtype):
             return None
         panels = [part.reshape(-1, _C.PANEL_WIDTH, part.shape[1]) for part in (gate, up)]
-        return _C.PackedWeight(torch.stack(panels, dim=1).flatten(0, 2))
+        return pack_dense(torch.stack(panels, dim=1).flatten(0, 2))
     if isinstance(gate, Blocks) and isinstance(up, Blocks) and gate.format == up.format:
         order = np.arange(2 * len(gate)).reshape(2, -1, _C.PANEL_WIDTH).swapaxes(0, 1).ravel()
         return _code_weight(stack([gate, up]).rows(order))
@@ -196,7 +207,7 @@ def _pack(parts: list[Matrix]) -> Packed:
     """Matrices of one form under each other, packed."""
     dense = [part for part in parts if isinstance(part, Tensor)]
     if dense:
-        return _C.PackedWeight(torch.cat(dense))
+        return pack_dense(torch.cat(dense))
     return _code_weight(stack([part for part in parts if isinstance(part, Blocks)]))
 
 

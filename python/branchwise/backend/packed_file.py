@@ -96,7 +96,7 @@ class PackedFile:
         shape = (about["out"], about["in"])
         try:
             if "dtype" in about:
-                return _C.PackedWeight.stored(panels, shape, about["dtype"])
+                return _C.PackedWeight.stored(panels, shape, about["dtype"], about["compact"])
             whole = about["scale_checksum"]
             scale = None if whole is None else self._bytes(name + SCALE, whole).view(np.float32)
             return _C.CodeWeight.stored(panels, scale, shape, *about["format"])
@@ -150,7 +150,7 @@ def write_packed(path: Path, key: str, layers: Mapping[str, Any]) -> None:
         about: dict[str, Any] = {"out": packed.shape[0], "in": packed.shape[1]}
         tensors[name] = packed.panels
         if isinstance(packed, _C.PackedWeight):
-            about["dtype"] = packed.dtype
+            about["dtype"], about["compact"] = packed.dtype, packed.compact
         else:
             about["format"] = packed.format
             if packed.column_scale is not None:

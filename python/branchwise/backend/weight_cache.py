@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from branchwise import _C, __version__
 from branchwise.backend.base import Backend
 from branchwise.backend.cpu import CpuBackend
-from branchwise.backend.cpu_linear import multiplied_by_onednn
+from branchwise.backend.cpu_linear import multiplied_by_onednn, reads_compact
 from branchwise.backend.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.errors import CheckpointError, ConfigError
 from branchwise.weights.blocks import QUANTISED
@@ -117,7 +117,7 @@ def _key(checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -
     except OSError as error:
         raise CheckpointError(f"{checkpoint.source} is no longer there: {error}") from error
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
-    about = [__version__, _C.PANEL_FORMAT, files, str(dtype), weights, head]
+    about = [__version__, _C.PANEL_FORMAT, reads_compact(), files, str(dtype), weights, head]
     return blake2b(json.dumps(about).encode(), digest_size=8).hexdigest()
 
 
