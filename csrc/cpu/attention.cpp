@@ -58,7 +58,7 @@ struct Tile {
   int n;
   alignas(
       64) float q[2 * kTileQueries][kQueryWords];  // the second half: AMX reads 32 from anywhere
-  alignas(64) float o[kTileQueries][kMaxHeadDim];
+  alignas(64) float o[kTileQueries][kQueryWords];
   float m[kTileQueries], d[kTileQueries];
 };
 
@@ -165,6 +165,17 @@ struct TileProduct {
 // --- softmax
 // -----------------------------------------------------------------------------------------
 
+#if defined(__AVX512BF16__)
+// Two vectors rounded to bf16, at p; gives sum + both, as rounded, pair by pair.
+BW_INLINE Vec store_rounded(Vec low, Vec high, void* p, Vec sum) {
+  const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
+  _mm512_store_si512(p, (__m512i)rounded);
+  return _mm512_dpbf16_ps(sum, rounded, (__m512bh)_mm512_set1_epi32(0x3f803f80));
+}
+#else
+BW_INLINE Vec store_rounded(Vec, Vec, void*, Vec sum) { return sum; }  // weights stay fp32
+#endif
+
 // Masks the scores of query i of the view, caps them, and gives the largest, in base 2.
 BW_INLINE float top_score(View& view, int i, float scale, float softcap) {
   const int low = view.low[i], high = view.high[i];
@@ -194,15 +205,12 @@ BW_INLINE float weights_of(View& view, int i, float unit, float base) {
   Vec sum = {};
   for (int block = view.block_begin; block < view.block_end; ++block) {
     float* s = view.s[block][i];
-    for (int j = 0; j < kBlockSlots; j += kLanes) {
-      const Vec x = fma(load(s + j), splat(unit), splat(-base));
-      if constexpr (kPairs) {
-        const UVec rounded = (UVec)rough_exp2(x) + 0x8000u;  // half up: never negative, NaN stays
-        *reinterpret_cast<HVecAt*>(reinterpret_cast<uint16_t*>(s) + j) =
-            __builtin_convertvector(rounded >> 16, HVec);
-        sum += (Vec)(rounded & 0xffff0000u);
-      } else {
-        const Vec weight = exp2(x);
+    const auto exponent = [&](int j) { return fma(load(s + j), splat(unit), splat(-base)); };
+    if constexpr (kPairs) {
+      sum = store_rounded(rough_exp2(exponent(0)), rough_exp2(exponent(kLanes)), s, sum);
+    } else {
+      for (int j = 0; j < kBlockSlots; j += kLanes) {
+        const Vec weight = exp2(exponent(j));
         store(s + j, weight);
         sum += weight;
       }
@@ -241,15 +249,22 @@ class NextChunk {
 template <bool kPairs, typename T>
 void softmax(Tile& tile, View& view, float scale, float softcap, NextChunk<T> next) {
   const float unit = (softcap > 0 ? softcap : scale) * kLog2e;
+  float top[kTileQueries], base[kTileQueries];
   for (int i = 0; i < view.n; ++i) {
-    float &m = tile.m[view.first + i], &d = tile.d[view.first + i];
     next.fetch_part();
-    const float top = top_score(view, i, scale, softcap), before = m;
-    if (!(top <= m)) m = top;                    // NaN gets through
-    const float base = m == kNegInf ? 0.0f : m;  // nothing visible: every weight is 2^-inf = 0
-    view.keep[i] = exp2(splat(before - base))[0];
-    d = d * view.keep[i] + weights_of<kPairs>(view, i, unit, base);
+    top[i] = top_score(view, i, scale, softcap);
   }
+  float *m = tile.m + view.first, *d = tile.d + view.first;
+  for_lanes(view.n, [&](int64_t i, int lanes) {
+    const Vec before = load_up_to(m + i, lanes), now = load_up_to(top + i, lanes);
+    const Vec most = (now <= before) ? before : now;    // NaN gets through
+    const Vec from = (most == kNegInf) ? Vec{} : most;  // nothing visible: all weights are 0
+    store_up_to(m + i, most, lanes);
+    store_up_to(base + i, from, lanes);
+    store_up_to(view.keep + i, exp2(before - from), lanes);
+  });
+  for (int i = 0; i < view.n; ++i)
+    d[i] = d[i] * view.keep[i] + weights_of<kPairs>(view, i, unit, base[i]);
 }
 
 // --- a task

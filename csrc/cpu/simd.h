@@ -209,6 +209,12 @@ BW_INLINE void store_n(T* p, Vec v, int n) {
   for (int i = 0; i < n; ++i) p[i] = part[i];
 }
 
+#if defined(__AVX512F__)
+BW_INLINE void store_n(float* p, Vec v, int n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+}
+#endif
+
 // Reductions pair lanes half a register apart: an order that is fixed.
 #if defined(__AVX512F__)
 BW_INLINE float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }

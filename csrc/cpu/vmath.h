@@ -36,15 +36,17 @@ BW_INLINE Vec exp2(Vec x) {
   return (x < -126.0f) ? Vec{} : p * power_of_two(n);
 }
 
-// 2^x for x <= 127 within 8e-5: little beside rounding to bf16, and half the work. 0 below -126.
+// 2^x for x <= 127 within 8e-5: little beside rounding to bf16, and half the work. Below -126.4 it
+// is a subnormal number, which AVX-512-BF16 rounds to 0.
 BW_INLINE Vec rough_exp2(Vec x) {
   constexpr float kMagic = 12582912.0f;
+  x = vmax(splat(-126.4f), x);
   const Vec shifted = x + kMagic;  // low bits hold the nearest integer
   const Vec f = x - (shifted - kMagic);
   Vec p = fma(splat(0.05517165f), f, splat(0.24261112f));
   p = fma(p, f, splat(0.69326099f));
   p = fma(p, f, splat(0.99992807f));
-  return (x < -126.0f) ? Vec{} : (Vec)((IVec)p + ((IVec)shifted << 23));
+  return (Vec)((IVec)p + ((IVec)shifted << 23));
 }
 // 1 / x for normal x > 0 with a normal inverse, within 7e-5.
 BW_INLINE Vec rough_inverse(Vec x) {
