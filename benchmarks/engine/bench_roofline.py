@@ -4,7 +4,8 @@
 
 Peaks are measured here: GFLOP/s of the model's best matrix product at 256 rows or more, and GB/s of reading memory.
 The roofline of a pass is, product by product, the longer of computing it and of reading its weights, at these peaks,
-plus the time to read each live key and value once. A prefill is judged by the FLOPs of its matrix products alone.
+plus the time to read each live key and value once. Weights count as the model's numbers are, two bytes for bf16: where
+they are kept in 12 bits, a share above 1 is possible. A prefill is judged by the FLOPs of its matrix products alone.
 """
 
 from __future__ import annotations
@@ -31,28 +32,31 @@ PEAK_ROWS = [256, 512]
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix product of the model. cells: numbers in its weights"""
+    """A matrix product of the model. cells: numbers in its weights    read: bytes that hold them"""
 
     run: Any
     k: int
     cells: int
+    read: int
 
 
-def product_of(linear: Any, matrices: int = 1) -> Product:
-    return Product(linear, linear.in_features, matrices * linear.in_features * linear.out_features)
+def product_of(linear: Any, itemsize: int, matrices: int = 1) -> Product:
+    cells = matrices * linear.in_features * linear.out_features
+    return Product(linear, linear.in_features, cells, sum(part.nbytes for part in linear.packed) or cells * itemsize)
 
 
 def layer_products(model: Decoder) -> list[Product]:
+    size = model.dtype.itemsize
     return [
         product
         for layer in model.layers
-        for product in (product_of(layer.qkv), product_of(layer.output), product_of(layer.gated, 2),
-                        product_of(layer.down))
+        for product in (product_of(layer.qkv, size), product_of(layer.output, size), product_of(layer.gated, size, 2),
+                        product_of(layer.down, size))
     ]  # fmt: skip
 
 
 def all_products(model: Decoder) -> list[Product]:
-    return [*layer_products(model), *map(product_of, model.head)]
+    return [*layer_products(model), *(product_of(tile, model.dtype.itemsize) for tile in model.head)]
 
 
 def measured_peaks(model: Decoder, rows: list[int], budget_s: float, clock: common.Clock) -> tuple[float, float]:
@@ -70,7 +74,7 @@ def measured_peaks(model: Decoder, rows: list[int], budget_s: float, clock: comm
         for product in everything:
             product.run(inputs[product.k])
 
-    size = sum(product.cells for product in everything) * model.dtype.itemsize
+    size = sum(product.read for product in everything)
     return peak, max(bandwidth, size / common.measure(one_row, budget_s=budget_s, clock=clock).best_s / 1e9)
 
 

@@ -52,8 +52,8 @@ class Side:
     sizes: dict[str, int]
 
 
-def dense(weight: Tensor) -> tuple[Product, int]:
-    packed = _C.PackedWeight(weight)
+def dense(weight: Tensor, compact: bool = False) -> tuple[Product, int]:
+    packed = _C.PackedWeight(weight, compact)
     return lambda x, out: _C.gemm(x, packed, out), packed.nbytes
 
 
@@ -90,6 +90,8 @@ def products(names: list[str], isas: list[str]) -> Iterator[tuple[str, str, torc
             dtype = torch.bfloat16 if name == "bf16" else torch.float32
             yield from ((name, isa, dtype, dense) for isa in isas)
             yield name, "onednn", dtype, onednn
+        elif name == "bf16-12bit":
+            yield from ((name, isa, torch.bfloat16, lambda w: dense(w, compact=True)) for isa in isas)
         elif name == "w8a8":
             yield name, "onednn", torch.int8, onednn_w8a8
         else:
@@ -170,7 +172,7 @@ def main() -> None:
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: for one thread on a busy machine"
     )
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    everything = ["bf16", "fp32", "w8a8", *FORMATS]
+    everything = ["bf16", "bf16-12bit", "fp32", "w8a8", *FORMATS]
     parser.add_argument("--formats", nargs="+", choices=everything, default=everything)
     parser.add_argument("--isas", nargs="+", choices=_C.supported_isas(), default=[_C.isa()])
     parser.add_argument("--budget", type=float, default=6.0, help="seconds per number of rows")
@@ -201,7 +203,7 @@ def main() -> None:
         for shape in (*side.sizes, "all"):
             of = {rows: results[rows][i][shape] for rows in options.rows}
             line = "".join(f"{of[rows]['gops']:7.0f}" for rows in options.rows)
-            print(f"{side.name:7} {side.isa:12} {shape:8} {line}  {of[options.rows[0]]['weights_gb_s']:7.1f}")
+            print(f"{side.name:15} {side.isa:12} {shape:8} {line}  {of[options.rows[0]]['weights_gb_s']:7.1f}")
             records += [
                 {"format": side.name, "isa": side.isa, "onednn_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
                  "shape": shape, "clock": options.clock, "rows": rows, "layers": options.layers,

@@ -21,8 +21,8 @@ class EngineConfig:
                   "dense": as `dtype`; "stored": a GGUF file's blocks as they are, its dense tensors as `dtype`;
                   "int8": one scale an output; "q8", "q4": groups of 32, 8.5 and 5 bits a weight
     weight_cache  folder that keeps the matrices of both models as the CPU's kernels read them, in a file for each: the
-                  next start reads that file and not the checkpoint's matrices. Results are the same; files are made
-                  anew where the checkpoint or `weights` change, and may be deleted at any time
+                  next start reads that file and not the checkpoint's matrices. Results are the same; a checkpoint that
+                  changed gets a new file instead of the old one; files may be deleted at any time
     device        "cpu", "cuda", "cuda:1", ...; "auto": a GPU where there is one
     kv_memory     bytes for the KV of policy and PRM together; default: a quarter of the free memory, 8 GiB at most;
                   on a GPU four fifths of what the weights leave

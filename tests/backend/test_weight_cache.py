@@ -140,6 +140,17 @@ def test_the_key_changes_with_the_version_and_the_layout(model: FileCheckpoint, 
     assert path() != before
 
 
+def test_a_new_file_replaces_those_of_earlier_states(model: FileCheckpoint, folder: Path, monkeypatch) -> None:
+    load(model, folder)
+    load(model, folder, form="q4")
+    others = {path.name for path in folder.iterdir()}
+    monkeypatch.setattr(weight_cache, "__version__", "0.0.0")
+    load(model, folder)
+    names = {path.name for path in folder.iterdir()}
+    assert len(names) == len(others) == 2
+    assert len(names & others) == 1, "the file of another form is gone"
+
+
 def test_folders_and_files_of_models_are_named(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(asset_path("policy-small"))
     assert {path.name for path in checkpoint.files()} == {"config.json", "model.safetensors"}

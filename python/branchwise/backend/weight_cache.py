@@ -32,9 +32,12 @@ class CachedModel:
     """The file of one model in one form; it may be there or not."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -> None:
-        self._key = _key(checkpoint, dtype, weights, head)
-        name = re.sub(r"[^\w.-]+", "-", os.path.basename(os.path.abspath(checkpoint.source)).removesuffix(".gguf"))
+        source = os.path.abspath(checkpoint.source)
+        form = _digest(source, str(dtype), weights, head, reads_compact())
+        self._key = f"{form}-{_state(checkpoint)}"
+        name = re.sub(r"[^\w.-]+", "-", os.path.basename(source).removesuffix(".gguf"))
         self.path = folder / f"{name}-{self._key}.safetensors"
+        self._all_states = f"{name}-{form}-*.safetensors"
 
     def read(self, build: Callable[[PackedFile], Value]) -> Value | None:
         """What `build` makes of the file; None, with a warning where the file is damaged, when it is of no use.
@@ -52,9 +55,12 @@ class CachedModel:
             return None
 
     def write(self, layers: Mapping[str, Any]) -> None:
-        """Keep the layers of a model, by place; where that fails, a warning says so."""
+        """Keep the layers of a model, by place, instead of what was made of it before; a warning says if that fails."""
         try:
             write_packed(self.path, self._key, layers)
+            for path in self.path.parent.glob(self._all_states):
+                if path != self.path:
+                    path.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             warnings.warn(
                 f"{self.path} could not be written: {error}. The model works without; the next start takes as long:"
@@ -110,15 +116,18 @@ def _stored(checkpoint: Checkpoint) -> bool:
     return all(checkpoint.block_format(name) is not None for name in names if name == head or is_matrix(name))
 
 
-def _key(checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -> str:
-    """16 hex digits of all that packed weights depend on."""
+def _state(checkpoint: Checkpoint) -> str:
+    """What else than its form the packed weights of a checkpoint depend on."""
     try:
         found = [(path.name, path.stat()) for path in checkpoint.files()]
     except OSError as error:
         raise CheckpointError(f"{checkpoint.source} is no longer there: {error}") from error
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
-    about = [__version__, _C.PANEL_FORMAT, reads_compact(), files, str(dtype), weights, head]
-    return blake2b(json.dumps(about).encode(), digest_size=8).hexdigest()
+    return _digest(__version__, _C.PANEL_FORMAT, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found])
+
+
+def _digest(*about: Any) -> str:
+    """12 hex digits."""
+    return blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
 
 
 def _check_writable(folder: Path) -> None:
