@@ -182,7 +182,7 @@ void code_gemm_tiles(const CodeGemmArgs& args) {
   for (int64_t row = 0; row < args.rows; ++row) x.pack<X>(args, row);
   const TileScope scope(static_cast<int>(x.depth));
   Room room;
-  constexpr int64_t kTask = kTileBlock * kPanelWidth;
+  constexpr int64_t kTask = kCutTileBlock * kPanelWidth;
   alignas(64) float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
   for (int64_t block = 0; block < tasks.blocks.count; ++block)

@@ -21,7 +21,7 @@ constexpr int kPanelRowBytes = kPanelWidth * 4;             // two rows of B til
 constexpr int64_t kPanelTile = kTileRows * kPanelRowBytes;  // bytes of a panel per tile of k
 constexpr int kTileLines = kPanelTile / 64;
 constexpr int kTileBlock = 512;          // rows of a task at most
-constexpr int kCutTileBlock = 256;       // the same where k is cut
+constexpr int kCutTileBlock = 256;       // the same where k is cut, and of int8
 constexpr int64_t kTileCache = 1 << 20;  // bytes of x that a task keeps in L2
 
 struct alignas(64) TileConfig {
