@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/kernels/bench_gemm.py --rows 1 16 64 --save
 
 Every layer has weights of its own, so they come from memory as in a model. All formats take turns, pass by pass, so
-that noise hits all of them. oneDNN, which comes with torch, is timed beside our products: bf16 and fp32 with packed
-weights, and W8A8 without the cost of quantising x. What it may use is set outside:
+that noise hits all of them. oneDNN, which comes with torch, is timed beside our products: bf16 (where it has kernels for
+it) and fp32 with packed weights, and W8A8 without the cost of quantising x. What it may use is set outside:
 `ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16` keeps it from AMX, as `--isas avx512_bf16` does for ours.
 """
 
@@ -89,7 +89,8 @@ def products(names: list[str], isas: list[str]) -> Iterator[tuple[str, str, torc
         if name in ("bf16", "fp32"):
             dtype = torch.bfloat16 if name == "bf16" else torch.float32
             yield from ((name, isa, dtype, dense) for isa in isas)
-            yield name, "onednn", dtype, onednn
+            if name == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                yield name, "onednn", dtype, onednn
         elif name == "bf16-12bit":
             yield from ((name, isa, torch.bfloat16, lambda w: dense(w, compact=True)) for isa in isas)
         elif name == "w8a8":

@@ -17,8 +17,9 @@
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-constexpr int kSlice = 256;      // steps of k per pass over the rows
-constexpr int kBlockGroups = 8;  // micro tiles of rows in one parallel task
+constexpr int kSlice = 256;       // steps of k per pass over the rows
+constexpr int64_t kAhead = 4096;  // words to the weights that are fetched: a slice of bf16
+constexpr int kBlockGroups = 8;   // micro tiles of rows in one parallel task
 
 // a[k][m] of rows [begin, begin + m): fp32, or two bf16 per word; zeros up to a whole word.
 template <typename Format, typename X>
@@ -77,7 +78,8 @@ void gemm_typed(const GemmArgs& args) {
           for (int64_t g = first; g < last; ++g) {
             const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
             const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
-            multiply_rows<Format>(m, a, slice, steps, sums + (begin - row_begin) * kPanelWidth);
+            multiply_rows<Format>(m, a, slice, steps, sums + (begin - row_begin) * kPanelWidth,
+                                  args.compact ? 0 : kAhead);
           }
         }
       }

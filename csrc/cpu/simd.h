@@ -62,6 +62,16 @@ BW_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
+// sum += a * b. With 16 registers GCC lets sums wander from one to the next and spills some: this
+// way each stays where it is.
+BW_INLINE void accumulate(Vec& sum, Vec a, Vec b) {
+#if defined(__FMA__) && !defined(__AVX512F__)
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+#else
+  sum = fma(a, b, sum);
+#endif
+}
+
 // max(a, b); b where either is NaN.
 BW_INLINE Vec vmax(Vec a, Vec b) {
 #if defined(__AVX512F__)
