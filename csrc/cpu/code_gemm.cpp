@@ -6,6 +6,7 @@
 // multiply-adds.
 //
 // A slice of a panel is unpacked to bytes in L1 and serves all rows of the task.
+#include "cpu/code_dot.h"
 #include "cpu/code_parts.h"
 #include "cpu/gemm_parts.h"
 #include "cpu/isa_entry.h"
@@ -16,25 +17,41 @@
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-constexpr int kMaxRows = kRegisters == 32 ? 12 : 4;  // rows of a micro tile: x 2 accumulators
-constexpr int kBlockGroups = 8;                      // micro tiles of rows in one parallel task
+constexpr int kBlockGroups = 8;  // micro tiles of rows in one parallel task
+constexpr int kMostRows = CodeDot<4, 32>::kRows;
+
+// How x is laid out for a format.
+struct Layout {
+  int rows;   // of a micro tile
+  int words;  // for four steps of k
+};
+Layout layout_of(CodeFormat format) {
+  if (format.bits == 8) return {CodeDot<8, 0>::kRows, CodeDot<8, 0>::kWords};
+  return {CodeDot<4, 32>::kRows, CodeDot<4, 32>::kWords};
+}
 
 // A group of m rows of x, quantised. The codes' offset, or their minimum, needs the sum over x.
 struct Rows {
-  int32_t* words;  // [k / 4][m], four codes each
+  int32_t* words;  // [k / 4][m][layout's]: four codes, or the even and the odd ones in 16 bits each
   float* scale;    // [group of k][m]
   float* sum;      // [group of k][m]: fp32 sum of x for minima, else int32: what offsets add
 };
 
 template <typename X>
-void pack_rows(const CodeGemmArgs& args, int64_t begin, int64_t m, Rows rows) {
+void pack_rows(const CodeGemmArgs& args, int64_t begin, int64_t m, int n_words, Rows rows) {
   for (int64_t i = 0; i < m; ++i)
     quantise_row<X>(
         args, begin + i,
         [&](int64_t k, int n, const int8_t* codes) {
-          int32_t* words = rows.words + k / 4 * m + i;
-          for (int step = 0; step < n / 4; ++step)
-            __builtin_memcpy(words + step * m, codes + 4 * step, 4);
+          int32_t* words = rows.words + (k / 4 * m + i) * n_words;
+          for (int step = 0; step < n; step += 4, words += m * n_words)
+            if (n_words == 1) {
+              __builtin_memcpy(words, codes + step, 4);
+            } else {
+              const int8_t* x = codes + step;
+              words[0] = static_cast<uint16_t>(x[0]) | static_cast<uint32_t>(x[2]) << 16;
+              words[1] = static_cast<uint16_t>(x[1]) | static_cast<uint32_t>(x[3]) << 16;
+            }
         },
         [&](int64_t group, float scale, float sum) {
           rows.scale[group * m + i] = scale;
@@ -42,89 +59,123 @@ void pack_rows(const CodeGemmArgs& args, int64_t begin, int64_t m, Rows rows) {
         });
 }
 
+// c[m][32] += the sums of a group, times their scales. scale, x_sum: of x, [m]. factors, minima: of
+// the weights, from the first column on.
+template <int m, int kGroup, bool kMin>
+BW_INLINE void add_group(const IVec (&sum)[m][2], const float* scale, const float* x_sum,
+                         const float* factors, const float* minima, float* c) {
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v) {
+    const Vec factor = kGroup == 0 ? Vec{} : load(factors + v * kLanes);
+    const Vec minimum = kMin ? load(minima + v * kLanes) : Vec{};
+#pragma GCC unroll 16
+    for (int i = 0; i < m; ++i) {
+      float* out = c + i * kPanelWidth + v * kLanes;
+      Vec product = __builtin_convertvector(sum[i][v], Vec);
+      if constexpr (kGroup != 0) product *= factor;
+      Vec total = fma(product, splat(scale[i]), load(out));
+      if constexpr (kMin) total = fma(minimum, splat(x_sum[i]), total);
+      store(out, total);
+    }
+  }
+}
+
 // c[m][32] += m rows times a slice. kGroup: steps of k in a group, 0 as in CodeFormat. ahead: bytes
 // to the weights to fetch.
-template <int m, int kGroup, bool kMin>
+template <typename Kind, int m, int kGroup, bool kMin>
 void micro(const Rows& x, const Slice& slice, int64_t ahead, float* c) {
   const int64_t group = kGroup == 0 ? slice.steps : kGroup, n_groups = slice.steps / group;
   for (int column = 0; column < kPanelWidth; column += 2 * kLanes) {
     const int32_t* words = x.words;
     const uint8_t* codes = slice.codes + 4 * column;
-    for (int64_t g = 0; g < n_groups; ++g) {
+    const float *scale = x.scale, *x_sum = x.sum;
+    const float *factors = slice.scales + column, *minima = slice.minima + column;
+    for (int64_t g = 0; g < n_groups;
+         ++g, scale += m, x_sum += m, factors += kPanelWidth, minima += kPanelWidth) {
       IVec sum[m][2];
 #pragma GCC unroll 16
       for (int i = 0; i < m; ++i)
-        sum[i][0] = sum[i][1] =
-            kMin ? IVec{} : __builtin_bit_cast(int32_t, x.sum[g * m + i]) - IVec{};
-      for (int64_t k = 0; k < group; k += 4, words += m, codes += 4 * kPanelWidth) {
-        if constexpr (kGroup == 0) {
-          __builtin_prefetch(codes + ahead, 0, 2);
-          __builtin_prefetch(codes + ahead + 64, 0, 2);
-        }
-        const UVec w0 = *reinterpret_cast<const UVecAt*>(codes);
-        const UVec w1 = *reinterpret_cast<const UVecAt*>(codes + 4 * kLanes);
+        sum[i][0] = sum[i][1] = kMin ? IVec{} : __builtin_bit_cast(int32_t, x_sum[i]) - IVec{};
+      for (int64_t k = 0; k < group; k += 4 * Kind::kRun) {
+        IVec part[m][2];
 #pragma GCC unroll 16
-        for (int i = 0; i < m; ++i) {
-          const IVec a = words[i] - IVec{};
-          sum[i][0] = dot4(sum[i][0], w0, a);
-          sum[i][1] = dot4(sum[i][1], w1, a);
-        }
-      }
-#pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v) {
-        const int64_t at = g * kPanelWidth + column + v * kLanes;
-        const Vec scale = kGroup == 0 ? Vec{} : load(slice.scales + at);
-        const Vec minimum = kMin ? load(slice.minima + at) : Vec{};
+        for (int i = 0; i < m; ++i)
+          part[i][0] = Kind::open(sum[i][0]), part[i][1] = Kind::open(sum[i][1]);
+#pragma GCC unroll 1
+        for (int step = 0; step < Kind::kRun;
+             ++step, words += m * Kind::kWords, codes += 4 * kPanelWidth) {
+          if constexpr (kGroup == 0) {
+            __builtin_prefetch(codes + ahead, 0, 2);
+            __builtin_prefetch(codes + ahead + 64, 0, 2);
+          }
+          const auto w0 = Kind::weight(*reinterpret_cast<const UVecAt*>(codes));
+          const auto w1 = Kind::weight(*reinterpret_cast<const UVecAt*>(codes + 4 * kLanes));
 #pragma GCC unroll 16
-        for (int i = 0; i < m; ++i) {
-          float* out = c + i * kPanelWidth + column + v * kLanes;
-          Vec product = __builtin_convertvector(sum[i][v], Vec);
-          if constexpr (kGroup != 0) product *= scale;
-          Vec total = fma(product, splat(x.scale[g * m + i]), load(out));
-          if constexpr (kMin) total = fma(minimum, splat(x.sum[g * m + i]), total);
-          store(out, total);
+          for (int i = 0; i < m; ++i) {
+            const auto a = Kind::x(words + i * Kind::kWords);
+            Kind::add(part[i][0], w0, a);
+            Kind::add(part[i][1], w1, a);
+          }
         }
+#pragma GCC unroll 16
+        for (int i = 0; i < m; ++i)
+          for (int v = 0; v < 2; ++v) sum[i][v] = Kind::close(sum[i][v], part[i][v]);
       }
+      add_group<m, kGroup, kMin>(sum, scale, x_sum, factors, minima, c + column);
     }
   }
 }
 
-template <int kGroup, bool kMin, int m = kMaxRows>
+template <typename Kind, int kGroup, bool kMin, int m = Kind::kRows>
 BW_INLINE void dispatch(int64_t rows, const Rows& x, const Slice& slice, int64_t ahead, float* c) {
-  if (rows == m) return micro<m, kGroup, kMin>(x, slice, ahead, c);
-  if constexpr (m > 1) dispatch<kGroup, kMin, m - 1>(rows, x, slice, ahead, c);
+  if (rows == m) return micro<Kind, m, kGroup, kMin>(x, slice, ahead, c);
+  if constexpr (m > 1) dispatch<Kind, kGroup, kMin, m - 1>(rows, x, slice, ahead, c);
+}
+
+template <int bits>
+void multiply_bits(bool has_min, int group, int64_t m, const Rows& x, const Slice& slice,
+                   int64_t ahead, float* c) {
+  if (group == 0) return dispatch<CodeDot<8, 0>, 0, false>(m, x, slice, ahead, c);
+  if (group == 16) return dispatch<CodeDot<bits, 16>, 16, false>(m, x, slice, ahead, c);
+  has_min ? dispatch<CodeDot<bits, 32>, 32, true>(m, x, slice, ahead, c)
+          : dispatch<CodeDot<bits, 32>, 32, false>(m, x, slice, ahead, c);
 }
 
 void multiply(const CodeFormat format, int64_t m, const Rows& x, const Slice& slice, int64_t ahead,
               float* c) {
-  if (format.group == 0) return dispatch<0, false>(m, x, slice, ahead, c);
-  if (format.group == 16) return dispatch<16, false>(m, x, slice, ahead, c);
-  format.has_min ? dispatch<32, true>(m, x, slice, ahead, c)
-                 : dispatch<32, false>(m, x, slice, ahead, c);
+  if (format.bits == 4)
+    return multiply_bits<4>(format.has_min, format.group, m, x, slice, ahead, c);
+  if (format.bits == 5)
+    return multiply_bits<5>(format.has_min, format.group, m, x, slice, ahead, c);
+  if (format.bits == 6)
+    return multiply_bits<6>(format.has_min, format.group, m, x, slice, ahead, c);
+  multiply_bits<8>(format.has_min, format.group, m, x, slice, ahead, c);
 }
 
 template <typename X, typename Out>
 void code_gemm_typed(const CodeGemmArgs& args) {
   const CodeFormat format = args.format;
-  const Parts groups(args.rows, kMaxRows), tasks(groups.count, kBlockGroups);
+  const Layout layout = layout_of(format);
+  const Parts groups(args.rows, layout.rows), tasks(groups.count, kBlockGroups);
   const int64_t k_padded = format.padded(args.k), x_groups = format.x_groups(args.k);
   const int64_t n_units = unit_count(args), n_blocks = k_padded / kBlockSteps;
   const int panels = unit_panels(args);
   int32_t* words = reinterpret_cast<int32_t*>(args.scratch);
-  float* scales = args.scratch + args.rows * k_padded / 4;
+  const int64_t row_words = k_padded / 4 * layout.words;
+  float* scales = args.scratch + args.rows * row_words;
   float* sums = scales + args.rows * x_groups;
   // The rows from `begin` on, from step k on; m of them lie together.
   const auto rows_at = [&](int64_t begin, int64_t m, int64_t k) {
     const int64_t group = begin * x_groups + k / format.x_group() * m;
-    return Rows{words + begin * k_padded / 4 + k / 4 * m, scales + group, sums + group};
+    return Rows{words + begin * row_words + k / 4 * layout.words * m, scales + group, sums + group};
   };
 #pragma omp for schedule(static)
   for (int64_t g = 0; g < groups.count; ++g) {
     const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
-    pack_rows<X>(args, begin, m, rows_at(begin, m, 0));
+    pack_rows<X>(args, begin, m, layout.words, rows_at(begin, m, 0));
   }
   Room room;
-  constexpr int64_t kTask = kBlockGroups * kMaxRows * kPanelWidth;
+  constexpr int64_t kTask = kBlockGroups * kMostRows * kPanelWidth;
   alignas(64) float c[2 * kTask];
 #pragma omp for collapse(2) schedule(static)
   for (int64_t task = 0; task < tasks.count; ++task)

@@ -134,7 +134,8 @@ static inline constexpr int64_t block_bytes(CodeFormat format) {
   return code_bytes(format) + block_scales(format) * (format.has_min ? 4 : 2);
 }
 static inline constexpr int64_t code_gemm_scratch(CodeFormat format, int64_t rows, int64_t k) {
-  return round_up(rows, 16) * (format.padded(k) / 4 + 2 * format.x_groups(k));
+  const int64_t words = format.padded(k) / 4 * (format.bits == 8 ? 2 : 1);  // see code_dot.h
+  return round_up(rows, 16) * (words + 2 * format.x_groups(k));
 }
 struct CodeGemmArgs {
   const void* x;

@@ -149,29 +149,6 @@ BW_INLINE void stream_end() {}
 
 BW_INLINE Vec absolute(Vec v) { return (Vec)((UVec)v & 0x7fffffffu); }
 
-// sum + the four products of unsigned bytes of `codes` with signed bytes of `x`, in every lane.
-BW_INLINE IVec dot4(IVec sum, UVec codes, IVec x) {
-#if defined(__AVX512VNNI__)
-  return (IVec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, (__m512i)x);
-#elif defined(__AVX512F__)  // pairs of 16-bit products: bytes at even and at odd places, exact
-  const __m512i c = (__m512i)codes, s = (__m512i)x;
-  const __m512i even = _mm512_madd_epi16(_mm512_and_si512(c, _mm512_set1_epi16(0xff)),
-                                         _mm512_srai_epi16(_mm512_slli_epi16(s, 8), 8));
-  const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(c, 8), _mm512_srai_epi16(s, 8));
-  return sum + (IVec)_mm512_add_epi32(even, odd);
-#elif defined(__AVX2__)
-  const __m256i c = (__m256i)codes, s = (__m256i)x;
-  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(c, _mm256_set1_epi16(0xff)),
-                                         _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
-  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(c, 8), _mm256_srai_epi16(s, 8));
-  return sum + (IVec)_mm256_add_epi32(even, odd);
-#else
-  for (int byte = 0; byte < 4; ++byte)
-    sum += (IVec)(codes >> (8 * byte) & 0xffu) * ((x << (24 - 8 * byte)) >> 24);
-  return sum;
-#endif
-}
-
 // kLanes halves as fp32.
 BW_INLINE Vec load_half(const uint16_t* p) {
 #if defined(__AVX512F__)

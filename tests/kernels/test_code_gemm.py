@@ -61,6 +61,19 @@ def test_one_scale_per_output_takes_any_length(isa: str, k: int) -> None:
 
 
 @pytest.mark.parametrize(("bits", "group", "has_min"), FORMATS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_sums_do_not_overflow(isa: str, sign: int, bits: int, group: int, has_min: bool) -> None:
+    """Every code and every value of x as large as they get: some instruction sets add products up in 16 bits."""
+    n, k = 32, 512
+    codes = torch.full((n, k), (1 << bits) - 1, dtype=torch.uint8)
+    scales = torch.ones(n, k // group if group else 1)
+    packed = _C.CodeWeight(codes, scales, torch.zeros_like(scales) if has_min else None, bits, group)
+    x = torch.full((7, k), 127.0 * sign)
+    expected = 127.0 * sign * k * ((1 << bits) - 1 - (0 if has_min else 2 ** (bits - 1)))
+    assert torch.equal(product(x, packed), torch.full((7, n), expected))
+
+
+@pytest.mark.parametrize(("bits", "group", "has_min"), FORMATS)
 def test_row_does_not_depend_on_the_batch_or_the_threads(isa: str, bits: int, group: int, has_min: bool) -> None:
     x, (packed, _) = torch.randn(200, 640).bfloat16(), weight(130, 640, bits, group, has_min)
     whole = product(x, packed)
