@@ -57,8 +57,12 @@ struct RunDot {
     BW_MULTIPLY_ADD("vpmaddubsw", "vpaddw", part, w, x);
   }
   static BW_INLINE IVec close(IVec sum, IVec part) {
-    BW_MULTIPLY_ADD("vpmaddwd", "vpaddd", sum, part, splat_bits(0x00010001));
-    return sum;
+    const UVec ones = splat_bits(0x00010001);
+#if defined(__AVX512F__)
+    return sum + (IVec)_mm512_madd_epi16((__m512i)part, (__m512i)ones);
+#else
+    return sum + (IVec)_mm256_madd_epi16((__m256i)part, (__m256i)ones);
+#endif
   }
 };
 template <int bits, int kGroup>
