@@ -67,7 +67,7 @@ bench: $(READY)  ## run every benchmark in its quick form (5 minutes, after the 
 
 bench-full: $(READY)  ## measure beside the rivals, append to benchmarks/results/vs.jsonl, draw table and plot (hours)
 	$(VS) setup vllm llamacpp transformers
-	for isa in native avx512_bf16; do \
+	for isa in native $(if $(shell grep -m1 -o amx_tile /proc/cpuinfo),avx512_bf16); do \
 		$(VS) sampling --isa $$isa --save && $(VS) beam --isa $$isa --save && $(VS) dvts --isa $$isa --save || exit 1; done
 	$(BIN)/pip install --quiet '.[bench]'
 	$(VS) report

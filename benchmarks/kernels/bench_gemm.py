@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/kernels/bench_gemm.py --rows 1 16 64 --save
 
 Every layer has weights of its own, so they come from memory as in a model. All formats take turns, pass by pass, so
-that noise hits all of them. oneDNN, which comes with torch, is timed beside our products: bf16 (where it has kernels for
-it) and fp32 with packed weights, and W8A8 without the cost of quantising x. What it may use is set outside:
+that noise hits all of them. oneDNN, which comes with torch, is timed beside our products: bf16 (where it has kernels
+for that) and fp32 with packed weights, and W8A8 without the cost of quantising x. What it may use is set outside:
 `ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16` keeps it from AMX, as `--isas avx512_bf16` does for ours.
 """
 

@@ -92,6 +92,10 @@ def shared_options(runs: int, rivals: list[str]) -> argparse.ArgumentParser:
     shared.add_argument(
         "--weights", nargs="+", default=["bf16"], help="our weights, a side for each: bf16, fp32, stored, int8, q8, q4"
     )
+    shared.add_argument(
+        "--rival-dtype", nargs="+", choices=["bfloat16", "float32"], default=[venvs.torch_dtype()],
+        help="of vLLM and transformers, a side for each; the default is what torch multiplies fastest here",
+    )  # fmt: skip
     shared.add_argument("--threads", type=whole, default=venvs.CORES)
     shared.add_argument("--runs", type=whole, default=runs, help="timed runs of every side, after one to warm up")
     shared.add_argument("--isa", choices=list(ISAS), default="native", help="bind all sides to an instruction set")

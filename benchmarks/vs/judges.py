@@ -7,14 +7,14 @@ import transformers
 
 
 class TransformersJudge:
-    """transformers in bfloat16: every trajectory whole, in padded batches, as search-and-learn does it.
+    """transformers: every trajectory whole, in padded batches, as search-and-learn does it.
 
     One favour beside the original: words other than "+" and "-" are left out of the lm_head.
     """
 
-    def __init__(self, model: str, batch: int) -> None:
+    def __init__(self, model: str, batch: int, dtype: str) -> None:
         load = transformers.AutoModelForSequenceClassification.from_pretrained
-        self.model = load(model, dtype=torch.bfloat16).eval()
+        self.model = load(model, dtype=dtype).eval()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         self.tokenizer.padding_side = "right"
         self.batch = batch

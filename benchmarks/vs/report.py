@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.vs.compare import tokens_per_s
 from benchmarks.vs.protocol import Json
 
-CASE = ("workload", "mode", "isa", "model", "n", "rows", "top_p")
+CASE = ("workload", "mode", "model", "n", "rows", "top_p")
 COLUMNS = (
     ("problems/h", "problems_per_hour", "{:.0f}"),
     ("s/problem p50", "problem_s_p50", "{:.1f}"),
@@ -39,14 +39,20 @@ def report(options: argparse.Namespace) -> None:
 
 
 def newest(records: Iterable[Json], isas: Sequence[str]) -> list[list[Json]]:
-    """The records of the last group of every case: sampling before searches, by N."""
-    groups: dict[tuple[object, ...], dict[str, list[Json]]] = {}
+    """The records of the last group of every case: by instruction set, then sampling before searches, by N."""
+    groups: dict[str, list[Json]] = {}
     for record in records:
         if record["isa"] in isas:
-            case = tuple(record.get(name) for name in CASE)
-            groups.setdefault(case, {}).setdefault(record["group"], []).append(record)
-    cases = [list(each.values())[-1] for each in groups.values()]
-    return sorted(cases, key=lambda case: (case[0]["workload"] != "sampling", case[0].get("rows", 0)))
+            groups.setdefault(record["group"], []).append(record)
+    cases = {(isa_of(group), *map(group[0].get, CASE)): group for group in groups.values()}
+    return sorted(
+        cases.values(), key=lambda case: (isa_of(case), case[0]["workload"] != "sampling", case[0].get("rows", 0))
+    )
+
+
+def isa_of(case: Sequence[Json]) -> str:
+    """The instruction set that our side used."""
+    return next((str(record["flags"]["isa"]) for record in case if "isa" in record.get("flags", {})), case[0]["isa"])
 
 
 def by_side(records: Sequence[Json]) -> dict[str, list[Json]]:
@@ -68,9 +74,9 @@ def speed(runs: Sequence[Json]) -> float:
     return statistics.median(map(tokens_per_s, runs))
 
 
-def title(record: Json) -> str:
+def title(case: Sequence[Json]) -> str:
     """A case in words."""
-    isa = {"native": "native"}.get(record["isa"], "AMX masked")
+    record, isa = case[0], isa_of(case)
     if record["workload"] == "sampling":
         return f"sampling, N = {record['rows']}, top-p {record['top_p']}, {isa}"
     more = f"{record['problems']} problems, {record['in_flight']} in flight"
@@ -89,7 +95,7 @@ def table(cases: Sequence[Sequence[Json]]) -> str:
                 speeds = sorted(map(tokens_per_s, runs))
                 spread = f"{speeds[0]:.0f} to {speeds[-1]:.0f}"
                 ratio = f"{first / speed(runs):.2f}x"
-                parts.append(f"| {title(case[0])} | {side} | {len(runs)} | {speed(runs):.0f} | {spread} | {ratio} |")
+                parts.append(f"| {title(case)} | {side} | {len(runs)} | {speed(runs):.0f} | {spread} | {ratio} |")
     for case in cases:
         if case[0]["workload"] != "sampling":
             parts += ["", *search_table(case)]
@@ -102,7 +108,7 @@ def search_table(case: Sequence[Json]) -> list[str]:
     first = speed(next(iter(sides.values())))
     names = [(name, key, shape) for name, key, shape in COLUMNS if median(case, key) is not None]
     lines = [
-        f"**{title(case[0])}**",
+        f"**{title(case)}**",
         "",
         "| side | runs | ours is | " + " | ".join(name for name, _, _ in names) + " |",
     ]
@@ -143,7 +149,7 @@ def plot(cases: Sequence[Sequence[Json]], path: Path) -> None:
             axes.barh(place, speed(runs) / best, color=colours[side], height=0.9)
             axes.text(speed(runs) / best + 0.005, place, f"{speed(runs):.0f}  {side}{mark}", va="center", fontsize=7)
             place += 1
-        ticks.append(((begin + place - 1) / 2, title(case[0]).replace(" mode, ", " mode\n")))
+        ticks.append(((begin + place - 1) / 2, title(case).replace(" mode, ", " mode\n")))
         place += 1
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks], fontsize=7)
     axes.invert_yaxis()

@@ -27,13 +27,20 @@ def sampling_sides(options: argparse.Namespace) -> list[Entry]:
     entries = ours(options, None)
     if "vllm" in options.rivals and venvs.missing("vllm") is None:
         folder = str(export_policy(policy))
-        entries += [Entry(f"vllm-block{size}", "vllm", {"model": folder, "block_size": size}) for size in options.block]
+        entries += [
+            Entry(f"vllm{mark}-block{size}", "vllm", {"model": folder, "block_size": size, "dtype": dtype})
+            for mark, dtype in dtypes(options)
+            for size in options.block
+        ]
     if "llamacpp" in options.rivals:
         file = {"model": policy, "threads": threads, "folder": str(venvs.cache_folder() / "models")}
         entries += [Entry("llamacpp-as-is", "llamacpp", file)]
         entries += [Entry(f"llamacpp-{kind}", "llamacpp", {**file, "quantise": kind}) for kind in options.quantise]
     if "transformers" in options.rivals and venvs.missing("transformers") is None:
-        entries += [Entry("transformers", "transformers", {"model": str(export_policy(policy)), "threads": threads})]
+        model = {"model": str(export_policy(policy)), "threads": threads}
+        entries += [
+            Entry(f"transformers{mark}", "transformers", {**model, "dtype": dtype}) for mark, dtype in dtypes(options)
+        ]
     return installed(entries + missing(options))
 
 
@@ -45,10 +52,18 @@ def search_sides(options: argparse.Namespace) -> list[Entry]:
         models = {"model": str(export_policy(policy)), "judge": str(export_judge(policy))}
         sizes = {"tuned": 32, "default": 128}
         entries += [
-            Entry(f"vllm-{kind}", "vllm", {**models, "structure": kind, "block_size": sizes[kind]})
+            Entry(
+                f"vllm{mark}-{kind}", "vllm", {**models, "structure": kind, "block_size": sizes[kind], "dtype": dtype}
+            )
+            for mark, dtype in dtypes(options)
             for kind in options.structures
         ]
     return installed(entries + missing(options))
+
+
+def dtypes(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """What the dtypes of rivals that run on torch add to the names of their sides, and the dtypes."""
+    return [("" if dtype == "bfloat16" else "-fp32", dtype) for dtype in options.rival_dtype]
 
 
 def missing(options: argparse.Namespace) -> list[Entry]:

@@ -12,17 +12,18 @@ from benchmarks.vs.workloads import TEMPERATURE
 
 
 class Transformers:
-    """A causal LM in bfloat16 with torch's fused attention."""
+    """A causal LM with torch's fused attention."""
 
-    def __init__(self, model: str, threads: int) -> None:
+    def __init__(self, model: str, threads: int, dtype: str) -> None:
         torch.set_num_threads(threads)
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+        self.dtype = dtype
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
 
     def about(self) -> Json:
         """Versions and settings."""
         return {
             "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
-            "flags": {"dtype": "bfloat16", "attention": "sdpa", "threads": torch.get_num_threads()},
+            "flags": {"dtype": self.dtype, "attention": "sdpa", "threads": torch.get_num_threads()},
         }
 
     @torch.inference_mode()

@@ -20,10 +20,20 @@ class Rival:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+def processor_flags() -> set[str]:
+    """What the processor has, in the kernel's names; nothing where the kernel does not say."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+
+
+def torch_dtype() -> str:
+    """The dtype that torch, and with it vLLM and transformers, multiplies fastest here."""
+    return "bfloat16" if "avx512f" in processor_flags() else "float32"
+
+
 def llamacpp_flags() -> str:
     """For CMake: what this processor has, but never AMX, whose kernels crash (0.3.36, Q4_K and Q8_0 alike)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    has = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    has = processor_flags()
     if "amx_int8" not in has:
         return "-DGGML_NATIVE=ON"
     names = {"AVX_VNNI": "avx_vnni", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni"}

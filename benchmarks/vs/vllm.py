@@ -25,7 +25,6 @@ from benchmarks.vs.tally import Tally, needed
 from benchmarks.vs.workloads import TEMPERATURE, SearchTask
 
 FLAGS: Json = {
-    "dtype": "bfloat16",
     "enable_prefix_caching": True,
     "max_num_seqs": 256,
     "max_num_batched_tokens": 2048,
@@ -35,21 +34,27 @@ FLAGS: Json = {
 
 
 class Vllm:
-    """vLLM's engine over a folder in bfloat16, and for searches a PRM in vLLM or in transformers."""
+    """vLLM's engine over a folder, and for searches a PRM in vLLM or in transformers."""
 
     def __init__(
-        self, model: str, block_size: int, structure: str | None = None, judge: str | None = None, batch: int = 8
+        self,
+        model: str,
+        block_size: int,
+        dtype: str,
+        structure: str | None = None,
+        judge: str | None = None,
+        batch: int = 8,
     ) -> None:
-        self.flags: Json = {**FLAGS, "block_size": block_size}
+        self.flags: Json = {**FLAGS, "block_size": block_size, "dtype": dtype}
         self.llm = vllm.LLM(model, skip_tokenizer_init=structure != "default", **self.flags)
         self.flags |= {"threads": torch.get_num_threads(), "preload": Path(os.environ.get("LD_PRELOAD", "")).name}
         self.structure = structure
         if structure == "default":
             self.policy: Any = Texts(self.llm)
-            self.judge: Any = TransformersJudge(str(judge), batch)
+            self.judge: Any = TransformersJudge(str(judge), batch, dtype)
             self.flags["prm"] = f"transformers {transformers.__version__}, batches of {batch}"
         elif structure == "tuned":
-            self.policy, self.judge = Ids(self.llm), PoolingJudge(str(judge), self.flags["block_size"])
+            self.policy, self.judge = Ids(self.llm), PoolingJudge(str(judge), block_size, dtype)
             self.flags["prm"] = "vLLM, pooling of the last token, prefix cache read"
 
     def about(self) -> Json:
@@ -186,8 +191,8 @@ class Ids:
 class PoolingJudge:
     """The PRM as a classifier in vLLM: the last token is pooled, so that the prefix cache can be read."""
 
-    def __init__(self, model: str, block_size: int) -> None:
-        flags = {**FLAGS, "block_size": block_size}
+    def __init__(self, model: str, block_size: int, dtype: str) -> None:
+        flags = {**FLAGS, "block_size": block_size, "dtype": dtype}
         self.llm = vllm.LLM(model, runner="pooling", skip_tokenizer_init=True, **flags)
         self.engine = self.llm.llm_engine
         self.keys: dict[str, object] = {}

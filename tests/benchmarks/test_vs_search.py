@@ -193,6 +193,13 @@ def test_the_report_takes_the_newest_group_of_each_case() -> None:
     assert "avx512" not in text
 
 
+def test_the_report_keeps_processors_apart() -> None:
+    other = {**SAMPLING, "group": "9", "tokens": 7, "flags": {"isa": "avx2"}}
+    text = table(newest([*RECORDS, other], ["native"]))
+    assert "top-p 1.0, avx2 | ours-bf16 | 1 | 7 |" in text
+    assert "top-p 1.0, native | ours-bf16 | 1 | 300 |" in text
+
+
 def test_the_report_plots(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot(newest(RECORDS, ["native", "avx512_bf16"]), tmp_path / "plot.svg")
