@@ -48,7 +48,7 @@ class VllmSteps:
 
     def open(
         self, prompt: Sequence[int], *, lineage: int, branches: int, max_steps: int, limits: StepLimits,
-        sampling: Sampling, seed: int, delimiter: str,
+        sampling: Sampling, seed: int, delimiter: str, kept: int | None = None,
     ) -> VllmTree:  # fmt: skip
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
         return VllmTree(root, list(prompt), limits, sampling, delimiter)

@@ -87,11 +87,11 @@ void micro(const Rows& x, const Slice& slice, int64_t ahead, float* c) {
   const int64_t group = kGroup == 0 ? slice.steps : kGroup, n_groups = slice.steps / group;
   for (int column = 0; column < kPanelWidth; column += 2 * kLanes) {
     const int32_t* words = x.words;
-    const uint8_t* codes = slice.codes + 4 * column;
     const float *scale = x.scale, *x_sum = x.sum;
     const float *factors = slice.scales + column, *minima = slice.minima + column;
     for (int64_t g = 0; g < n_groups;
          ++g, scale += m, x_sum += m, factors += kPanelWidth, minima += kPanelWidth) {
+      const uint8_t* codes = slice.codes + g * slice.group_bytes + 4 * column;
       IVec sum[m][2];
 #pragma GCC unroll 16
       for (int i = 0; i < m; ++i)
@@ -191,7 +191,7 @@ void code_gemm_typed(const CodeGemmArgs& args) {
           const int64_t count = n_blocks - b < kSliceBlocks ? n_blocks - b : kSliceBlocks;
           const uint8_t* block = panel + b * block_bytes(format);
           const Slice slice = format.group == 0
-                                  ? Slice{block, nullptr, nullptr, count * kBlockSteps}
+                                  ? Slice{block, nullptr, nullptr, count * kBlockSteps, 0}
                                   : unpack<false>(format, block, count, room);
           for (int64_t g = first; g < last; ++g) {
             const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;

@@ -152,7 +152,7 @@ void tiles_times_codes(const CodeFormat format, const TiledRows& x, const uint8_
   for (int64_t b = 0; b < n_blocks; b += kSliceBlocks) {
     const int64_t count = n_blocks - b < kSliceBlocks ? n_blocks - b : kSliceBlocks;
     const uint8_t* block = panel + b * block_bytes(format);
-    const Slice slice = kGroup == 0 ? Slice{block, nullptr, nullptr, count * kBlockSteps}
+    const Slice slice = kGroup == 0 ? Slice{block, nullptr, nullptr, count * kBlockSteps, 0}
                                     : unpack<true>(format, block, count, room);
     const char* ahead = reinterpret_cast<const char*>(block) + kCodesAhead;
     for (int64_t row = begin; row < end; row += kPairRows) {

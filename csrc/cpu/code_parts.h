@@ -71,11 +71,12 @@ BW_INLINE void quantise_row(const CodeGemmArgs& args, int64_t row, PutCodes put_
   }
 }
 
-// A slice of a panel, unpacked: whole groups. scales, minima: [group][32]
+// A slice of a panel as bytes: whole groups. scales, minima: [group][32]
 struct Slice {
-  const uint8_t* codes;  // [k / 4][32][4]
+  const uint8_t* codes;  // of a group: [k / 4][32][4]
   const float *scales, *minima;
-  int64_t steps;  // of k
+  int64_t steps;        // of k
+  int64_t group_bytes;  // from the codes of one group to those of the next
 };
 static_assert(kSliceBlocks * kBlockSteps == CodeFormat::kWholeGroup);
 
@@ -117,6 +118,10 @@ BW_INLINE Slice unpack(const CodeFormat format, const uint8_t* block, int64_t n_
                        Room& room) {
   const int64_t size = block_bytes(format), n_scales = block_scales(format);
   const uint8_t offset = kCentred ? static_cast<uint8_t>(format.offset()) : 0;
+  // Blocks of bytes that are one group each stay where they are.
+  const bool in_place = format.bits == 8 && format.group == kBlockSteps && !kCentred;
+  const Slice slice{in_place ? block : room.codes, room.scales, room.minima, n_blocks * kBlockSteps,
+                    in_place ? size : format.group * kPanelWidth};
   for (int64_t b = 0; b < n_blocks; ++b, block += size) {
     for (int64_t line = 0; line < size; line += 64)
       __builtin_prefetch(block + kCodesAhead + line, 0, 2);
@@ -124,7 +129,7 @@ BW_INLINE Slice unpack(const CodeFormat format, const uint8_t* block, int64_t n_
     if (format.bits == 4) unpack_codes<4>(block, offset, codes);
     if (format.bits == 5) unpack_codes<5>(block, offset, codes);
     if (format.bits == 6) unpack_codes<6>(block, offset, codes);
-    if (format.bits == 8)
+    if (format.bits == 8 && !in_place)
       for (int i = 0; i < kBlockCodes; i += 4 * kLanes)
         *reinterpret_cast<UVecAt*>(codes + i) =
             (UVec)((ByteVec) * reinterpret_cast<const UVecAt*>(block + i) - (offset - ByteVec{}));
@@ -134,7 +139,7 @@ BW_INLINE Slice unpack(const CodeFormat format, const uint8_t* block, int64_t n_
       if (format.has_min) store(room.minima + b * n_scales + i, load_half(scales + n_scales + i));
     }
   }
-  return {room.codes, room.scales, room.minima, n_blocks * kBlockSteps};
+  return slice;
 }
 
 }  // namespace

@@ -165,6 +165,9 @@ class Strategy(Protocol):
     The driver calls `start`, then `propose` and `observe` in turn. `observe` receives each expansion as it completes,
     in any order: decisions may depend on the set, never on the order. The search is over when `propose` returns nothing
     and nothing is in flight.
+
+    A strategy may also have `kept: int`: branches that go on when a level is over and the others are pruned. Admission
+    then reserves a whole path for each of these only, and one step for each of the n.
     """
 
     # Read-only, so that a frozen dataclass is a strategy.

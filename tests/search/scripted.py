@@ -109,8 +109,9 @@ class ScriptedEngine:
         return [tree for tree in self.trees if not tree.closed]
 
     def open(
-        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool
-    ) -> ScriptedTree | None:
+        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool,
+        kept: int | None = None,
+    ) -> ScriptedTree | None:  # fmt: skip
         if sum(tree.reserved for tree in self.open_trees) + branches > self.room:
             self.refusals += 1
             return None

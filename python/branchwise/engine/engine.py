@@ -17,7 +17,7 @@ from branchwise._C import lineage_child
 from branchwise.backend.base import BurstBackend
 from branchwise.engine.branch import Branch, StepLimits, Tree
 from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
-from branchwise.engine.kv import KvCache
+from branchwise.engine.kv import Demand, KvCache
 from branchwise.engine.rows import Growing, Opening, RowQueue
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
@@ -55,11 +55,12 @@ class StepEngine:
 
     def open(
         self, prompt: Sequence[int], *, lineage: int, branches: int, max_steps: int, limits: StepLimits,
-        sampling: Sampling, seed: int, delimiter: str,
+        sampling: Sampling, seed: int, delimiter: str, kept: int | None = None,
     ) -> Tree | None:  # fmt: skip
         """Start a tree under a prompt, or return `None` while its worst case does not fit beside what runs.
 
         prompt: token ids    lineage: 64-bit key of the root's random numbers    branches: alive at most
+        kept: branches that go on when a level is over, if those are fewer (see `Demand`)
         InputError: empty prompt, or longer than the context. OutOfMemory: it can never fit.
         """
         room = self.context - len(prompt)
@@ -70,10 +71,11 @@ class StepEngine:
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.context}: shorten the prompt"
             )
         limits = StepLimits(min(limits.max_tokens, room), min(limits.max_step_tokens, room))
-        blocks = self.kv.worst_case_blocks(len(prompt), branches, limits.max_tokens, max_steps)
-        if not self.kv.can_reserve(blocks, self.kv.most_branches(len(prompt), limits.max_tokens, max_steps)):
+        kept = branches if kept is None else kept
+        demand = Demand(len(prompt), branches, kept, limits.max_tokens, limits.max_step_tokens, max_steps)
+        if not self.kv.can_reserve(demand):
             return None
-        self.kv.reserve(blocks)
+        blocks = self.kv.reserve(demand)
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
         tree = Tree(
             root, sampling, seed, self.detector(delimiter), limits, len(prompt), blocks, max_steps, self.speculate,

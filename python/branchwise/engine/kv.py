@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 
 import torch
@@ -11,6 +12,43 @@ from branchwise.backend.base import Backend
 from branchwise.backend.cpu import CpuBackend
 from branchwise.errors import OutOfMemory
 from branchwise.models.families import DecoderConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a search may need of a KV cache at once, in tokens.
+
+    branches    steps that grow, or wait for their siblings, at the same time
+    kept        branches that go on when a level is over; each owns a path of its own, the others one step of it
+    tokens      of a path without its prompt; step_tokens: of a step; steps: of a path
+    """
+
+    prompt: int
+    branches: int
+    kept: int
+    tokens: int
+    step_tokens: int
+    steps: int
+
+    def blocks(self, size: int) -> int:
+        """Blocks of `size` slots in the worst case.
+
+        Every step starts on a fresh block, so a path of T tokens in S steps fills at most T / size + S blocks. A step
+        gets one block more than it has tokens for: a device may write ahead, a PRM cut its text into more tokens.
+        """
+        path, step = self._path(size), ceil(min(self.step_tokens, self.tokens) / size) + 1
+        return self._prompt(size) + min(self.branches * path, self.kept * path + self.branches * step)
+
+    def most_branches(self, size: int, n_blocks: int) -> int:
+        """The most branches that fit, as many for each kept one as here; 0 when not even one does."""
+        room, ratio = n_blocks - self._prompt(size), self.branches // self.kept
+        return max(0, ratio * (room * self.branches // (ratio * (self.blocks(size) - self._prompt(size)))))
+
+    def _prompt(self, size: int) -> int:
+        return ceil(self.prompt / size) + 1
+
+    def _path(self, size: int) -> int:
+        return ceil(self.tokens / size) + min(self.steps, self.tokens)
 
 
 class KvCache:
@@ -32,38 +70,27 @@ class KvCache:
         self.n_blocks = n_blocks
         self.n_reserved = 0
 
-    def can_reserve(self, n_blocks: int, most_branches: int) -> bool:
-        """Whether so many blocks can be promised now. OutOfMemory when they never can; it names the largest n."""
+    def can_reserve(self, demand: Demand) -> bool:
+        """Whether what a search needs can be promised now. OutOfMemory when it never can; it names the largest n."""
+        n_blocks = demand.blocks(self.block_slots)
         if n_blocks > self.n_blocks:
             need, have = (count * self.block_slots * self.slot_bytes / 2**20 for count in (n_blocks, self.n_blocks))
             raise OutOfMemory(
                 f"one problem needs up to {need:.0f} MiB of KV, the budget is {have:.0f} MiB: "
-                f"n={most_branches} is the most that fits; raise kv_memory, or lower n or max_tokens"
+                f"n={demand.most_branches(self.block_slots, self.n_blocks)} is the most that fits; "
+                "raise kv_memory, or lower n or max_tokens"
             )
         return self.n_reserved + n_blocks <= self.n_blocks
 
-    def reserve(self, n_blocks: int) -> None:
-        """Promise blocks; the caller asked `can_reserve` and gives them back with `release`."""
+    def reserve(self, demand: Demand) -> int:
+        """Promise blocks, and return how many; the caller asked `can_reserve` and gives them back with `release`."""
+        n_blocks = demand.blocks(self.block_slots)
         self.n_reserved += n_blocks
+        return n_blocks
 
     def release(self, n_blocks: int) -> None:
         """Give promised blocks back."""
         self.n_reserved -= n_blocks
-
-    def worst_case_blocks(self, prompt_tokens: int, branches: int, tokens: int, steps: int) -> int:
-        """Blocks that `branches` paths of `tokens` tokens in at most `steps` steps can fill after one shared prompt.
-
-        Every step starts on a fresh block, so a path of T tokens in S steps fills at most T / block_slots + S blocks.
-        """
-        steps = min(steps, tokens)
-        size = self.block_slots
-        return ceil(prompt_tokens / size) + 1 + branches * (ceil(tokens / size) + steps)
-
-    def most_branches(self, prompt_tokens: int, tokens: int, steps: int) -> int:
-        """The most branches whose worst case fits into the whole cache; 0 when not even one does."""
-        prompt = self.worst_case_blocks(prompt_tokens, 0, tokens, steps)
-        each = self.worst_case_blocks(prompt_tokens, 1, tokens, steps) - prompt
-        return max(0, (self.n_blocks - prompt) // each)
 
 
 def block_bytes(config: DecoderConfig, dtype: torch.dtype, backend: Backend) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 
 import torch
 
 from branchwise.backend.base import Backend
-from branchwise.engine.kv import block_bytes
+from branchwise.engine.kv import Demand, block_bytes
 from branchwise.errors import ConfigError, OutOfMemory
 from branchwise.models.families import DecoderConfig, decoder_config
 from branchwise.weights.checkpoint import Checkpoint
@@ -86,6 +86,8 @@ def plan_memory(
 ) -> MemoryPlan:  # fmt: skip
     """The split for searches of `n` branches of `tokens` tokens in `steps` steps, under a prompt. Loads nothing.
 
+    All branches may be of that length, as in best-of-N; beam search and DVTS, which prune, need less.
+
     form: of the weights, as `EngineConfig.weights` names it
 
     OutOfMemory when the weights, or the KV of one problem, cannot fit.
@@ -96,11 +98,11 @@ def plan_memory(
     kv = min(left * 4 // 5, backend.kv_budget()) if kv_memory is None else kv_memory
     configs = [decoder_config(each.config, each.source) for each in checkpoints]
     blocks, size = kv_blocks(configs, dtype, backend, kv), backend.block_slots
-    need = ceil(prompt / size) + 1 + n * (ceil(tokens / size) + min(steps, tokens))
+    demand = Demand(prompt, n, n, tokens, tokens, steps)
+    need = demand.blocks(size)
     if need > blocks:
-        fits = (blocks - ceil(prompt / size) - 1) // (ceil(tokens / size) + min(steps, tokens))
         raise OutOfMemory(
             f"one search of n={n} needs up to {need} KV blocks, {blocks} fit into {kv / MIB:,.0f} MiB: "
-            f"n={max(0, fits)} is the most, or lower max_tokens"
+            f"n={demand.most_branches(size, blocks)} is the most, or lower max_tokens"
         )
     return MemoryPlan(free, weights, kv, blocks, size, blocks // need)

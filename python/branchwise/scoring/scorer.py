@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from branchwise.engine.kv import KvCache
+from branchwise.engine.kv import Demand, KvCache
 from branchwise.engine.runner import Feed, Runner
 from branchwise.errors import InputError, StaleNodeError
 from branchwise.scoring.prm import Prm
@@ -61,11 +61,17 @@ class Scorer:
         """PRM tokens of text that a solution of at most `max_steps` steps may have in this PRM's context."""
         return max(2, self.context - len(self.prm.format.prompt(problem)) - max_steps * self._step_overhead)
 
-    def open(self, root: Node, problem: str, branches: int, max_tokens: int, max_steps: int) -> PrmTree | None:
+    def open(
+        self, root: Node, problem: str, branches: int, max_tokens: int, max_steps: int, *,
+        kept: int | None = None, max_step_tokens: int | None = None,
+    ) -> PrmTree | None:  # fmt: skip
         """Start a tree for a problem, or return `None` while its worst case does not fit.
 
-        max_tokens: PRM tokens of one solution's text. InputError: the problem leaves no room in the context.
+        max_tokens: PRM tokens of one solution's text    max_step_tokens: of a step's, if that is less
+        kept: branches that go on when a level is over, if those are fewer (see `Demand`)
+        InputError: the problem leaves no room in the context.
         """
+        step_tokens = max_tokens if max_step_tokens is None else max_step_tokens
         max_tokens += max_steps * self._step_overhead
         prompt = self.prm.format.prompt(problem)
         if len(prompt) + 2 > self.context:
@@ -74,10 +80,11 @@ class Scorer:
                 f"{self.context}: shorten the problem"
             )
         tokens = min(max_tokens, self.context - len(prompt))
-        blocks = self.kv.worst_case_blocks(len(prompt), branches, tokens, max_steps)
-        if not self.kv.can_reserve(blocks, self.kv.most_branches(len(prompt), tokens, max_steps)):
+        kept = branches if kept is None else kept
+        demand = Demand(len(prompt), branches, kept, tokens, step_tokens + self._step_overhead, max_steps)
+        if not self.kv.can_reserve(demand):
             return None
-        self.kv.reserve(blocks)
+        blocks = self.kv.reserve(demand)
         tree = PrmTree(root, len(prompt), blocks)
         tree.twins[root] = Twin([root], None, "", len(prompt), prompt)
         self._queue.append(tree.twins[root])

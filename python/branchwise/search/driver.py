@@ -84,6 +84,7 @@ class _Driver(Generic[TreeT]):
                 self._sampling,
                 seed,
                 use_scores=self._strategy.uses_scores,
+                kept=getattr(self._strategy, "kept", None),
             )
             self._refused = problem if tree is None else None
             if tree is None:

@@ -63,6 +63,11 @@ class LevelSearch(ABC):
     def group_size(self) -> int:
         """Slots of each group; child i of the root belongs to group i // group_size, and so do its descendants."""
 
+    @property
+    def kept(self) -> int:
+        """Branches that go on when a level is over, at most: admission reserves a whole path for each."""
+        return self.n // self.expand
+
     def start(self, problem: Problem, root: Node) -> LevelState:
         """Ask for the first level: one expansion of the root for each group."""
         count = self.n // self.group_size

@@ -54,21 +54,25 @@ class ScoredEngine:
         self._idled = 0.0  # iterations lost, since the last pass, in rows whose branches wait for scores
 
     def open(
-        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool
-    ) -> ScoredTree | None:
+        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool,
+        kept: int | None = None,
+    ) -> ScoredTree | None:  # fmt: skip
         """Admit a problem in the policy and, where scores are wanted, in the PRM: in both or in neither."""
         limits = self._limits(problem, max_steps) if use_scores else self.limits
         policy = self.engine.open(
             self.prompt_ids(problem), lineage=problem_lineage(problem), branches=branches, max_steps=max_steps,
-            limits=limits, sampling=sampling, seed=seed, delimiter=self.delimiter,
+            limits=limits, sampling=sampling, seed=seed, delimiter=self.delimiter, kept=kept,
         )  # fmt: skip
         if policy is None:
             return None
         prm = None
         if self.scorer is not None and use_scores:
             try:
-                tokens = self._prm_tokens * policy.limits.max_tokens
-                prm = self.scorer.open(policy.root, problem.text, branches, tokens, max_steps)
+                tokens, step = policy.limits.max_tokens, policy.limits.max_step_tokens
+                prm = self.scorer.open(
+                    policy.root, problem.text, branches, self._prm_tokens * tokens, max_steps,
+                    kept=kept, max_step_tokens=self._prm_tokens * step,
+                )  # fmt: skip
             finally:
                 if prm is None:
                     self.engine.close(policy)

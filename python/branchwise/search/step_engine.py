@@ -40,11 +40,13 @@ class StepEngine(Protocol[TreeT]):
     """
 
     def open(
-        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool
-    ) -> TreeT | None:
+        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool,
+        kept: int | None = None,
+    ) -> TreeT | None:  # fmt: skip
         """Admit a problem, or return None while its worst case does not fit.
 
         branches: alive at most    max_steps: steps in a branch at most    use_scores: False if `score` is never called
+        kept: branches that go on when a level is over at most, where the others are pruned; None: all
         Raises OutOfMemory if it could never fit.
         """
 
