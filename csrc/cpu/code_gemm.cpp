@@ -17,8 +17,8 @@
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-constexpr int kBlockGroups = 8;  // micro tiles of rows in one parallel task
-constexpr int kMostRows = CodeDot<4, 32>::kRows;
+constexpr int kBlockGroups = 8;                   // micro tiles of rows in one parallel task
+constexpr int kMostRows = CodeDot<4, 32>::kRows;  // of a micro tile of any format
 
 // How x is laid out for a format.
 struct Layout {
@@ -80,8 +80,8 @@ BW_INLINE void add_group(const IVec (&sum)[m][2], const float* scale, const floa
   }
 }
 
-// c[m][32] += m rows times a slice. kGroup: steps of k in a group, 0 as in CodeFormat. ahead: bytes
-// to the weights to fetch.
+// c[m][32] += m rows times a slice. Kind: a Dot of code_dot.h. kGroup: steps of k in a group, 0 as
+// in CodeFormat. ahead: bytes to the weights to fetch.
 template <typename Kind, int m, int kGroup, bool kMin>
 void micro(const Rows& x, const Slice& slice, int64_t ahead, float* c) {
   const int64_t group = kGroup == 0 ? slice.steps : kGroup, n_groups = slice.steps / group;

@@ -48,6 +48,9 @@ def test_memory_is_split_before_anything_loads(command):
     assert memory["policy weights"] + memory["prm weights"] + memory["kv"] <= memory["free"]
     assert memory["searches at once"] >= 1
     assert "searches at once" in command("doctor", *pair).out
+    pruning = command("doctor", *pair, "--expand", "4", "--json").document["memory"]
+    assert pruning["searches at once"] >= 2 * memory["searches at once"]
+    assert "n=16, expand=4, 2048 tokens a branch" in command("doctor", *pair, "--expand", "4").out
     refused = command("doctor", *pair, "-n", "1000000")
     assert refused.code == 2
     assert "is the most, or lower max_tokens" in repr(refused)

@@ -24,8 +24,11 @@ def processor_seconds(*words: str) -> float:
     return float(done.stdout)
 
 
-def test_help_takes_under_half_a_second():
-    assert min(processor_seconds("-m", "branchwise", "--help") for _ in range(3)) < 0.5
+def test_help_takes_little_more_than_its_library():
+    """As a ratio: a slow machine takes half a second for the help, and three seconds to import torch."""
+    library, help_ = (min(processor_seconds(*words) for _ in range(3)) for words in
+                      (("-c", "import typer"), ("-m", "branchwise", "--help")))  # fmt: skip
+    assert help_ < 6 * library
 
 
 @pytest.mark.parametrize("module", ["branchwise", "branchwise.cli", "branchwise.cli.options"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from branchwise.assets import asset_path
 from branchwise.backend.cpu import CpuBackend
+from branchwise.engine.kv import Demand
 from branchwise.engine.memory import MIB, check_weights, parameter_count, plan_memory, resolve_dtype
 from branchwise.errors import ConfigError, OutOfMemory
 from branchwise.weights import open_checkpoint
@@ -31,19 +34,19 @@ def pair():
     return [open_checkpoint(str(asset_path(name))) for name in ("policy-small", "prm")]
 
 
-SEARCH = {"n": 16, "prompt": 100, "tokens": 256, "steps": 10}
+SEARCH = Demand(prompt=100, branches=16, kept=16, tokens=256, step_tokens=256, steps=10)
 
 
 def test_the_split_adds_up(pair):
     free = 2048 * MIB
-    plan = plan_memory(SmallDevice(free), pair, torch.float32, **SEARCH)
+    plan = plan_memory(SmallDevice(free), pair, torch.float32, SEARCH)
     assert plan.weights == [4 * parameter_count(each) for each in pair]
     assert sum(plan.weights) + plan.kv <= free
     assert plan.problems >= 1
 
 
 def test_more_memory_holds_more_problems(pair):
-    few, many = (plan_memory(SmallDevice(size * MIB), pair, torch.float32, **SEARCH).problems for size in (700, 3000))
+    few, many = (plan_memory(SmallDevice(size * MIB), pair, torch.float32, SEARCH).problems for size in (700, 3000))
     assert many > few
 
 
@@ -53,12 +56,15 @@ def test_weights_that_do_not_fit(pair):
 
 
 def test_a_search_that_does_not_fit_names_the_largest_n(pair):
+    def of(n):
+        return replace(SEARCH, branches=n, kept=n)
+
     with pytest.raises(OutOfMemory, match=r"n=\d+ is the most, or lower max_tokens") as error:
-        plan_memory(CpuBackend(), pair, torch.float32, kv_memory=8 * MIB, **(SEARCH | {"n": 5000}))
+        plan_memory(CpuBackend(), pair, torch.float32, of(5000), kv_memory=8 * MIB)
     most = int(str(error.value).split("n=")[2].split()[0])
-    assert plan_memory(CpuBackend(), pair, torch.float32, kv_memory=8 * MIB, **(SEARCH | {"n": most})).problems == 1
+    assert plan_memory(CpuBackend(), pair, torch.float32, of(most), kv_memory=8 * MIB).problems == 1
     with pytest.raises(OutOfMemory):
-        plan_memory(CpuBackend(), pair, torch.float32, kv_memory=8 * MIB, **(SEARCH | {"n": most + 1}))
+        plan_memory(CpuBackend(), pair, torch.float32, of(most + 1), kv_memory=8 * MIB)
 
 
 def test_small_models_are_bf16_on_a_gpu(pair):

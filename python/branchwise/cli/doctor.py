@@ -35,6 +35,9 @@ def doctor(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     weights: Annotated[str, typer.Option(help="dense, stored, int8, q8 or q4.")] = "dense",
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Branches of a search.")] = 16,
+    expand: Annotated[
+        int, typer.Option(min=1, help="Branches for each that is kept, as in beam search; 1: all are, as in best-of-N.")
+    ] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a branch at most.")] = 2048,
 ) -> None:
     """Report hardware, kernels, libraries, bundled models, caches and environment variables.
@@ -42,7 +45,7 @@ def doctor(
     With --policy: how the device's memory would be split between weights and KV; exit code 2 when it cannot fit.
     """
     problems: list[str] = []
-    memory = memory_report(policy, prm, device, dtype, weights, n, max_tokens) if policy is not None else None
+    memory = memory_report(policy, prm, device, dtype, weights, n, expand, max_tokens) if policy is not None else None
     report = {
         "branchwise": __version__,
         "hardware": _hardware(),

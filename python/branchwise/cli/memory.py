@@ -10,19 +10,21 @@ PROMPT_TOKENS, MAX_STEPS = 512, 40  # of the search that the report is about
 
 
 def memory_report(
-    policy: str, prm: str | None, device: str, dtype: str, weights: str, n: int, max_tokens: int
+    policy: str, prm: str | None, device: str, dtype: str, weights: str, n: int, expand: int, max_tokens: int
 ) -> dict[str, Any]:
     """The split of a device's memory, in bytes. Raises as `Engine` does when the models cannot work there."""
     from branchwise.backend.select import open_backend
+    from branchwise.config import EngineConfig
+    from branchwise.engine.kv import Demand
     from branchwise.engine.memory import plan_memory, resolve_dtype
     from branchwise.weights import open_checkpoint
 
     backend = open_backend(device)
     checkpoints = [open_checkpoint(source) for source in (policy, prm) if source is not None]
     chosen = resolve_dtype(dtype, checkpoints[0], backend)
-    plan = plan_memory(
-        backend, checkpoints, chosen, n=n, prompt=PROMPT_TOKENS, tokens=max_tokens, steps=MAX_STEPS, form=weights
-    )
+    kept = max(1, n // expand)
+    demand = Demand(PROMPT_TOKENS, n, kept, max_tokens, EngineConfig().max_step_tokens, MAX_STEPS)
+    plan = plan_memory(backend, checkpoints, chosen, demand, form=weights)
     return {
         "device": str(backend.device),
         "dtype": str(chosen).removeprefix("torch."),
@@ -33,6 +35,7 @@ def memory_report(
         "kv": plan.kv,
         "kv slots of each model": plan.blocks * plan.block_slots,
         "n": n,
+        "expand": expand,
         "max_tokens": max_tokens,
         "searches at once": plan.problems,
     }
@@ -45,5 +48,10 @@ def memory_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("device", f"{report['device']}, {report['dtype']}, {report['weights']} weights"),
         *sizes,
         ("kv slots", f"{report['kv slots of each model']:,} tokens in each model"),
-        ("searches at once", f"{report['searches at once']}: n={report['n']}, {report['max_tokens']} tokens a branch"),
+        ("searches at once", f"{report['searches at once']}: {_shape(report)}"),
     ]
+
+
+def _shape(report: dict[str, Any]) -> str:
+    pruning = f", expand={report['expand']}" if report["expand"] > 1 else ""
+    return f"n={report['n']}{pruning}, {report['max_tokens']} tokens a branch"

@@ -22,7 +22,7 @@ RESERVE = 512 * MIB  # of a GPU: libraries, activations, logits
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes on one device; `problems`: searches of n branches that fit at once, each at its longest."""
+    """Bytes on one device; `problems`: searches that fit at once, each at its longest."""
 
     free: int
     weights: list[int]  # of policy and, where there is one, PRM
@@ -81,12 +81,10 @@ def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, backend: Bac
 
 
 def plan_memory(
-    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, *, n: int, prompt: int, tokens: int,
-    steps: int, kv_memory: int | None = None, form: str = "dense",
+    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, demand: Demand, *,
+    kv_memory: int | None = None, form: str = "dense",
 ) -> MemoryPlan:  # fmt: skip
-    """The split for searches of `n` branches of `tokens` tokens in `steps` steps, under a prompt. Loads nothing.
-
-    All branches may be of that length, as in best-of-N; beam search and DVTS, which prune, need less.
+    """The split for searches that each need `demand` of both models' KV. Loads nothing.
 
     form: of the weights, as `EngineConfig.weights` names it
 
@@ -98,11 +96,10 @@ def plan_memory(
     kv = min(left * 4 // 5, backend.kv_budget()) if kv_memory is None else kv_memory
     configs = [decoder_config(each.config, each.source) for each in checkpoints]
     blocks, size = kv_blocks(configs, dtype, backend, kv), backend.block_slots
-    demand = Demand(prompt, n, n, tokens, tokens, steps)
     need = demand.blocks(size)
     if need > blocks:
         raise OutOfMemory(
-            f"one search of n={n} needs up to {need} KV blocks, {blocks} fit into {kv / MIB:,.0f} MiB: "
+            f"one search of n={demand.branches} needs up to {need} KV blocks, {blocks} fit into {kv / MIB:,.0f} MiB: "
             f"n={demand.most_branches(size, blocks)} is the most, or lower max_tokens"
         )
     return MemoryPlan(free, weights, kv, blocks, size, blocks // need)
