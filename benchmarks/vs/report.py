@@ -152,6 +152,7 @@ def plot(cases: Sequence[Sequence[Json]], path: Path) -> None:
         ticks.append(((begin + place - 1) / 2, title(case).replace(" mode, ", " mode\n")))
         place += 1
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks], fontsize=7)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3)
     axes.set_xlabel("tokens/s (accepted ones in searches), relative to the fastest side of each case")
