@@ -87,10 +87,8 @@ void micro(const Rows& x, const Slice& slice, int64_t ahead, float* c) {
   const int64_t group = kGroup == 0 ? slice.steps : kGroup, n_groups = slice.steps / group;
   for (int column = 0; column < kPanelWidth; column += 2 * kLanes) {
     const int32_t* words = x.words;
-    const float *scale = x.scale, *x_sum = x.sum;
-    const float *factors = slice.scales + column, *minima = slice.minima + column;
-    for (int64_t g = 0; g < n_groups;
-         ++g, scale += m, x_sum += m, factors += kPanelWidth, minima += kPanelWidth) {
+    for (int64_t g = 0; g < n_groups; ++g) {
+      const float *scale = x.scale + g * m, *x_sum = x.sum + g * m;
       const uint8_t* codes = slice.codes + g * slice.group_bytes + 4 * column;
       IVec sum[m][2];
 #pragma GCC unroll 16
@@ -121,7 +119,9 @@ void micro(const Rows& x, const Slice& slice, int64_t ahead, float* c) {
         for (int i = 0; i < m; ++i)
           for (int v = 0; v < 2; ++v) sum[i][v] = Kind::close(sum[i][v], part[i][v]);
       }
-      add_group<m, kGroup, kMin>(sum, scale, x_sum, factors, minima, c + column);
+      const int64_t at = g * kPanelWidth + column;
+      add_group<m, kGroup, kMin>(sum, scale, x_sum, kGroup == 0 ? nullptr : slice.scales + at,
+                                 kMin ? slice.minima + at : nullptr, c + column);
     }
   }
 }

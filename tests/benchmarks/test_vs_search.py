@@ -193,7 +193,7 @@ def test_the_report_takes_the_newest_group_of_each_case() -> None:
     assert "avx512" not in text
 
 
-def test_the_report_keeps_processors_apart() -> None:
+def test_the_report_keeps_instruction_sets_apart() -> None:
     other = {**SAMPLING, "group": "9", "tokens": 7, "flags": {"isa": "avx2"}}
     text = table(newest([*RECORDS, other], ["native"]))
     assert "top-p 1.0, avx2 | ours-bf16 | 1 | 7 |" in text

@@ -274,3 +274,16 @@ def test_a_strategy_over_its_budget_is_refused() -> None:
 def test_a_strategy_that_asks_for_nothing_is_over() -> None:
     results = list(run(problems(3), Silent(n=3), ScriptedEngine(), max_in_flight=2))
     assert [(result.answer, result.candidates) for result in results] == [(None, [])] * 3
+
+
+@dataclass(frozen=True)
+class Keeper(Majority):
+    """Says how many branches it keeps."""
+
+    kept: int = 0
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_a_strategy_cannot_keep_more_than_it_grows(kept: int) -> None:
+    with pytest.raises(ConfigError, match=f"kept={kept}: expected 1 to its n=4"):
+        run(problems(1), Keeper(n=4, kept=kept), ScriptedEngine(), max_in_flight=1)

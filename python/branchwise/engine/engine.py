@@ -73,9 +73,9 @@ class StepEngine:
         limits = StepLimits(min(limits.max_tokens, room), min(limits.max_step_tokens, room))
         kept = branches if kept is None else kept
         demand = Demand(len(prompt), branches, kept, limits.max_tokens, limits.max_step_tokens, max_steps)
-        if not self.kv.can_reserve(demand):
-            return None
         blocks = self.kv.reserve(demand)
+        if blocks is None:
+            return None
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
         tree = Tree(
             root, sampling, seed, self.detector(delimiter), limits, len(prompt), blocks, max_steps, self.speculate,

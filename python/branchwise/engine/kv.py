@@ -34,7 +34,7 @@ class Demand:
         """Blocks of `size` slots in the worst case.
 
         Every step starts on a fresh block, so a path of T tokens in S steps fills at most T / size + S blocks. A step
-        gets one block more than it has tokens for: a device may write ahead, a PRM cut its text into more tokens.
+        gets one block more than it has tokens for: a PRM may cut its text into more tokens than the policy wrote.
         """
         path, step = self._path(size), ceil(min(self.step_tokens, self.tokens) / size) + 1
         return self._prompt(size) + min(self.branches * path, self.kept * path + self.branches * step)
@@ -70,8 +70,11 @@ class KvCache:
         self.n_blocks = n_blocks
         self.n_reserved = 0
 
-    def can_reserve(self, demand: Demand) -> bool:
-        """Whether what a search needs can be promised now. OutOfMemory when it never can; it names the largest n."""
+    def reserve(self, demand: Demand) -> int | None:
+        """Promise what a search needs: the blocks, for `release`, or None while others hold too many.
+
+        OutOfMemory when it can never be promised; it names the largest n.
+        """
         n_blocks = demand.blocks(self.block_slots)
         if n_blocks > self.n_blocks:
             need, have = (count * self.block_slots * self.slot_bytes / 2**20 for count in (n_blocks, self.n_blocks))
@@ -80,11 +83,8 @@ class KvCache:
                 f"n={demand.most_branches(self.block_slots, self.n_blocks)} is the most that fits; "
                 "raise kv_memory, or lower n or max_tokens"
             )
-        return self.n_reserved + n_blocks <= self.n_blocks
-
-    def reserve(self, demand: Demand) -> int:
-        """Promise blocks, and return how many; the caller asked `can_reserve` and gives them back with `release`."""
-        n_blocks = demand.blocks(self.block_slots)
+        if self.n_reserved + n_blocks > self.n_blocks:
+            return None
         self.n_reserved += n_blocks
         return n_blocks
 

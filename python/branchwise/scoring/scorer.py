@@ -82,9 +82,9 @@ class Scorer:
         tokens = min(max_tokens, self.context - len(prompt))
         kept = branches if kept is None else kept
         demand = Demand(len(prompt), branches, kept, tokens, step_tokens + self._step_overhead, max_steps)
-        if not self.kv.can_reserve(demand):
-            return None
         blocks = self.kv.reserve(demand)
+        if blocks is None:
+            return None
         tree = PrmTree(root, len(prompt), blocks)
         tree.twins[root] = Twin([root], None, "", len(prompt), prompt)
         self._queue.append(tree.twins[root])

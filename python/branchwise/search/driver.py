@@ -37,6 +37,9 @@ def run(
     """
     if max_in_flight < 1:
         raise ConfigError(f"max_in_flight is {max_in_flight}: at least one problem must be open")
+    kept = getattr(strategy, "kept", None)
+    if kept is not None and not 1 <= kept <= strategy.n:
+        raise ConfigError(f"strategy {strategy.name!r} has kept={kept}: expected 1 to its n={strategy.n} branches")
     sampling = sampling or Sampling()
     temperature: float | None = getattr(strategy, "temperature", None)
     if temperature is not None:
