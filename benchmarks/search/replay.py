@@ -133,9 +133,11 @@ def replay_engine(recording: Recording, *, max_rows: int, batch_rows: int = 512,
         n_layers=1, n_heads=1, n_kv_heads=1, head_dim=1, hidden_size=1, max_positions=1 << 20, matmul_parameters=1,
         vocab_size=recording.vocab_size, final_softcap=0.0,
     )  # fmt: skip
+    backend = CpuBackend()
     model = SimpleNamespace(
-        config=config, rope={False: (torch.empty(1 << 20, 1),)}, dtype=torch.float32, backend=CpuBackend(), head=[],
-        embed=lambda tokens: tokens[:, None].float(), through_layers=lambda residual, plan, pool: residual,
+        config=config, rope={False: (torch.empty(1 << 20, 1),)}, dtype=torch.float32, backend=backend, head=[],
+        embed=lambda tokens: tokens[:, None].float(),
+        through_layers=lambda residual, plan, pool: backend.last_rows(residual, plan),
     )  # fmt: skip
     caches = [KvCache(cast(Any, config), ROOM, torch.float32) for _ in range(2)]
     tokenizer = cast(Any, recording)

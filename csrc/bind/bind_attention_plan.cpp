@@ -46,6 +46,8 @@ void bind_attention_plan(py::module_& module) {
   py::class_<AttentionPlan>(module, "AttentionPlan", "What the kernels need in one forward pass.")
       .def_property_readonly("order", &array_of<&AttentionPlan::order>,
                              "[n] int64: the planned inputs in depth-first order; rows follow it.")
+      .def_property_readonly("last_rows", &array_of<&AttentionPlan::last_rows>,
+                             "[n] int32: the last row of each input, in this order; ascending.")
       .def_property_readonly("positions", &array_of<&AttentionPlan::positions>,
                              "[n_rows] int32: absolute position of each row's token.")
       .def_property_readonly("slots", &array_of<&AttentionPlan::slots>,

@@ -245,6 +245,17 @@ void tree_attention(py::object q, py::object kv_layer, const AttentionPlan& plan
   call(args, args.n_rows, std::move(q_), std::move(kv_), std::move(out_));
 }
 
+// Gives the number of rows that are kept; recorded, all that there is room for.
+int64_t keep_last_rows(py::object x, const AttentionPlan& plan) {
+  Borrowed x_ = borrow(x, "x", Access::write);
+  Shapes shapes;
+  shapes.check("x", x_.view(), kReal, {rows_of(plan), "width"});
+  const LastRowsArgs args{x_->data, plan.last_rows.data(), x_->shape[0], std::ssize(plan.last_rows),
+                          shapes["width"] * dtype_bytes(x_->dtype)};
+  call(args, args.rows, std::move(x_));
+  return recording ? args.rows : args.n;
+}
+
 // Columns [column, column + n) of a product's result; n / 2 of them where it ends in `kind`.
 struct Target {
   Borrowed x, out, bias;
@@ -415,9 +426,14 @@ void bind_layers(py::module_& module) {
              "head_dim"_a, "scale"_a, "window"_a = 0, "softcap"_a = 0.0f,
              "Attention of the plan's rows over their paths; q, out: [rows, n_heads * head_dim]. "
              "window w > 0: the last w keys; softcap c > 0: scores become c * tanh(s / c).");
+  module.def("keep_last_rows", &keep_last_rows, "x"_a, "plan"_a,
+             "Moves the rows plan.last_rows of x: [rows, width] to its front and says how many. "
+             "Recorded, it says len(x), and what follows runs over the rows that are kept.");
   py::class_<Pass>(module, "Pass", "Recorded kernel calls, see record.")
-      .def("run", &Pass::run, "plan"_a,
-           "Makes the calls over the first plan.n_rows rows of their tensors, with this plan.")
+      .def(
+          "run", &Pass::run, "plan"_a,
+          "Makes the calls over the first plan.n_rows rows of their tensors, with this plan; those "
+          "after keep_last_rows over len(plan.last_rows).")
       .def("__len__", &Pass::size);
   module.def("record", &record, "body"_a,
              "Calls body() and gives a Pass of the kernels that it called in this thread. They are "

@@ -81,6 +81,7 @@ void Planner::sort_depth_first() {
 void Planner::lay_out_rows(std::span<const int32_t> counts, AttentionPlan& plan) {
   const int32_t block_size = tree_.block_size();
   plan.order.reserve(counts.size());
+  plan.last_rows.reserve(counts.size());
   for (int32_t index : depth_first_) {
     Mark& mark = marks_[index];
     mark.row_begin = static_cast<int32_t>(plan.positions.size());
@@ -93,6 +94,7 @@ void Planner::lay_out_rows(std::span<const int32_t> counts, AttentionPlan& plan)
                              token % block_size);
         plan.kv_slots_unshared += node.start + token + 1;
       }
+      plan.last_rows.push_back(static_cast<int32_t>(plan.positions.size()) - 1);
     }
     mark.row_end = static_cast<int32_t>(plan.positions.size());
   }

@@ -36,6 +36,7 @@ struct AttentionPlan {
   std::vector<int32_t> positions;          // [n_rows] absolute position of the row's token
   std::vector<int32_t> slots;              // [n_rows] block * block_size + offset of its K and V
   std::vector<int64_t> order;              // [n] planned inputs in depth-first order
+  std::vector<int32_t> last_rows;          // [n] the last row of each, ascending
 
   int32_t block_size = 0;
   int32_t n_rows = 0;

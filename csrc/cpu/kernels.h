@@ -80,6 +80,13 @@ struct AttentionArgs {
   Real dtype;
 };
 
+// Row last_rows[i] of x moves to row i, for each i < n; last_rows ascends.
+struct LastRowsArgs {
+  void* x;
+  const int32_t* last_rows;
+  int64_t rows, n, row_bytes;
+};
+
 // out[rows, n] = x[rows, k] * weight[n, k]^T + bias
 static inline constexpr int64_t round_up(int64_t n, int64_t unit) {
   return (n + unit - 1) / unit * unit;

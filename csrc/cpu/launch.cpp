@@ -1,6 +1,8 @@
 // Kernels on their own: is the work worth a team, and where is scratch memory.
 #include "cpu/launch.h"
 
+#include <cstring>
+
 #include "core/attention_plan.h"
 #include "core/workspace.h"
 
@@ -27,6 +29,15 @@ void product(Args args, int64_t least) {
 
 }  // namespace
 
+void share(const LastRowsArgs& args) {
+  if (args.n == args.rows) return;  // each row is a last one
+#pragma omp single
+  for (int64_t i = 0; i < args.n; ++i) {
+    char* x = static_cast<char*>(args.x);
+    std::memmove(x + i * args.row_bytes, x + args.last_rows[i] * args.row_bytes, args.row_bytes);
+  }
+}
+
 void launch(const NormArgs& args) { with_team(args.rows * args.dim >= kMinElements, args); }
 void launch(const ActArgs& args) { with_team(args.rows * args.dim >= kMinElements, args); }
 void launch(const RopeArgs& args) {
@@ -39,6 +50,7 @@ void launch(const AttentionArgs& args) {
     pairs += static_cast<int64_t>(item->row_end - item->row_begin) * item->key_count;
   with_team(pairs * args.n_heads * args.head_dim >= kMinProducts, args);
 }
+void launch(const LastRowsArgs& args) { share(args); }
 void launch(GemmArgs args) { product(args, kMinProducts); }
 void launch(CodeGemmArgs args) { product(args, kMinCodeProducts); }
 

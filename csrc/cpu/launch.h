@@ -15,6 +15,7 @@ void launch(const NormArgs& args);
 void launch(const ActArgs& args);
 void launch(const RopeArgs& args);
 void launch(const AttentionArgs& args);
+void launch(const LastRowsArgs& args);
 void launch(GemmArgs args);
 void launch(CodeGemmArgs args);
 
@@ -23,6 +24,7 @@ inline void share(const NormArgs& args) { kernels().rms_norm(args); }
 inline void share(const ActArgs& args) { kernels().act_mul(args); }
 inline void share(const RopeArgs& args) { kernels().rope_store(args); }
 inline void share(const AttentionArgs& args) { kernels().tree_attention(args); }
+void share(const LastRowsArgs& args);
 inline void share(const GemmArgs& args) { kernels().gemm(args); }
 inline void share(const CodeGemmArgs& args) { kernels().code_gemm(args); }
 

@@ -11,13 +11,14 @@ namespace {
 struct Pass {
   const AttentionPlan& plan;
   float* scratch;
+  int64_t rows;
 
   template <typename Args>
   Args operator()(Args args) const {
     if constexpr (requires { args.n_rows; })
-      args.n_rows = plan.n_rows;
+      args.n_rows = rows;
     else
-      args.rows = plan.n_rows;
+      args.rows = rows;
     if constexpr (requires { args.positions; }) args.positions = plan.positions.data();
     if constexpr (requires { args.slots; }) args.slots = plan.slots.data();
     if constexpr (requires { args.items; }) {
@@ -25,6 +26,10 @@ struct Pass {
       args.block_ids = plan.block_ids.data();
     }
     if constexpr (requires { args.scratch; }) args.scratch = scratch;
+    if constexpr (requires { args.last_rows; }) {
+      args.rows = plan.n_rows;
+      args.last_rows = plan.last_rows.data(), args.n = std::ssize(plan.last_rows);
+    }
     return args;
   }
 };
@@ -44,9 +49,15 @@ int64_t scratch_of(const Call& call, int64_t rows) {
 void Program::run(const AttentionPlan& plan) {
   int64_t size = 0;
   for (const Call& call : calls_) size = std::max(size, scratch_of(call, plan.n_rows));
-  const Pass pass{plan, scratch_.get(size)};
+  float* scratch = scratch_.get(size);
 #pragma omp parallel
-  for (const Call& call : calls_) std::visit([&](const auto& args) { share(pass(args)); }, call);
+  {
+    Pass pass{plan, scratch, plan.n_rows};
+    for (const Call& call : calls_) {
+      std::visit([&](const auto& args) { share(pass(args)); }, call);
+      if (std::holds_alternative<LastRowsArgs>(call)) pass.rows = std::ssize(plan.last_rows);
+    }
+  }
 }
 
 }  // namespace branchwise

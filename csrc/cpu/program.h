@@ -15,13 +15,15 @@
 
 namespace branchwise {
 
-using Call = std::variant<NormArgs, ActArgs, RopeArgs, AttentionArgs, GemmArgs, CodeGemmArgs>;
+using Call =
+    std::variant<NormArgs, ActArgs, RopeArgs, AttentionArgs, LastRowsArgs, GemmArgs, CodeGemmArgs>;
 
 class Program {
  public:
   // Calls are made in the order in which they were added; the memory they name must stay in place.
   void add(const Call& call) { calls_.push_back(call); }
-  // Runs the calls over the first plan.n_rows rows of what they name.
+  // Runs the calls over the first plan.n_rows rows of what they name; those that follow a
+  // LastRowsArgs over as many rows as it keeps.
   void run(const AttentionPlan& plan);
 
   int64_t size() const { return static_cast<int64_t>(calls_.size()); }

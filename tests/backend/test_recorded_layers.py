@@ -47,6 +47,19 @@ def test_same_bits_as_single_calls(monkeypatch: pytest.MonkeyPatch, family: str)
         assert torch.equal(given, one_by_one(model, other, feeds_of(other, lengths)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILY_CONFIGS)
+def test_the_last_row_of_a_feed_is_that_of_a_pass_over_every_row(family: str, dtype: torch.dtype) -> None:
+    model = load_decoder(random_checkpoint(family, seed=4), dtype)
+    kv = KvCache(model.config, KV_BLOCKS, dtype, model.backend)
+    lengths = [5, 1, 70, 3]
+    feeds = feeds_of(kv, lengths)
+    last = Runner(model, kv).forward(feeds)
+    plan = kv.planner.build([feed.handle for feed in feeds], lengths)
+    every = model.forward(torch.tensor([token for feed in feeds for token in feed.tokens]), plan, kv.layers)
+    assert torch.equal(last, every[[4, 5, 75, 78]])
+
+
 def test_recorded_again_for_more_rows_and_another_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     own_products(monkeypatch)
     model = load_decoder(random_checkpoint("qwen2", seed=2), torch.bfloat16)

@@ -73,6 +73,7 @@ def check_plan(world: World, plan: AttentionPlan, nodes: list[int], counts: list
     assert sorted(plan.order.tolist()) == list(range(len(nodes)))
     assert (len(plan.items), len(plan.row_partials)) == (plan.n_items, plan.n_partials)
     assert len(plan.positions) == len(plan.slots) == plan.n_rows == sum(counts)
+    assert plan.last_rows.tolist() == [sum(counts[i] for i in plan.order[: n + 1]) - 1 for n in range(len(nodes))]
     assert plan.row_partial_begin.tolist()[-1] == plan.n_partials
     assert sorted(plan.row_partials.tolist()) == list(range(plan.n_partials))
     rows_of = plan.items["row_end"] - plan.items["row_begin"]

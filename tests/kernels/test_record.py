@@ -35,7 +35,7 @@ class Layer:
         return (torch.randn(n, k) / k**0.5).to(self.dtype)
 
     def __call__(self, x: Tensor, plan: _C.AttentionPlan, pool: Tensor) -> Tensor:
-        """x: [rows, hidden], overwritten -> [rows, hidden / 2]."""
+        """x: [rows, hidden], overwritten -> [feeds, hidden / 2]."""
         rows = len(x)
         heads = HEADS * HEAD_DIM
         widths = [HIDDEN, len(self.bias), heads, heads, INNER, HIDDEN, HIDDEN // 2]
@@ -44,6 +44,8 @@ class Layer:
         _C.gemm(normed, self.qkv, qkv, self.bias)
         _C.rope_store(qkv, plan, self.cos, self.sin, query, pool, HEADS, KV_HEADS, HEAD_DIM)
         _C.tree_attention(query, pool, plan, mixed, HEAD_DIM, HEAD_DIM**-0.5)
+        x, mixed = (each[: _C.keep_last_rows(each, plan)] for each in (x, mixed))
+        normed, inner, update, half = (each[: len(x)] for each in (normed, inner, update, half))
         _C.gemm(mixed, self.output, update)
         _C.add_rms_norm(update, x, self.norm, normed, 1e-5)
         _C.gemm(normed, self.gated, inner, gated="silu")
@@ -55,7 +57,7 @@ class Layer:
 def tree_of(dtype: torch.dtype, leaves: int) -> tuple[Tree, list[int]]:
     tree = Tree(KV_HEADS, HEAD_DIM, dtype)
     root = tree.grow(None, 300)
-    return tree, [tree.grow(root, 1 + 3 * leaf) for leaf in range(leaves)]
+    return tree, [tree.grow(root, 3 + 3 * leaf) for leaf in range(leaves)]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -66,13 +68,13 @@ def test_same_bits_as_single_calls(isa: str, dtype: torch.dtype, threads: int) -
     tree, leaves = tree_of(dtype, 20)
     results: list[Tensor] = []
     calls = _C.record(lambda: results.append(layer(room, tree.plan(leaves[:3], [1, 1, 1]), tree.pool)))
-    assert len(calls) == 9
-    for count in (1, 5, 20, 3):
-        plan = tree.plan(leaves[:count], [1] * count)
-        x = torch.randn(count, HIDDEN).to(dtype)
-        room[:count] = x
+    assert len(calls) == 11
+    for counts in ([1], [1] * 5, [3, 1, 2] * 6, [1] * 20, [3], [1] * 3):
+        plan = tree.plan(leaves[: len(counts)], counts)
+        x = torch.randn(sum(counts), HIDDEN).to(dtype)
+        room[: len(x)] = x
         calls.run(plan)
-        replayed, pool = results[0][:count].clone(), tree.pool.clone()
+        replayed, pool = results[0][: len(counts)].clone(), tree.pool.clone()
         assert torch.equal(replayed, layer(x, plan, tree.pool))
         assert torch.equal(torch.nan_to_num(pool), torch.nan_to_num(tree.pool))
 
@@ -94,6 +96,16 @@ def test_recording_runs_nothing_and_keeps_memory() -> None:
     filler = [torch.full((ROWS, width), 3.0) for width in range(16, 160)]  # takes whatever was given back
     calls.run(plan)
     assert torch.equal(results[0][:2], expected), len(filler)
+
+
+def test_keep_last_rows() -> None:
+    tree, leaves = tree_of(torch.float32, 4)
+    plan = tree.plan([leaves[2], leaves[0], leaves[3]], [1, 3, 2])  # rows in the order of creation: 3, 1, 2
+    x = torch.arange(12.0).view(6, 2)
+    assert _C.keep_last_rows(x, plan) == 3
+    assert x[:3].tolist() == [[4, 5], [6, 7], [10, 11]]
+    with pytest.raises(ValueError, match=r"x has shape \[5, 2\].*6"):
+        _C.keep_last_rows(torch.zeros(5, 2), plan)
 
 
 def test_mistakes() -> None:

@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 ReadRows = Callable[[int, int], Tensor]  # rows [begin, end) of a table, in the model's dtype, from the checkpoint
 ReadMatrix = Callable[[int, int], Matrix]  # the same of a matrix, in the form that was asked for
 Plan = Any  # an attention plan as the backend's own kernels read it: opaque to everyone else
-Layers = Callable[[Tensor, Plan, Sequence[Tensor]], Tensor]  # (residual, plan, KV pool by layer) -> hidden states
+Layers = Callable[[Tensor, Plan, Sequence[Tensor]], Tensor]  # (residual, plan, KV pool by layer) -> [feeds, hidden]
 HeadKind = Literal["pair", "mlp", "value"]
 AttentionPath = Literal["tree", "rows"]  # shared segments read once, or every row on its own
 
@@ -228,6 +228,10 @@ class Backend(Protocol):
         softcap: float,
     ) -> None:  # fmt: skip
         """Attention of every row over its own path."""
+        ...
+
+    def last_rows(self, x: Tensor, plan: Plan) -> Tensor:
+        """The last row of every feed, in the order of the plan. x: [rows, width], overwritten -> [feeds, width]."""
         ...
 
     def stream(self, name: str) -> AbstractContextManager[None]:

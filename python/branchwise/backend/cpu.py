@@ -198,5 +198,8 @@ class CpuBackend:
     ) -> None:  # fmt: skip
         _C.tree_attention(query, kv_layer, plan, out, head_dim, scale, window, softcap)
 
+    def last_rows(self, x: Tensor, plan: Any) -> Tensor:
+        return x[: _C.keep_last_rows(x, plan)]
+
     def stream(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()

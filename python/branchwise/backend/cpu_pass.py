@@ -28,7 +28,7 @@ class RecordedLayers:
         self._hidden: Tensor | None = None
 
     def __call__(self, residual: Tensor, plan: Plan, pool: Sequence[Tensor]) -> Tensor:
-        """residual: [rows, hidden] -> hidden states after the final norm: [rows, hidden]."""
+        """residual: [rows, hidden] -> hidden states after the final norm: [feeds, hidden]."""
         rows = len(residual)
         if rows > MOST_ROWS:
             return self.layers(residual, plan, pool)
@@ -38,7 +38,7 @@ class RecordedLayers:
         assert self._hidden is not None
         self._residual[:rows] = residual
         self.calls.run(plan)
-        return self._hidden[:rows].clone()
+        return self._hidden[: len(plan.last_rows)].clone()
 
     def _record(self, residual: Tensor, plan: Plan, pool: Sequence[Tensor]) -> None:
         rows = max(FEWEST_ROWS, 1 << (len(residual) - 1).bit_length())

@@ -205,6 +205,9 @@ class TritonBackend:
     ) -> None:  # fmt: skip
         plan.attend(query, kv_layer, out, scale, window, softcap)
 
+    def last_rows(self, x: Tensor, plan: TritonPlan) -> Tensor:
+        return x if plan.last_rows is None else x[plan.last_rows]
+
     # --- streams and graphs ------------------------------------------------------------------------------------------
 
     def stream(self, name: str) -> AbstractContextManager[None]:

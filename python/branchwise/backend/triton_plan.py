@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +23,17 @@ def cheaper_path(plan: AttentionPlan, shape: AttentionShape) -> AttentionPath:
 
 
 class TritonPlan:
-    """A `DevicePlan`, the path that attention takes over it, and scratch memory for the partials, fp32."""
+    """A `DevicePlan`, the path that attention takes over it, and scratch memory for the partials, fp32.
 
-    def __init__(self, arrays: DevicePlan, shape: AttentionShape, path: AttentionPath) -> None:
+    last_rows: [feeds] int64, the last row of each feed; None where every feed is one row
+    """
+
+    def __init__(
+        self, arrays: DevicePlan, shape: AttentionShape, path: AttentionPath, last_rows: Tensor | None = None
+    ) -> None:
         self.arrays = arrays
         self.path = path
+        self.last_rows = last_rows
         self.n_heads = shape.n_heads
         device = arrays.positions.device
         partials = len(arrays.row_partials) if path == "tree" else 0
@@ -37,11 +44,14 @@ class TritonPlan:
     @classmethod
     def exact(cls, plan: AttentionPlan, shape: AttentionShape, device: torch.device) -> TritonPlan:
         """Buffers just large enough for one plan."""
-        return cls(plan_from(plan, shape.group, device), shape, cheaper_path(plan, shape))
+        last_rows = torch.from_numpy(plan.last_rows.astype(np.int64)).to(device)
+        several = len(last_rows) < plan.n_rows
+        arrays = plan_from(plan, shape.group, device)
+        return cls(arrays, shape, cheaper_path(plan, shape), last_rows if several else None)
 
     @classmethod
     def empty(cls, size: PlanSize, shape: AttentionShape, path: AttentionPath, device: torch.device) -> TritonPlan:
-        """Buffers for plans up to a size."""
+        """Buffers for plans of decode rows, up to a size."""
         return cls(empty_plan(size, device), shape, path)
 
     def attend(self, query: Tensor, kv_layer: Tensor, out: Tensor, scale: float, window: int, softcap: float) -> None:

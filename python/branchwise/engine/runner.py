@@ -60,9 +60,7 @@ class Runner:
         uploaded = backend.upload(plan, self.shape)
         hidden = self.layers(self.model.embed(tokens), uploaded, self.kv.layers)
         self.count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared, backend.attention_path(uploaded))
-        last_rows = np.empty(len(feeds), np.int64)
-        last_rows[order] = np.cumsum(counts[order]) - 1
-        return hidden[backend.tensor(torch.from_numpy(last_rows))]
+        return hidden[backend.tensor(torch.from_numpy(np.argsort(order)))]
 
     def _reserve(self, feeds: list[Feed]) -> None:
         """Make room for all feeds or for none."""

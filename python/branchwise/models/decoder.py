@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -41,6 +41,10 @@ class Scratch:
     activated: Tensor  # [rows, intermediate]
     update: Tensor  # [rows, hidden] what a sub-layer adds to the residual stream
 
+    def first(self, rows: int) -> Scratch:
+        """The same memory for fewer rows."""
+        return Scratch(*(getattr(self, part.name)[:rows] for part in fields(self)))
+
 
 @dataclass(slots=True)
 class Decoder:
@@ -69,15 +73,26 @@ class Decoder:
         tokens: [rows] int64 in plan order    pool: by layer [block, kv_head, 2, the backend's kv_width]
         Returns [rows, hidden]. Writes the rows' keys and values at `plan.slots`.
         """
-        return self.through_layers(self.embed(tokens), plan, pool)
+        return self.through_layers(self.embed(tokens), plan, pool, every_row=True)
 
-    def through_layers(self, residual: Tensor, plan: Plan, pool: Sequence[Tensor]) -> Tensor:
-        """What follows the embedding. residual: [rows, hidden], becomes the last residual stream."""
+    def through_layers(
+        self, residual: Tensor, plan: Plan, pool: Sequence[Tensor], *, every_row: bool = False
+    ) -> Tensor:
+        """What follows the embedding, for the last token of each feed alone unless `every_row` is asked for.
+
+        residual: [rows, hidden], overwritten -> [feeds, hidden]
+        """
         scratch = self._scratch(residual)
         update: Tensor | None = None  # what the last sub-layer adds to the residual stream
         for index, layer in enumerate(self.layers):
             normed = self._add_and_norm(residual, update, layer.input_norm, scratch.normed)
-            update = self._attention(index, layer, normed, plan, pool[index], scratch)
+            mixed = self._attention(index, layer, normed, plan, pool[index], scratch)
+            if (
+                index == len(self.layers) - 1 and not every_row
+            ):  # the KV is complete, the other rows have done their part
+                mixed, residual = self.backend.last_rows(mixed, plan), self.backend.last_rows(residual, plan)
+                scratch = scratch.first(len(residual))
+            update = layer.output(mixed, scratch.update)
             if layer.attention_norm is not None:
                 update = self._norm(update, layer.attention_norm, torch.empty_like(update))
             normed = self._add_and_norm(residual, update, layer.mlp_norm, scratch.normed)
@@ -109,7 +124,7 @@ class Decoder:
             scratch.query, kv_layer, plan, scratch.mixed, config.head_dim, config.scale, config.windows[index],
             config.attention_softcap,
         )  # fmt: skip
-        return layer.output(scratch.mixed, scratch.update)
+        return scratch.mixed
 
     def _mlp(self, layer: Layer, x: Tensor, scratch: Scratch) -> Tensor:
         return layer.down(layer.gated(x, scratch.activated), scratch.update)
