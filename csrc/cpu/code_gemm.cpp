@@ -59,13 +59,13 @@ void pack_rows(const CodeGemmArgs& args, int64_t begin, int64_t m, int n_words, 
         });
 }
 
-// c[m][32] += the sums of a group, times their scales. scale, x_sum: of x, [m]. factors, minima: of
-// the weights, from the first column on.
-template <int m, int kGroup, bool kMin>
-BW_INLINE void add_group(const IVec (&sum)[m][2], const float* scale, const float* x_sum,
+// c[m][32] += the sums of a group, times their scales, for n registers of columns. scale, x_sum: of
+// x, [m]. factors, minima: of the weights, from the first column on.
+template <int m, int n, int kGroup, bool kMin>
+BW_INLINE void add_group(const IVec (&sum)[m][n], const float* scale, const float* x_sum,
                          const float* factors, const float* minima, float* c) {
-#pragma GCC unroll 2
-  for (int v = 0; v < 2; ++v) {
+#pragma GCC unroll 4
+  for (int v = 0; v < n; ++v) {
     const Vec factor = kGroup == 0 ? Vec{} : load(factors + v * kLanes);
     const Vec minimum = kMin ? load(minima + v * kLanes) : Vec{};
 #pragma GCC unroll 16
@@ -81,64 +81,67 @@ BW_INLINE void add_group(const IVec (&sum)[m][2], const float* scale, const floa
 }
 
 // c[m][32] += m rows times a slice. Kind: a Dot of code_dot.h. kGroup: steps of k in a group, 0 as
-// in CodeFormat. ahead: bytes to the weights to fetch.
-template <typename Kind, int m, int kGroup, bool kMin>
+// in CodeFormat. kInPlace: the slice is where the panel is; ahead: bytes to the weights to fetch.
+template <typename Kind, int m, int kGroup, bool kMin, bool kInPlace>
 void micro(const Rows& x, const Slice& slice, int64_t ahead, float* c) {
+  // Few rows are bound by reading: best from end to end, all columns at once.
+  constexpr int n = m <= 2 ? kPanelWidth / kLanes : 2;
   const int64_t group = kGroup == 0 ? slice.steps : kGroup, n_groups = slice.steps / group;
-  for (int column = 0; column < kPanelWidth; column += 2 * kLanes) {
+  for (int column = 0; column < kPanelWidth; column += n * kLanes) {
     const int32_t* words = x.words;
     for (int64_t g = 0; g < n_groups; ++g) {
       const float *scale = x.scale + g * m, *x_sum = x.sum + g * m;
       const uint8_t* codes = slice.codes + g * slice.group_bytes + 4 * column;
-      IVec sum[m][2];
+      IVec sum[m][n];
 #pragma GCC unroll 16
       for (int i = 0; i < m; ++i)
-        sum[i][0] = sum[i][1] = kMin ? IVec{} : __builtin_bit_cast(int32_t, x_sum[i]) - IVec{};
+#pragma GCC unroll 4
+        for (int v = 0; v < n; ++v)
+          sum[i][v] = kMin ? IVec{} : __builtin_bit_cast(int32_t, x_sum[i]) - IVec{};
       for (int64_t k = 0; k < group; k += 4 * Kind::kRun) {
-        IVec part[m][2];
+        IVec part[m][n];
 #pragma GCC unroll 16
         for (int i = 0; i < m; ++i)
-          part[i][0] = Kind::open(sum[i][0]), part[i][1] = Kind::open(sum[i][1]);
+#pragma GCC unroll 4
+          for (int v = 0; v < n; ++v) part[i][v] = Kind::open(sum[i][v]);
 #pragma GCC unroll 1
         for (int step = 0; step < Kind::kRun;
              ++step, words += m * Kind::kWords, codes += 4 * kPanelWidth) {
-          if constexpr (kGroup == 0) {
-            __builtin_prefetch(codes + ahead, 0, 2);
-            __builtin_prefetch(codes + ahead + 64, 0, 2);
-          }
-          const auto w0 = Kind::weight(*reinterpret_cast<const UVecAt*>(codes));
-          const auto w1 = Kind::weight(*reinterpret_cast<const UVecAt*>(codes + 4 * kLanes));
+          if constexpr (kInPlace)
+            for (int line = 0; line < 4 * kPanelWidth; line += 64)
+              __builtin_prefetch(codes + ahead + line, 0, 2);
+#pragma GCC unroll 4
+          for (int v = 0; v < n; ++v) {
+            const auto w = Kind::weight(*reinterpret_cast<const UVecAt*>(codes + 4 * v * kLanes));
 #pragma GCC unroll 16
-          for (int i = 0; i < m; ++i) {
-            const auto a = Kind::x(words + i * Kind::kWords);
-            Kind::add(part[i][0], w0, a);
-            Kind::add(part[i][1], w1, a);
+            for (int i = 0; i < m; ++i) Kind::add(part[i][v], w, Kind::x(words + i * Kind::kWords));
           }
         }
 #pragma GCC unroll 16
         for (int i = 0; i < m; ++i)
-          for (int v = 0; v < 2; ++v) sum[i][v] = Kind::close(sum[i][v], part[i][v]);
+#pragma GCC unroll 4
+          for (int v = 0; v < n; ++v) sum[i][v] = Kind::close(sum[i][v], part[i][v]);
       }
       const int64_t at = g * kPanelWidth + column;
-      add_group<m, kGroup, kMin>(sum, scale, x_sum, kGroup == 0 ? nullptr : slice.scales + at,
-                                 kMin ? slice.minima + at : nullptr, c + column);
+      add_group<m, n, kGroup, kMin>(sum, scale, x_sum, kGroup == 0 ? nullptr : slice.scales + at,
+                                    kMin ? slice.minima + at : nullptr, c + column);
     }
   }
 }
 
-template <typename Kind, int kGroup, bool kMin, int m = Kind::kRows>
+template <typename Kind, int kGroup, bool kMin, bool kInPlace, int m = Kind::kRows>
 BW_INLINE void dispatch(int64_t rows, const Rows& x, const Slice& slice, int64_t ahead, float* c) {
-  if (rows == m) return micro<Kind, m, kGroup, kMin>(x, slice, ahead, c);
-  if constexpr (m > 1) dispatch<Kind, kGroup, kMin, m - 1>(rows, x, slice, ahead, c);
+  if (rows == m) return micro<Kind, m, kGroup, kMin, kInPlace>(x, slice, ahead, c);
+  if constexpr (m > 1) dispatch<Kind, kGroup, kMin, kInPlace, m - 1>(rows, x, slice, ahead, c);
 }
 
 template <int bits>
 void multiply_bits(bool has_min, int group, int64_t m, const Rows& x, const Slice& slice,
                    int64_t ahead, float* c) {
-  if (group == 0) return dispatch<CodeDot<8, 0>, 0, false>(m, x, slice, ahead, c);
-  if (group == 16) return dispatch<CodeDot<bits, 16>, 16, false>(m, x, slice, ahead, c);
-  has_min ? dispatch<CodeDot<bits, 32>, 32, true>(m, x, slice, ahead, c)
-          : dispatch<CodeDot<bits, 32>, 32, false>(m, x, slice, ahead, c);
+  if (group == 0) return dispatch<CodeDot<8, 0>, 0, false, true>(m, x, slice, ahead, c);
+  if (group == 16) return dispatch<CodeDot<bits, 16>, 16, false, false>(m, x, slice, ahead, c);
+  has_min ? dispatch<CodeDot<bits, 32>, 32, true, bits == 8>(m, x, slice, ahead, c)
+          : dispatch<CodeDot<bits, 32>, 32, false, bits == 8>(m, x, slice, ahead, c);
 }
 
 void multiply(const CodeFormat format, int64_t m, const Rows& x, const Slice& slice, int64_t ahead,

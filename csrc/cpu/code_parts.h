@@ -81,27 +81,27 @@ struct Slice {
 static_assert(kSliceBlocks * kBlockSteps == CodeFormat::kWholeGroup);
 
 // Word w of the 256 words of a block: the low nibbles of words 0 to 127 share bytes with those of
-// 128 to 255; further bits lie in planes of 32 words a bit. `offset` is taken off every byte.
-template <int bits>
+// 128 to 255; further bits lie in planes of 32 words a bit. kCentred: `offset` is taken off.
+template <int bits, bool kCentred>
 BW_INLINE void unpack_codes(const uint8_t* block, uint8_t offset, uint8_t* codes) {
   constexpr int kWords = kBlockCodes / 4, kHigh = bits - 4, kPlane = 32 * kHigh;
-  const ByteVec offsets = offset - ByteVec{};
   const auto at = [](const uint8_t* p, int word) {
     return *reinterpret_cast<const UVecAt*>(p + 4 * word);
   };
+  const auto put = [&](int word, UVec code) {
+    if constexpr (kHigh > 0) {
+      const UVec plane = at(block + kBlockCodes / 2, word % kPlane);
+      const int up = 4 - kHigh * (word / kPlane);  // to where the low four bits end
+      code |= (up >= 0 ? plane << up : plane >> -up) & ((1 << kHigh) - 1) * 0x10101010u;
+    }
+    if constexpr (kCentred) code = (UVec)((ByteVec)code - (offset - ByteVec{}));
+    *reinterpret_cast<UVecAt*>(codes + 4 * word) = code;
+  };
+#pragma GCC unroll 16  // so that shifts are by constants
   for (int i = 0; i < kWords / 2; i += kLanes) {
     const UVec low = at(block, i);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      UVec code = low >> (4 * half) & 0x0f0f0f0fu;
-      const int word = i + half * kWords / 2;
-      if constexpr (kHigh > 0) {
-        const UVec plane = at(block + kBlockCodes / 2, word % kPlane);
-        const uint32_t mask = kHigh == 1 ? 0x01010101u : 0x03030303u;
-        code |= (plane >> (kHigh * (word / kPlane)) & mask) << 4;
-      }
-      *reinterpret_cast<UVecAt*>(codes + 4 * word) = (UVec)((ByteVec)code - offsets);
-    }
+    put(i, low & 0x0f0f0f0fu);
+    put(i + kWords / 2, low >> 4 & 0x0f0f0f0fu);
   }
 }
 
@@ -123,12 +123,12 @@ BW_INLINE Slice unpack(const CodeFormat format, const uint8_t* block, int64_t n_
   const Slice slice{in_place ? block : room.codes, room.scales, room.minima, n_blocks * kBlockSteps,
                     in_place ? size : format.group * kPanelWidth};
   for (int64_t b = 0; b < n_blocks; ++b, block += size) {
-    for (int64_t line = 0; line < size; line += 64)
+    for (int64_t line = in_place ? code_bytes(format) : 0; line < size; line += 64)
       __builtin_prefetch(block + kCodesAhead + line, 0, 2);
     uint8_t* codes = room.codes + b * kBlockCodes;
-    if (format.bits == 4) unpack_codes<4>(block, offset, codes);
-    if (format.bits == 5) unpack_codes<5>(block, offset, codes);
-    if (format.bits == 6) unpack_codes<6>(block, offset, codes);
+    if (format.bits == 4) unpack_codes<4, kCentred>(block, offset, codes);
+    if (format.bits == 5) unpack_codes<5, kCentred>(block, offset, codes);
+    if (format.bits == 6) unpack_codes<6, kCentred>(block, offset, codes);
     if (format.bits == 8 && !in_place)
       for (int i = 0; i < kBlockCodes; i += 4 * kLanes)
         *reinterpret_cast<UVecAt*>(codes + i) =
