@@ -85,7 +85,7 @@ BW_INLINE void add_group(const IVec (&sum)[m][n], const float* scale, const floa
 template <typename Kind, int m, int kGroup, bool kMin, bool kInPlace>
 void micro(const Rows& x, const Slice& slice, int64_t ahead, float* c) {
   // Few rows are bound by reading: best from end to end, all columns at once.
-  constexpr int n = m <= 2 ? kPanelWidth / kLanes : 2;
+  constexpr int n = m <= 2 ? kPanelWidth / kLanes : 2, n_loaded = m <= 2 ? 1 : 2;
   const int64_t group = kGroup == 0 ? slice.steps : kGroup, n_groups = slice.steps / group;
   for (int column = 0; column < kPanelWidth; column += n * kLanes) {
     const int32_t* words = x.words;
@@ -111,10 +111,17 @@ void micro(const Rows& x, const Slice& slice, int64_t ahead, float* c) {
             for (int line = 0; line < 4 * kPanelWidth; line += 64)
               __builtin_prefetch(codes + ahead + line, 0, 2);
 #pragma GCC unroll 4
-          for (int v = 0; v < n; ++v) {
-            const auto w = Kind::weight(*reinterpret_cast<const UVecAt*>(codes + 4 * v * kLanes));
+          for (int v = 0; v < n; v += n_loaded) {
+            decltype(Kind::weight(UVec{})) w[n_loaded];
+#pragma GCC unroll 2
+            for (int j = 0; j < n_loaded; ++j)
+              w[j] = Kind::weight(*reinterpret_cast<const UVecAt*>(codes + 4 * (v + j) * kLanes));
 #pragma GCC unroll 16
-            for (int i = 0; i < m; ++i) Kind::add(part[i][v], w, Kind::x(words + i * Kind::kWords));
+            for (int i = 0; i < m; ++i) {
+              const auto a = Kind::x(words + i * Kind::kWords);
+#pragma GCC unroll 2
+              for (int j = 0; j < n_loaded; ++j) Kind::add(part[i][v + j], w[j], a);
+            }
           }
         }
 #pragma GCC unroll 16

@@ -44,10 +44,10 @@ class TritonPlan:
     @classmethod
     def exact(cls, plan: AttentionPlan, shape: AttentionShape, device: torch.device) -> TritonPlan:
         """Buffers just large enough for one plan."""
-        last_rows = torch.from_numpy(plan.last_rows.astype(np.int64)).to(device)
-        several = len(last_rows) < plan.n_rows
-        arrays = plan_from(plan, shape.group, device)
-        return cls(arrays, shape, cheaper_path(plan, shape), last_rows if several else None)
+        last_rows = None
+        if len(plan.last_rows) < plan.n_rows:
+            last_rows = torch.from_numpy(plan.last_rows.astype(np.int64)).to(device)
+        return cls(plan_from(plan, shape.group, device), shape, cheaper_path(plan, shape), last_rows)
 
     @classmethod
     def empty(cls, size: PlanSize, shape: AttentionShape, path: AttentionPath, device: torch.device) -> TritonPlan:
