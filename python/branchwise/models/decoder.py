@@ -87,9 +87,8 @@ class Decoder:
         for index, layer in enumerate(self.layers):
             normed = self._add_and_norm(residual, update, layer.input_norm, scratch.normed)
             mixed = self._attention(index, layer, normed, plan, pool[index], scratch)
-            if (
-                index == len(self.layers) - 1 and not every_row
-            ):  # the KV is complete, the other rows have done their part
+            if index == len(self.layers) - 1 and not every_row:
+                # The KV is complete, and nobody asks for the other rows.
                 mixed, residual = self.backend.last_rows(mixed, plan), self.backend.last_rows(residual, plan)
                 scratch = scratch.first(len(residual))
             update = layer.output(mixed, scratch.update)
