@@ -60,7 +60,7 @@ cpp-test: $(READY)  ## test the C++ core alone, under AddressSanitizer and UBSan
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 
-bench: $(READY)  ## run every benchmark in its quick form (5 minutes, after the rivals' installation)
+bench: $(READY)  ## run every benchmark in its quick form (minutes; longer without AVX-512)
 	set -e; for file in $(BENCHES); do PYTHONPATH=. $(BIN)/python $$file --quick; done
 	$(VS) sampling --rows 16 --top-p 0.95 --runs 3 --block 32
 	$(VS) dvts --n 8 --steps 4 --length 20 --levels --structures tuned --runs 1
