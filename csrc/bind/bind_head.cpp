@@ -16,8 +16,6 @@ using namespace py::literals;
 namespace branchwise {
 namespace {
 
-constexpr std::initializer_list<DType> kReal = {DType::f32, DType::bf16};
-
 py::array_t<float> prm_probability(py::object logits, const std::string& kind) {
   const Borrowed logits_ = borrow(logits, "logits");
   const bool pair = kind == "softmax0" || kind == "softmax1";

@@ -33,5 +33,7 @@ PYBIND11_MODULE(_C, module) {
   branchwise::bind_kv_tree(module);
   branchwise::bind_attention_plan(module);
   branchwise::bind_layers(module);
+  branchwise::bind_weights(module);
+  branchwise::bind_pass(module);
   branchwise::bind_head(module);
 }

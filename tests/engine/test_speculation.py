@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from branchwise.engine.branch import Tree
 from branchwise.engine.engine import StepEngine
+from branchwise.engine.forest import Forest
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
 from branchwise.types import Node, Sampling
@@ -129,8 +130,8 @@ def test_it_takes_free_blocks_only_and_is_dropped_first(monkeypatch: pytest.Monk
         assert level(plain, expected)
         most = max(most, plain.kv.n_blocks - plain.kv.tree.n_free_blocks)
     drops = []
-    drop = StepEngine._drop_ahead
-    monkeypatch.setattr(StepEngine, "_drop_ahead", lambda engine: drops.append(1) or drop(engine))
+    drop = Forest.drop_ahead
+    monkeypatch.setattr(Forest, "drop_ahead", lambda forest: drops.append(1) or drop(forest))
     engine, tree = started(speculate=True, blocks=most)  # not a block more than the search itself needs
     for _ in range(4):
         level(engine, tree)

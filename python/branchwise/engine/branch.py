@@ -65,3 +65,23 @@ class Tree:
         """Count slots that were just filled."""
         self.kv_tokens += tokens
         self.cost.kv_tokens = max(self.cost.kv_tokens, self.kv_tokens)
+
+    def let_go(self, branch: Branch) -> None:
+        """One holder less, upwards while nothing needs a node; mirrors what the KV tree frees."""
+        current: Branch | None = branch
+        while current is not None:
+            current.holders -= 1
+            if current.holders:
+                return
+            start = current.parent.end if current.parent else 0
+            self.kv_tokens -= current.end - start - len(current.pending)
+            current.hidden = None
+            del self.branches[current.node]
+            current = current.parent
+
+    def count_iteration(self, rows: int, bytes_read: int) -> None:
+        """Count an iteration in which `rows` branches of this tree drew a token."""
+        cost = self.cost
+        cost.occupancy += (rows / self.width - cost.occupancy) / (cost.iterations + 1)
+        cost.iterations += 1
+        cost.kv_bytes_read += bytes_read

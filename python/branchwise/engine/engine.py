@@ -13,15 +13,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from branchwise._C import lineage_child
 from branchwise.backend.base import BurstBackend
 from branchwise.engine.branch import Branch, StepLimits, Tree
 from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
-from branchwise.engine.kv import Demand, KvCache
+from branchwise.engine.forest import Forest
+from branchwise.engine.kv import KvCache
 from branchwise.engine.rows import Growing, Opening, RowQueue
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
-from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeError
+from branchwise.errors import InputError, OutOfMemory
 from branchwise.models.decoder import Decoder
 from branchwise.text.steps import StepDetector
 from branchwise.text.tokenizer import Tokenizer
@@ -41,6 +41,7 @@ class StepEngine:
         self.runner = Runner(model, kv)
         self.sampler = Sampler(model)
         self.rows = RowQueue(max_rows, prefill_rows)
+        self.forest = Forest(kv, self.rows)
         self.speculate = speculate
         self.context = min(model.config.max_positions, len(next(iter(model.rope.values()))[0]))
         self.flops_per_token = 2.0 * model.config.matmul_parameters
@@ -49,7 +50,6 @@ class StepEngine:
         backend = model.backend
         self.loop = DecodeLoop(model, self.sampler, kv, cast(BurstBackend, backend)) if backend.burst > 1 else None
         self._flying: tuple[list[Growing], Burst] | None = None
-        self._landed: list[tuple[Tree, Node]] = []
 
     # --- trees -------------------------------------------------------------------------------------------------
 
@@ -71,77 +71,22 @@ class StepEngine:
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.context}: shorten the prompt"
             )
         limits = StepLimits(min(limits.max_tokens, room), min(limits.max_step_tokens, room))
-        kept = branches if kept is None else kept
-        demand = Demand(len(prompt), branches, kept, limits.max_tokens, limits.max_step_tokens, max_steps)
-        blocks = self.kv.reserve(demand)
-        if blocks is None:
-            return None
-        root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
-        tree = Tree(
-            root, sampling, seed, self.detector(delimiter), limits, len(prompt), blocks, max_steps, self.speculate,
-            width=branches,
+        return self.forest.open(
+            prompt, lineage=lineage, branches=branches, kept=branches if kept is None else kept, max_steps=max_steps,
+            limits=limits, sampling=sampling, seed=seed, detector=self.detector(delimiter), speculates=self.speculate,
         )  # fmt: skip
-        tree.branches[root] = Branch(root, None, self.kv.tree.add_root(), len(prompt), list(prompt))
-        root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
-        return tree
 
     def expand(self, tree: Tree, node: Node, n: int) -> None:
         """Queue `n` more children of a node; the first one may have been written ahead.
 
         ConfigError: n < 1. StaleNodeError: its KV is gone, or it has ended.
         """
-        branch = tree.branches.get(node)
-        if n < 1:
-            raise ConfigError(f"expand with n={n}: expected at least 1 child")
-        if tree.closed or branch is None or branch.released:
-            raise StaleNodeError(f"node {node.id} was pruned or its tree closed: it can no longer be expanded")
-        if node.is_final or (node.parent is not None and node.finish is None):
-            raise StaleNodeError(f"node {node.id} has finish {node.finish!r}: only a step that stopped can be expanded")
-        n -= self._adopt(tree, branch)
-        if n:
-            self.rows.openings.append(Opening(tree, branch, n))
-
-    def _adopt(self, tree: Tree, parent: Branch) -> int:
-        """Take over the first child of a step if it was written ahead; returns the number of children gained."""
-        child = self.rows.adopt(parent)
-        if child is None:
-            return 0
-        node = child.branch.node
-        parent.node.children.append(node)
-        tree.cost.generated_tokens += len(node.tokens)
-        tree.cost.speculated_tokens -= len(node.tokens)
-        if node.finish is not None:
-            self._landed.append((tree, node))
-        return 1
+        self.forest.expand(tree, node, n)
 
     def prune(self, tree: Tree, node: Node) -> None:
         """Drop the owner's hold on a node; its KV is freed when no child needs it. A growing step is abandoned."""
-        branch = tree.branches.get(node)
-        if branch is None or branch.released:
-            return
         self._land()
-        self._free(tree, [branch, *self.rows.ahead.take_below(branch)])
-
-    def _free(self, tree: Tree, branches: list[Branch]) -> None:
-        self.rows.forget(branches)
-        for branch in branches:
-            if branch.ahead:
-                tree.root.cost.kv_bytes_read += branch.node.cost.kv_bytes_read
-            branch.released = True
-            self.kv.tree.prune(branch.handle)
-            self._let_go(tree, branch)
-        nodes = {branch.node for branch in branches}
-        self._landed = [(tree, node) for tree, node in self._landed if node not in nodes]
-
-    def _drop_ahead(self) -> bool:
-        """Free all that was written ahead, and begin nothing of it; False when there was nothing."""
-        ahead = self.rows.ahead
-        heads = [(item.tree, parent) for parent, item in ahead.children.items() if not parent.ahead]
-        found = bool(heads or ahead.openings)
-        for tree, parent in heads:
-            self._free(tree, ahead.take_below(parent))
-        ahead.openings.clear()
-        return found
+        self.forest.prune(tree, node)
 
     def cancel(self, tree: Tree) -> None:
         """Forget what is queued for a tree but has not begun."""
@@ -149,31 +94,15 @@ class StepEngine:
 
     def close(self, tree: Tree) -> None:
         """Free everything a tree holds. Closing twice is allowed."""
-        if tree.closed:
-            return
-        for node in list(tree.branches):
-            self.prune(tree, node)
-        self.kv.release(tree.reserved_blocks)
-        tree.closed = True
-
-    def _let_go(self, tree: Tree, branch: Branch) -> None:
-        """One holder less, upwards while nothing needs a node; mirrors what the KV tree frees."""
-        current: Branch | None = branch
-        while current is not None:
-            current.holders -= 1
-            if current.holders:
-                return
-            tree.kv_tokens -= current.end - (current.parent.end if current.parent else 0) - len(current.pending)
-            current.hidden = None
-            del tree.branches[current.node]
-            current = current.parent
+        self._land()
+        self.forest.close(tree)
 
     # --- the step loop -----------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         """True when nothing that was asked for is queued or growing."""
-        return self.rows.idle and not (self._flying or self._landed)
+        return self.rows.idle and not (self._flying or self.forest.finished)
 
     @property
     def overlaps(self) -> bool:
@@ -196,7 +125,7 @@ class StepEngine:
             return rows, loop.start([self._loop_row(item) for item in rows], detector, self.tokenizer.eos_ids)
         except OutOfMemory:
             self.rows.put_back(rows)
-            if not self._drop_ahead():
+            if not self.forest.drop_ahead():
                 raise
             return self._take_off(loop)
 
@@ -204,9 +133,9 @@ class StepEngine:
         """Run one decode iteration, or collect a burst of them, and return the steps that finished."""
         self.begin()
         self._land()
-        if self._landed or (self.loop is not None and not self.rows.opening):
-            landed, self._landed = self._landed, []
-            return landed
+        if self.forest.finished or (self.loop is not None and not self.rows.opening):
+            finished, self.forest.finished = self.forest.finished, []
+            return finished
         with self.model.backend.stream("policy"):
             return self._iterate()
 
@@ -219,7 +148,7 @@ class StepEngine:
             hidden = self.runner.forward(feeds) if feeds else self._no_rows
         except OutOfMemory:  # nothing was appended: put everything back, so that the caller can free and go on
             self.rows.put_back(growing, openings)
-            if not self._drop_ahead():
+            if not self.forest.drop_ahead():
                 raise
             return self._iterate()
         self._commit(growing, fed, feeds)
@@ -260,7 +189,7 @@ class StepEngine:
             item.tree.hold(len(tokens))
             for token, logprob in zip(tokens, logprobs, strict=True):
                 self._accept(item, token, logprob)
-        self._landed += self._settle(growing)
+        self.forest.finished += self._settle(growing)
 
     def _loop_row(self, item: Growing) -> LoopRow:
         tree, branch = item.tree, item.branch
@@ -307,28 +236,8 @@ class StepEngine:
         """Children of every opening whose hidden state is known; the others stay first in the queue."""
         waiting = [opening for opening in openings if opening.branch.hidden is None]
         self.rows.put_back([], waiting)
-        return [
-            self._child(opening, handle)
-            for opening in openings
-            if opening.branch.hidden is not None
-            for handle in self.kv.tree.fork(opening.branch.handle, opening.n)
-        ]
-
-    def _child(self, opening: Opening, handle: int) -> Growing:
-        tree, parent = opening.tree, opening.branch
-        index = len(parent.node.children)
-        lineage = lineage_child(parent.node.lineage, index)
-        node = Node(
-            id=len(tree.branches), parent=parent.node, index=index, depth=parent.node.depth + 1, lineage=lineage
-        )
-        parent.holders += 1
-        child = Growing(tree, Branch(node, parent, handle, parent.end, [], tree.detector.start, ahead=opening.ahead))
-        tree.branches[node] = child.branch
-        if opening.ahead:
-            self.rows.ahead.children[parent] = child
-        else:
-            parent.node.children.append(node)
-        return child
+        ready = [opening for opening in openings if opening.branch.hidden is not None]
+        return [child for opening in ready for child in self.forest.begin_children(opening)]
 
     def _draw(self, item: Growing) -> Draw:
         return Draw(item.tree.seed, item.branch.node.lineage, item.branch.end, item.tree.sampling)
@@ -366,10 +275,7 @@ class StepEngine:
             item.tree.cost.speculated_tokens += item.branch.ahead
             item.tree.cost.generated_tokens += not item.branch.ahead
         for tree, rows in by_tree.items():
-            cost = tree.cost
-            cost.occupancy += (rows / tree.width - cost.occupancy) / (cost.iterations + 1)
-            cost.iterations += 1
-            cost.kv_bytes_read += share * rows
+            tree.count_iteration(rows, share * rows)
 
     def detector(self, delimiter: str) -> StepDetector:
         """The step detector of a delimiter; its automaton is shared by all trees."""

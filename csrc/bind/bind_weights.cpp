@@ -1,0 +1,227 @@
+// Binds packed weights, their products, and the memory they lie in.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/bind.h"
+#include "bind/pass.h"
+#include "core/large_memory.h"
+#include "cpu/code_weight.h"
+#include "cpu/packed_weight.h"
+#include "cpu/quantise.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace branchwise {
+namespace {
+
+py::array_t<uint8_t> large_array(int64_t bytes) {
+  CHECK_ARG(bytes > 0, "bytes is ", bytes, ", expected more than 0");
+  auto* owner = new std::shared_ptr<void>(large_memory(bytes));
+  const py::capsule base(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
+  return py::array_t<uint8_t>(bytes, static_cast<const uint8_t*>(owner->get()), base);
+}
+
+// Columns [column, column + n) of a product's result; n / 2 of them where it ends in `kind`.
+struct Target {
+  Borrowed x, out, bias;
+  int64_t rows, columns;  // of out
+  void* data;             // out at `column`
+  const void* bias_data;
+  Act act;
+
+  Target(py::object x_, py::object out_, py::object bias_, int64_t n, int64_t k, int64_t column,
+         const std::string& kind)
+      : x(borrow(x_, "x")),
+        out(borrow(out_, "out", Access::write)),
+        bias(bias_.is_none() ? Borrowed() : borrow(bias_, "bias")),
+        act(kind.empty() ? Act::none : act_of(kind)) {
+    if (act != Act::none) {
+      CHECK_ARG(n % (2 * kPanelWidth) == 0, "a gated weight has ", n,
+                " rows, expected a multiple of ", 2 * kPanelWidth);
+      CHECK_ARG(column == 0 && !bias->data, "a gated product takes no bias and no column");
+      n /= 2;
+    }
+    Shapes shapes;
+    shapes.check("x", x.view(), kReal, {"rows", k});
+    shapes.check("out", out.view(), kReal, {"rows", "columns"});
+    rows = shapes["rows"], columns = shapes["columns"];
+    CHECK_ARG(column >= 0 && column + n <= columns, "out has shape ", shape_text(out.view()),
+              ", expected room for columns ", column, " to ", column + n);
+    if (bias->data) shapes.check("bias", bias.view(), {x->dtype}, {columns});
+    data = static_cast<char*>(out->data) + column * dtype_bytes(out->dtype);
+    bias_data =
+        bias->data ? static_cast<char*>(bias->data) + column * dtype_bytes(x->dtype) : nullptr;
+  }
+};
+
+// Runs or records a product with `weight`, a Python object that holds the weights.
+template <typename Args, typename Weight>
+void multiply(const Args& args, Target& to, const Weight& weight) {
+  if (recording) recording->keep(py::cast(&weight, py::return_value_policy::reference));
+  call(args, args.rows, std::move(to.x), std::move(to.out), std::move(to.bias));
+}
+
+void gemm(py::object x, const PackedWeight& packed, py::object out, py::object bias, int64_t column,
+          const std::string& gated) {
+  Target to(x, out, bias, packed.n(), packed.k(), column, gated);
+  const GemmArgs args{to.x->data,
+                      packed.panels(),
+                      to.bias_data,
+                      to.data,
+                      nullptr,
+                      to.rows,
+                      packed.n(),
+                      packed.k(),
+                      to.columns,
+                      real_of(to.x->dtype),
+                      real_of(packed.dtype()),
+                      real_of(to.out->dtype),
+                      to.act,
+                      packed.compact()};
+  multiply(args, to, packed);
+}
+
+void code_gemm(py::object x, const CodeWeight& weight, py::object out, py::object bias,
+               int64_t column, const std::string& gated) {
+  Target to(x, out, bias, weight.n(), weight.k(), column, gated);
+  const CodeGemmArgs args{to.x->data,
+                          weight.panels(),
+                          weight.column_scale(),
+                          to.bias_data,
+                          to.data,
+                          nullptr,
+                          to.rows,
+                          weight.n(),
+                          weight.k(),
+                          to.columns,
+                          weight.format(),
+                          real_of(to.x->dtype),
+                          real_of(to.out->dtype),
+                          to.act};
+  multiply(args, to, weight);
+}
+
+CodeWeight make_code_weight(py::object codes, py::object scales, py::object minima, int bits,
+                            int group) {
+  const Borrowed codes_ = borrow(codes, "codes"), scales_ = borrow(scales, "scales");
+  if (minima.is_none()) return {codes_.view(), scales_.view(), {}, bits, group};
+  const Borrowed minima_ = borrow(minima, "minima");
+  return {codes_.view(), scales_.view(), minima_.view(), bits, group};
+}
+
+// Memory of an array, which stays alive. The last holder must have the GIL.
+std::shared_ptr<void> keep(const py::array& array) {
+  return {const_cast<void*>(array.data()), [array](void*) {}};
+}
+
+PackedWeight stored_packed_weight(const py::array_t<uint8_t, py::array::c_style>& panels,
+                                  const std::pair<int64_t, int64_t>& shape,
+                                  const std::string& dtype, bool compact) {
+  CHECK_ARG(dtype == "float32" || dtype == "bfloat16", "dtype is ", dtype,
+            ", expected float32 or bfloat16");
+  const DType type = dtype == "float32" ? DType::f32 : DType::bf16;
+  return {keep(panels), panels.size(), shape.first, shape.second, type, compact};
+}
+
+CodeWeight stored_code_weight(
+    const py::array_t<uint8_t, py::array::c_style>& panels,
+    const std::optional<py::array_t<float, py::array::c_style>>& column_scale,
+    const std::pair<int64_t, int64_t>& shape, int bits, int group, bool has_minima) {
+  std::vector<float> scale;
+  if (column_scale) scale.assign(column_scale->data(), column_scale->data() + column_scale->size());
+  const CodeFormat format{bits, group, has_minima};
+  return {keep(panels), panels.size(), std::move(scale), shape.first, shape.second, format};
+}
+
+// A read-only view of memory that `owner` holds.
+template <typename T>
+py::array_t<T> view_of(int64_t size, const T* data, const py::object& owner) {
+  py::array_t<T> view(size, data, owner);
+  view.attr("flags").attr("writeable") = false;
+  return view;
+}
+
+template <typename Weight>
+py::array_t<uint8_t> panels_of(const py::object& self) {
+  const Weight& weight = self.cast<const Weight&>();
+  return view_of(weight.panel_bytes(), static_cast<const uint8_t*>(weight.panels()), self);
+}
+
+py::object column_scale_of(const py::object& self) {
+  const CodeWeight& weight = self.cast<const CodeWeight&>();
+  if (!weight.column_scale()) return py::none();
+  return view_of(weight.n(), weight.column_scale(), self);
+}
+
+void quantise_weight(py::object weight, py::object codes, py::object scales, py::object minima,
+                     int bits, int group) {
+  const Borrowed weight_ = borrow(weight, "weight"), codes_ = borrow(codes, "codes", Access::write);
+  const Borrowed scales_ = borrow(scales, "scales", Access::write);
+  const Borrowed minima_ = minima.is_none() ? Borrowed() : borrow(minima, "minima", Access::write);
+  py::gil_scoped_release release;
+  quantise(weight_.view(), codes_.view(), scales_.view(), minima_.view(), bits, group);
+}
+
+}  // namespace
+
+void bind_weights(py::module_& module) {
+  module.def("large_memory", &large_array, "bytes"_a,
+             "[bytes] uint8 in huge pages where there are any, not initialised and not yet taken.");
+  module.attr("PANEL_WIDTH") = kPanelWidth;
+  module.attr("PANEL_FORMAT") = kPanelFormat;
+  py::class_<PackedWeight>(module, "PackedWeight", "A weight [out, in] packed for gemm.")
+      .def(py::init([](py::object weight, bool compact) {
+             return PackedWeight(borrow(weight, "weight").view(), compact);
+           }),
+           "weight"_a, "compact"_a = false,
+           "compact: 12 bits for every weight, without loss, where it is bf16 and has few "
+           "exponents.")
+      .def_static("stored", &stored_packed_weight, py::arg("panels").noconvert(), "shape"_a,
+                  "dtype"_a, "compact"_a,
+                  "A weight from the panels of another: its `panels`, in memory that is kept and "
+                  "must not change, such as large_memory's.")
+      .def_property_readonly("panels", &panels_of<PackedWeight>)
+      .def_property_readonly("dtype", [](const PackedWeight& w) { return dtype_name(w.dtype()); })
+      .def_property_readonly("compact",
+                             [](const PackedWeight& w) { return w.compact() != nullptr; })
+      .def_property_readonly("shape",
+                             [](const PackedWeight& w) { return py::make_tuple(w.n(), w.k()); })
+      .def_property_readonly("nbytes", &PackedWeight::bytes);
+  module.def(
+      "gemm", &gemm, "x"_a, "packed"_a, "out"_a, "bias"_a = py::none(), "column"_a = 0,
+      "gated"_a = "",
+      "out[:, column:column + n] = x @ weight.T + bias; x: [rows, in], out: [rows, columns], "
+      "fp32 or bf16 each; bias: [columns] of x's dtype. A row's bits do not depend on the "
+      "other rows.");
+  py::class_<CodeWeight>(module, "CodeWeight", "A weight of small integers packed for code_gemm.")
+      .def(py::init(&make_code_weight), "codes"_a, "scales"_a, "minima"_a, "bits"_a, "group"_a,
+           "codes: [out, in] uint8; scales: [out, in / group] fp32, or [out, 1] for group 0; "
+           "minima: as scales, or None: then weights are scale * (code - 2^(bits - 1)).")
+      .def_static("stored", &stored_code_weight, py::arg("panels").noconvert(), "column_scale"_a,
+                  "shape"_a, "bits"_a, "group"_a, "has_minima"_a,
+                  "A weight from the panels and column scales of another, as PackedWeight.stored.")
+      .def_property_readonly("panels", &panels_of<CodeWeight>)
+      .def_property_readonly("column_scale", &column_scale_of)
+      .def_property_readonly("format",
+                             [](const CodeWeight& w) {
+                               const CodeFormat format = w.format();
+                               return py::make_tuple(format.bits, format.group, format.has_min);
+                             })
+      .def_property_readonly("shape",
+                             [](const CodeWeight& w) { return py::make_tuple(w.n(), w.k()); })
+      .def_property_readonly("nbytes", &CodeWeight::bytes);
+  module.def("quantise", &quantise_weight, "weight"_a, "codes"_a, "scales"_a, "minima"_a, "bits"_a,
+             "group"_a, "Round weight: [out, in] fp32 into what CodeWeight takes; it is written.");
+  module.def("code_gemm", &code_gemm, "x"_a, "weight"_a, "out"_a, "bias"_a = py::none(),
+             "column"_a = 0, "gated"_a = "",
+             "As gemm; x is quantised to int8 on the way in, one scale per row and group of k.");
+}
+
+}  // namespace branchwise
