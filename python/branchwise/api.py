@@ -94,13 +94,13 @@ class Engine:
         memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
         configs = [model.config] + ([judge.model.config] if judge is not None else [])
         blocks = kv_blocks(configs, dtype, backend, memory)
-        kv = KvCache(model.config, blocks, dtype, backend)
+        kv = KvCache(model.config, blocks, dtype, backend, memory)
         self.steps = StepEngine(
             model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate
         )
         self.scorer: Scorer | None = None
         if judge is not None:
-            judge_kv = KvCache(judge.model.config, blocks, dtype, backend)
+            judge_kv = KvCache(judge.model.config, blocks, dtype, backend, memory)
             self.scorer = Scorer(judge, judge_kv, batch_rows=config.prefill_rows)
         judge_blocks = blocks if judge is not None else 0
         name = str(dtype).removeprefix("torch.")

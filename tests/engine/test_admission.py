@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import branchwise as bw
 from branchwise import _C
 from branchwise.engine.kv import Demand, KvCache
+from branchwise.errors import OutOfMemory
 from branchwise.search.registry import make_strategy
 from e2e.test_bundled_pair import facts
 
@@ -124,3 +126,13 @@ def caches(engine: bw.Engine) -> list[KvCache]:
 
 def bytes_of(cache: KvCache) -> int:
     return cache.slot_bytes * cache.block_slots
+
+
+def test_the_memory_that_a_refusal_asks_for_is_enough() -> None:
+    options = {"max_tokens": 300, "max_step_tokens": 48}
+    with bw.Engine(kv_memory=2 << 20, **options) as engine, pytest.raises(OutOfMemory) as refusal:
+        engine.solve(QUESTIONS[0], "beam", n=16, expand=4)
+    asked = re.search(r"needs kv_memory of about ([\d.]+) MiB, it is 2.0 MiB: raise it", str(refusal.value))
+    assert asked
+    with bw.Engine(kv_memory=int((float(asked[1]) + 0.05) * 2**20), **options) as engine:
+        assert engine.solve(QUESTIONS[0], "beam", n=16, expand=4).candidates

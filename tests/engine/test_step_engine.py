@@ -202,10 +202,12 @@ def test_bad_requests_are_refused() -> None:
         open_tree(engine, [], Sampling())
     with pytest.raises(InputError, match=r"3000 tokens.*context is 2048"):
         open_tree(engine, [5] * 3000, Sampling())
-    with pytest.raises(OutOfMemory, match="n=7 is the most that fits; raise kv_memory"):
+    with pytest.raises(OutOfMemory, match="raise it, lower max_tokens, or n: 7 is the most"):
         open_tree(engine, [5] * 10, Sampling(), branches=50)
-    with pytest.raises(OutOfMemory, match="n=7 is the most"):
+    with pytest.raises(OutOfMemory, match="n: 7 is the most"):
         open_tree(engine, [5] * 10, Sampling(), branches=8)
+    with pytest.raises(OutOfMemory, match=r"raise it, or lower max_tokens$"):
+        open_tree(engine, [5] * 2000, Sampling(), branches=2)
     largest = open_tree(engine, [5] * 10, Sampling(), branches=7)
     engine.close(largest)
     tree = open_tree(engine, [5, 6], Sampling(), branches=2)

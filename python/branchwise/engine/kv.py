@@ -55,11 +55,13 @@ class KvCache:
     """KV tree, planner and pool of one model, plus the blocks that admitted problems have been promised.
 
     pool: [layer, block, kv_head, 2, kv_width]; how K and V lie in a block is the backend's affair
+    kv_memory: bytes of this and other models' caches of as many blocks, which messages speak of; None: it is alone
     """
 
     def __init__(
-        self, config: DecoderConfig, n_blocks: int, dtype: torch.dtype, backend: Backend | None = None
-    ) -> None:
+        self, config: DecoderConfig, n_blocks: int, dtype: torch.dtype, backend: Backend | None = None,
+        kv_memory: int | None = None,
+    ) -> None:  # fmt: skip
         backend = CpuBackend() if backend is None else backend
         self.block_slots = backend.block_slots
         self.tree = KvTree(n_blocks, self.block_slots)
@@ -69,6 +71,7 @@ class KvCache:
         self.slot_bytes = block_bytes(config, dtype, backend) // backend.block_slots
         self.n_blocks = n_blocks
         self.n_reserved = 0
+        self._kv_memory = n_blocks * self.block_slots * self.slot_bytes if kv_memory is None else kv_memory
 
     def reserve(self, demand: Demand) -> int | None:
         """Promise what a search needs: the blocks, for `release`, or None while others hold too many.
@@ -77,11 +80,11 @@ class KvCache:
         """
         n_blocks = demand.blocks(self.block_slots)
         if n_blocks > self.n_blocks:
-            need, have = (count * self.block_slots * self.slot_bytes / 2**20 for count in (n_blocks, self.n_blocks))
+            need, have = ceil(self._kv_memory * n_blocks / self.n_blocks), self._kv_memory
+            most = demand.most_branches(self.block_slots, self.n_blocks)
             raise OutOfMemory(
-                f"one problem needs up to {need:.0f} MiB of KV, the budget is {have:.0f} MiB: "
-                f"n={demand.most_branches(self.block_slots, self.n_blocks)} is the most that fits; "
-                "raise kv_memory, or lower n or max_tokens"
+                f"one problem needs kv_memory of about {need / 2**20:,.1f} MiB, it is {have / 2**20:,.1f} MiB: "
+                + (f"raise it, lower max_tokens, or n: {most} is the most" if most else "raise it, or lower max_tokens")
             )
         if self.n_reserved + n_blocks > self.n_blocks:
             return None
