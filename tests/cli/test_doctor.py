@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
+
 from branchwise import assets
+from branchwise.cli.doctor import busy_hint
 from branchwise.env import VARIABLES
 
 
@@ -24,6 +30,26 @@ def test_json(command):
     assert kernels["chosen"] in kernels["supported"]
     assert not set(kernels["missing"]) & set(kernels["supported"])
     assert {each["name"] for each in document["environment"]} == {variable.name for variable in VARIABLES}
+
+
+def test_busy_cpus_are_seen(command):
+    idle = command("doctor", "--json").document["hardware"]["busy cpus"]
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        hardware = command("doctor", "--json").document["hardware"]
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    assert 0 <= idle <= hardware["usable cpus"]
+    assert hardware["busy cpus"] > 0.5
+
+
+@pytest.mark.parametrize(("busy", "threads", "advice"), [(1.1, 8, "7"), (7.9, 8, "1"), (1.0, 7, None), (0.4, 8, None)])
+def test_the_advice_leaves_others_their_cpus(busy, threads, advice):
+    hint = busy_hint(busy, 8, threads)
+    assert hint is None if advice is None else f"BRANCHWISE_THREADS={advice} " in hint
+    assert busy_hint(8.0, 8, 1) is None
 
 
 def test_a_missing_model_is_a_problem(command, monkeypatch, tmp_path):

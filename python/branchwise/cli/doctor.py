@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,9 @@ _LOSSES = (  # in the order in which instruction sets build on each other
     ("avx512_bf16", "no bf16 and int8 products in vector registers: bf16 is widened to fp32, integers to 16 bits"),
     ("amx", "no matrix units: prompts, PRM batches and large n are slower in bf16 and int8"),
 )
+
+
+_LOOK = 0.3  # seconds in which other processes are watched
 
 
 def doctor(
@@ -75,11 +79,45 @@ def _hardware() -> dict[str, Any]:
         "architecture": platform.machine(),
         "cpus": os.cpu_count(),
         "usable cpus": len(os.sched_getaffinity(0)),
+        "busy cpus": _busy_cpus(),
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "free memory": free_memory(),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def _busy_cpus() -> float:
+    """How many of the usable CPUs other processes keep busy just now."""
+
+    def ticks() -> tuple[int, int]:
+        busy = total = 0
+        usable = {f"cpu{index}" for index in os.sched_getaffinity(0)}
+        for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+            name, *counts = line.split()
+            if name in usable:
+                times = [int(count) for count in counts[:8]]  # user nice system idle iowait irq softirq steal
+                busy, total = busy + sum(times) - times[3] - times[4], total + sum(times)
+        return busy, total
+
+    try:
+        busy, total = ticks()
+        time.sleep(_LOOK)
+        later_busy, later_total = ticks()
+    except OSError:
+        return 0.0
+    return round(len(os.sched_getaffinity(0)) * (later_busy - busy) / max(1, later_total - total), 1)
+
+
+def busy_hint(busy: float, cpus: int, threads: int) -> str | None:
+    """Advice where other processes need the CPUs that our threads would run on; None where there is room."""
+    taken = round(busy)
+    if taken == 0 or threads + taken <= cpus or threads == 1:
+        return None
+    return (
+        f"other processes keep {busy:.1f} of {cpus} CPUs busy, and threads wait for the last of them: "
+        f"BRANCHWISE_THREADS={max(1, cpus - taken)} is faster meanwhile"
+    )
 
 
 def _cpu_model() -> str:
@@ -155,6 +193,7 @@ def _print(report: dict[str, Any]) -> None:
             "CPU",
             f"{hardware['cpu']} ({hardware['architecture']}), {hardware['usable cpus']} of {hardware['cpus']} CPUs",
         ),
+        *_busy_rows(hardware, libraries),
         ("memory", f"{numbers.size(hardware['memory'])}, {numbers.size(hardware['free memory'])} free"),
         ("system", f"{hardware['system']}, Python {hardware['python']}"),
         ("kernels", f"{kernels['chosen'] or 'none'} (possible here: {', '.join(kernels['supported']) or 'none'})"),
@@ -177,6 +216,11 @@ def _print(report: dict[str, Any]) -> None:
         console.print(f"problem: {problem}", style="red", soft_wrap=True)
     if not report["problems"]:
         console.print("no problems found")
+
+
+def _busy_rows(hardware: dict[str, Any], libraries: dict[str, Any]) -> list[tuple[str, str]]:
+    hint = busy_hint(hardware["busy cpus"], hardware["usable cpus"], libraries.get("threads", 1))
+    return [("  busy", hint)] if hint else []
 
 
 def _gpu(libraries: dict[str, Any]) -> str:
