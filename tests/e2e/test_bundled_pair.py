@@ -124,7 +124,7 @@ def test_mistakes_are_named(engine: bw.Engine) -> None:
         engine.solve("1+" * 5000 + "1=?", "greedy")
     with pytest.raises(bw.ConfigError, match="top_p"):
         engine.solve("1+1=?", "greedy", top_p=0)
-    with pytest.raises(bw.OutOfMemory, match="raise kv_memory"):
+    with pytest.raises(bw.OutOfMemory, match="needs kv_memory of about"):
         engine.solve("1+1=?", "majority", n=200_000)
     with pytest.raises(bw.ConfigError, match="unknown engine option 'dtpye'"):
         bw.Engine(dtpye="float32")
