@@ -59,7 +59,8 @@ class Call:
 def call_of(model: str, case: str, dtype: torch.dtype, share: bool = True) -> Call:
     heads, kv_heads, head_dim = MODELS[model]
     plan, n_blocks = plan_of(*CASES[case], share)
-    pool = torch.randn(n_blocks, kv_heads, 2, _C.kv_width(head_dim)).to(dtype)
+    values = torch.randn(n_blocks, kv_heads, 2, _C.kv_width(head_dim)).to(dtype)
+    pool = torch.from_numpy(_C.large_memory(values.nbytes)).view(dtype).view(values.shape).copy_(values)
     q = torch.randn(plan.n_rows, heads * head_dim).to(dtype)
     out = torch.empty_like(q)
 

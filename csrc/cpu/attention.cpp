@@ -82,6 +82,7 @@ struct VectorProduct {
   using T = Element;
   struct Scope {};
   static constexpr bool kPairs = Format::kPairs;
+  static constexpr bool kFetches = true;  // the keys and values that come next, while it multiplies
 
   static void pack_query(Tile& tile, int i, const T* q, int head_dim) {
     if constexpr (kPairs)
@@ -89,24 +90,23 @@ struct VectorProduct {
     else
       for (int d = 0; d < head_dim; ++d) tile.q[i][d] = to_float(q[d]);
   }
-  static void score(const Tile& tile, View& view, int block, const T* keys, int head_dim) {
+  // The scores of a block. keys: its own, and what is multiplied next
+  static void score(const Tile& tile, View& view, int block, const void* const* keys,
+                    int head_dim) {
+    const Pieces pieces{keys, 1, head_dim, 0};
     for (int i = 0; i < view.n; i += kMaxRows) {
       const int m = view.n - i < kMaxRows ? view.n - i : kMaxRows;
-      float* s = view.s[block][i];
-      for (int j = 0; j < m * kBlockSlots; j += kLanes) store(s + j, Vec{});
-      multiply_rows<Format, kQueryWords>(m, tile.q[view.first + i], keys, head_dim, s);
+      multiply_rows<Format, kQueryWords>(m, tile.q[view.first + i], pieces, view.s[block][i]);
     }
   }
-  // view.o = weights * panel `panel` of the values
-  template <typename Values>
-  static void weigh(View& view, Values values, int panel) {
+  // view.o = weights * one panel of the values. values: of the view's blocks, and what is
+  // multiplied next
+  static void weigh(View& view, const void* const* values) {
+    const Pieces pieces{values, view.block_end - view.block_begin, kBlockSlots,
+                        kTileQueries * kBlockSlots};
     for (int i = 0; i < view.n; i += kMaxRows) {
       const int m = view.n - i < kMaxRows ? view.n - i : kMaxRows;
-      float* o = view.o[i];
-      for (int j = 0; j < m * kPanelWidth; j += kLanes) store(o + j, Vec{});
-      for (int block = view.block_begin; block < view.block_end; ++block)
-        multiply_rows<Format, kBlockSlots>(
-            m, view.s[block][i], values(block) + panel * kPanelWidth * kBlockSlots, kBlockSlots, o);
+      multiply_rows<Format, kBlockSlots>(m, view.s[view.block_begin][i], pieces, view.o[i]);
     }
   }
 };
@@ -116,20 +116,19 @@ struct VectorProduct {
 struct TileProduct {
   using T = Bf16;
   using Scope = TileScope;
-  static constexpr bool kPairs = true;
+  static constexpr bool kPairs = true, kFetches = false;
 
   static void pack_query(Tile& tile, int i, const T* q, int head_dim) {
     T* out = reinterpret_cast<T*>(tile.q[i]);
     for (int d = 0; d < head_dim; d += kTileSteps) store_steps(q + d, head_dim - d, out + d);
   }
-  static void score(const Tile& tile, View& view, int block, const T* keys, int head_dim) {
-    view.n > kTileRows ? score_tiles<true>(tile, view, block, keys, head_dim)
-                       : score_tiles<false>(tile, view, block, keys, head_dim);
+  static void score(const Tile& tile, View& view, int block, const void* const* keys,
+                    int head_dim) {
+    view.n > kTileRows ? score_tiles<true>(tile, view, block, *keys, head_dim)
+                       : score_tiles<false>(tile, view, block, *keys, head_dim);
   }
-  template <typename Values>
-  static void weigh(View& view, Values values, int panel) {
-    view.n > kTileRows ? weigh_tiles<true>(view, values, panel)
-                       : weigh_tiles<false>(view, values, panel);
+  static void weigh(View& view, const void* const* values) {
+    view.n > kTileRows ? weigh_tiles<true>(view, values) : weigh_tiles<false>(view, values);
   }
 
  private:
@@ -139,23 +138,23 @@ struct TileProduct {
     __builtin_memcpy(out, q, n * sizeof(T));
   }
   template <bool kTwo>
-  static void score_tiles(const Tile& tile, View& view, int block, const T* keys, int head_dim) {
+  static void score_tiles(const Tile& tile, View& view, int block, const void* keys, int head_dim) {
     constexpr int kStride = kQueryWords * sizeof(float);
     const char* q = reinterpret_cast<const char*>(tile.q[view.first]);
-    const char* panel = reinterpret_cast<const char*>(keys);
+    const char* panel = static_cast<const char*>(keys);
     zero_sums<kTwo>();
     for (int d = 0; d < head_dim; d += kTileSteps, q += kTileBytes, panel += kPanelTile)
       tile_step<Dot::bf16, kTwo>(q, q + kTileRows * kStride, kStride, panel);
     store_sums<kTwo>(view.s[block]);
   }
-  template <bool kTwo, typename Values>
-  static void weigh_tiles(View& view, Values values, int panel) {
+  template <bool kTwo>
+  static void weigh_tiles(View& view, const void* const* values) {
     constexpr int kStride = kBlockSlots * sizeof(float);
     zero_sums<kTwo>();
-    for (int block = view.block_begin; block < view.block_end; ++block) {
+    for (int block = view.block_begin; block < view.block_end; ++block, ++values) {
       const char* p = reinterpret_cast<const char*>(view.s[block]);
-      const char* v = reinterpret_cast<const char*>(values(block)) + panel * kPanelTile;
-      tile_step<Dot::bf16, kTwo>(p, p + kTileRows * kStride, kStride, v);
+      tile_step<Dot::bf16, kTwo>(p, p + kTileRows * kStride, kStride,
+                                 static_cast<const char*>(*values));
     }
     store_sums<kTwo>(view.o);
   }
@@ -246,12 +245,13 @@ class NextChunk {
 };
 
 // Turns scores into weights and brings m and d of all queries of the view up to date.
-template <bool kPairs, typename T>
-void softmax(Tile& tile, View& view, float scale, float softcap, NextChunk<T> next) {
+template <typename Product>
+void softmax(Tile& tile, View& view, float scale, float softcap, const Chunk& next) {
+  [[maybe_unused]] NextChunk<typename Product::T> fetch(next, view.n);
   const float unit = (softcap > 0 ? softcap : scale) * kLog2e;
   float top[kTileQueries], base[kTileQueries];
   for (int i = 0; i < view.n; ++i) {
-    next.fetch_part();
+    if constexpr (!Product::kFetches) fetch.fetch_part();
     top[i] = top_score(view, i, scale, softcap);
   }
   float *m = tile.m + view.first, *d = tile.d + view.first;
@@ -264,7 +264,7 @@ void softmax(Tile& tile, View& view, float scale, float softcap, NextChunk<T> ne
     store_up_to(view.keep + i, exp2(before - from), lanes);
   });
   for (int i = 0; i < view.n; ++i)
-    d[i] = d[i] * view.keep[i] + weights_of<kPairs>(view, i, unit, base[i]);
+    d[i] = d[i] * view.keep[i] + weights_of<Product::kPairs>(view, i, unit, base[i]);
 }
 
 // --- a task
@@ -329,21 +329,24 @@ template <typename Product>
 void attend(const Chunk& chunk, const Chunk& next, Tile& tile, View& view) {
   using T = typename Product::T;
   const AttentionArgs& args = *chunk.args;
-  const int head_dim = args.head_dim;
-  for (int block = view.block_begin; block < view.block_end; ++block) {
-    Product::score(tile, view, block, chunk.keys<T>(block), head_dim);
-  }
-  softmax<Product::kPairs>(tile, view, args.scale, args.softcap, NextChunk<T>(next, view.n));
-  const int last_block = chunk.item->key_count / kBlockSlots;  // if only partly written
-  alignas(64) T last[kMaxHeadDim * kBlockSlots];
-  if (last_block < view.block_end)
-    copy_written(chunk.values<T>(last_block), chunk.width(), chunk.item->key_count % kBlockSlots,
-                 last);
-  const auto values = [&](int block) {
-    return block == last_block ? static_cast<const T*>(last) : chunk.values<T>(block);
-  };
-  for (int column = 0; column < head_dim; column += kPanelWidth) {
-    Product::weigh(view, values, column / kPanelWidth);
+  const int begin = view.block_begin, n = view.block_end - begin;
+  const int last = chunk.item->key_count / kBlockSlots - begin;  // if only partly written
+  const void* pieces[kItemBlocks + 1];
+  for (int i = 0; i < n; ++i) pieces[i] = chunk.keys<T>(begin + i);
+  pieces[n] = chunk.values<T>(begin);
+  for (int i = 0; i < n; ++i) Product::score(tile, view, begin + i, pieces + i, args.head_dim);
+  softmax<Product>(tile, view, args.scale, args.softcap, next);
+  alignas(64) T written[kMaxHeadDim * kBlockSlots];
+  if (last < n)
+    copy_written(chunk.values<T>(begin + last), chunk.width(), chunk.item->key_count % kBlockSlots,
+                 written);
+  for (int column = 0; column < args.head_dim; column += kPanelWidth) {
+    const int64_t at = column * kBlockSlots;
+    for (int i = 0; i < n; ++i) pieces[i] = (i == last ? written : chunk.values<T>(begin + i)) + at;
+    pieces[n] = column + kPanelWidth < args.head_dim
+                    ? chunk.values<T>(begin) + at + kPanelWidth * kBlockSlots
+                    : next.keys<T>(0);
+    Product::weigh(view, pieces);
     for (int i = 0; i < view.n; ++i) {
       float* o = tile.o[view.first + i] + column;
       for (int j = 0; j < kPanelWidth; j += kLanes)

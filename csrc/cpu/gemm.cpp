@@ -78,8 +78,8 @@ void gemm_typed(const GemmArgs& args) {
           for (int64_t g = first; g < last; ++g) {
             const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
             const float* a = args.scratch + begin * words + (Format::kPairs ? k / 2 : k) * m;
-            multiply_rows<Format>(m, a, slice, steps, sums + (begin - row_begin) * kPanelWidth,
-                                  args.compact ? 0 : kAhead);
+            multiply_rows<Format>(m, a, slice, steps, args.compact ? 0 : kAhead,
+                                  sums + (begin - row_begin) * kPanelWidth);
           }
         }
       }
