@@ -5,9 +5,11 @@
 // output depend on its row alone, and are the same on every instruction set with fused
 // multiply-adds.
 //
-// A slice of a panel is unpacked to bytes in L1 and serves all rows of the task.
+// A slice of a panel is unpacked to bytes in L1 and serves all rows of the task; for few rows codes
+// are unpacked in registers (code_rows.h).
 #include "cpu/code_dot.h"
 #include "cpu/code_parts.h"
+#include "cpu/code_rows.h"
 #include "cpu/gemm_parts.h"
 #include "cpu/isa_entry.h"
 #if defined(__AMX_INT8__)
@@ -162,6 +164,19 @@ void multiply(const CodeFormat format, int64_t m, const Rows& x, const Slice& sl
   multiply_bits<8>(format.has_min, format.group, m, x, slice, ahead, c);
 }
 
+// c[m][32] = m rows times a panel, of no more than few_rows(format).
+void multiply_few(const CodeFormat format, int64_t m, const Rows& x, const uint8_t* panel,
+                  int64_t n_blocks, float* c) {
+  const auto multiply = [&](auto of_bits) {
+    of_bits.multiply(format, m, x.words, x.scale, x.sum, panel, n_blocks, c);
+  };
+  if constexpr (!kFewInRegisters) return;
+  if (format.bits == 4) return multiply(FewRows<4>{});
+  if (format.bits == 5) return multiply(FewRows<5>{});
+  if (format.bits == 6) return multiply(FewRows<6>{});
+  multiply(FewRows<8>{});
+}
+
 template <typename X, typename Out>
 void code_gemm_typed(const CodeGemmArgs& args) {
   const CodeFormat format = args.format;
@@ -197,6 +212,14 @@ void code_gemm_typed(const CodeGemmArgs& args) {
         const uint8_t* panel = args.panels + p * n_blocks * block_bytes(format);
         float* sums = c + j * kTask;
         for (int64_t i = 0; i < (row_end - row_begin) * kPanelWidth; ++i) sums[i] = 0;
+        if (kFewInRegisters && args.rows <= few_rows(format)) {
+          for (int64_t g = first; g < last; ++g) {
+            const int64_t begin = groups.begin(g), m = groups.begin(g + 1) - begin;
+            multiply_few(format, m, rows_at(begin, m, 0), panel, n_blocks,
+                         sums + (begin - row_begin) * kPanelWidth);
+          }
+          continue;
+        }
         for (int64_t b = 0; b < n_blocks; b += kSliceBlocks) {
           const int64_t count = n_blocks - b < kSliceBlocks ? n_blocks - b : kSliceBlocks;
           const uint8_t* block = panel + b * block_bytes(format);
