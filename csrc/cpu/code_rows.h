@@ -11,9 +11,9 @@
 namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
-// So many rows are better multiplied this way, one group after the other, than by unpacked slices.
 constexpr bool kFewInRegisters = kLanes > 4;
 constexpr int kFewRows = 8, kFewBytes = 2;
+// So many rows are better multiplied this way, one group after the other, than by unpacked slices.
 BW_INLINE int few_rows(CodeFormat format) {
   return format.group == 0 ? 0 : format.bits == 8 ? kFewBytes : kFewRows;
 }
@@ -27,15 +27,21 @@ BW_INLINE CodePair codes_at(const uint8_t* block, int k4, int column) {
   constexpr int kHigh = bits - 4, kPlane = 32 * kHigh;
   const auto at = [&](int64_t byte) { return *reinterpret_cast<const UVecAt*>(block + byte); };
   const auto above = [&](int word) {  // the code's bits beyond the first four, in their place
-    if constexpr (kHigh == 0) return UVec{};
-    const UVec plane = at(kBlockCodes / 2 + 4 * (word % kPlane + column));
-    const int up = 4 - kHigh * (word / kPlane);
-    return (up >= 0 ? plane << up : plane >> -up) & ((1 << kHigh) - 1) * 0x10101010u;
+    if constexpr (kHigh > 0) {
+      const UVec plane = at(kBlockCodes / 2 + 4 * (word % kPlane + column));
+      const int up = 4 - kHigh * (word / kPlane);
+      return (up >= 0 ? plane << up : plane >> -up) & ((1 << kHigh) - 1) * 0x10101010u;
+    } else {
+      return UVec{};
+    }
   };
   const UVec both = at(4 * (k4 * kPanelWidth + column));
-  if constexpr (bits == 8) return {both, at(4 * ((k4 + 4) * kPanelWidth + column))};
-  return {(both & 0x0f0f0f0fu) | above(k4 * kPanelWidth),
-          (both >> 4 & 0x0f0f0f0fu) | above((k4 + 4) * kPanelWidth)};
+  if constexpr (bits == 8) {
+    return {both, at(4 * ((k4 + 4) * kPanelWidth + column))};
+  } else {
+    return {(both & 0x0f0f0f0fu) | above(k4 * kPanelWidth),
+            (both >> 4 & 0x0f0f0f0fu) | above((k4 + 4) * kPanelWidth)};
+  }
 }
 
 // c[m] += a group's sum times the scales of its weights and of x.
@@ -58,7 +64,8 @@ BW_INLINE void rows_times_block(const int32_t* words, const float* scale, const 
   constexpr int64_t kBytes = block_bytes(kFormat), kScales = block_scales(kFormat);
   const uint16_t* factors = reinterpret_cast<const uint16_t*>(block + code_bytes(kFormat));
   for (int column = 0; column < kPanelWidth; column += kLanes) {
-    for (int64_t line = 2 * column; line < kBytes; line += 2 * kPanelWidth)
+    // All lines in every turn: up to 1.4 times as fast as once (Zen 3), as if some got lost.
+    for (int64_t line = 0; line < kBytes; line += 64)
       __builtin_prefetch(block + kCodesAhead + line, 0, 2);
     IVec low[m], high[m];
 #pragma GCC unroll 8

@@ -12,7 +12,7 @@ from branchwise import _C
 from tolerances import assert_close
 
 FORMATS = [(4, 32, False), (4, 32, True), (5, 32, False), (5, 32, True), (6, 16, False), (8, 32, False), (8, 0, False)]
-ROWS = [1, 2, 3, 5, 12, 13, 16, 33, 96, 97, 100, 200]
+ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 33, 96, 97, 100, 200]
 
 
 def weight(n: int, k: int, bits: int, group: int, has_min: bool) -> tuple[_C.CodeWeight, Tensor]:
