@@ -170,7 +170,6 @@ void multiply_few(const CodeFormat format, int64_t m, const Rows& x, const uint8
   const auto multiply = [&](auto of_bits) {
     of_bits.multiply(format, m, x.words, x.scale, x.sum, panel, n_blocks, c);
   };
-  if constexpr (!kFewInRegisters) return;
   if (format.bits == 4) return multiply(FewRows<4>{});
   if (format.bits == 5) return multiply(FewRows<5>{});
   if (format.bits == 6) return multiply(FewRows<6>{});

@@ -44,7 +44,8 @@ BW_INLINE CodePair codes_at(const uint8_t* block, int k4, int column) {
   }
 }
 
-// c[m] += a group's sum times the scales of its weights and of x.
+// c[m] += a group's sum times the scales of its weights and of x, as add_group of code_gemm.cpp
+// does: shared, it cost four rows an eighth.
 template <bool kMin>
 BW_INLINE void add_scaled(IVec sum, const uint16_t* factor, const uint16_t* minimum, float scale,
                           float x_sum, float* c) {
@@ -127,8 +128,8 @@ __attribute__((noinline)) void rows_times_panel(const int32_t* words, const floa
 // Panels of codes of `bits` bits, with groups.
 template <int bits>
 struct FewRows {
-  static constexpr int kGroup = CodeDot<bits, 32>::kRows;  // rows of a group
-  static constexpr int kMost = kGroup < kFewRows ? kGroup : kFewRows;
+  static constexpr int kTile = CodeDot<bits, 32>::kRows;
+  static constexpr int kMost = kTile < kFewRows ? kTile : kFewRows;
 
   template <int m = bits == 8 ? kFewBytes : kMost, typename... Rest>
   static void multiply(CodeFormat format, int64_t rows, Rest... rest) {
