@@ -18,6 +18,7 @@ from branchwise import _C
 from branchwise.backend.cpu_linear import BlockLinear, GatedLinear, Packed, PackedLinear, gated_linear
 from branchwise.backend.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.weights.blocks import BlockFormat, Blocks, quantise
+from large_memory import in_large_memory
 
 FORMATS = [(8, 0, False), (8, 32, False), (8, 32, True), (4, 32, True), (4, 32, False), (5, 32, True), (6, 16, False)]
 KEY = "0123456789abcdef"
@@ -33,12 +34,6 @@ def blocks(form: tuple[int, int, bool], out: int = 70, inputs: int = 96) -> Bloc
 
 def matrix(out: int = 70, inputs: int = 96, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(out, inputs, generator=torch.Generator().manual_seed(out)).to(dtype)
-
-
-def in_large_memory(panels: np.ndarray) -> np.ndarray:
-    room = _C.large_memory(len(panels))
-    room[:] = panels
-    return room
 
 
 def product(packed: Packed, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from branchwise import _C
 from branchwise.backend import cpu_linear
+from large_memory import in_large_memory
 
 SHAPES = [(1, 1), (31, 33), (32, 32), (70, 300), (100, 896), (64, 1100), (40, 4864)]
 ROWS = [1, 3, 16, 17, 32, 33, 64, 65, 100, 128, 200, 257, 600]
@@ -103,12 +104,6 @@ def test_layers_are_compact_where_it_pays(isa_name: str) -> None:
         assert cpu_linear.pack_dense(weights(64, 64)).compact == (isa_name == "amx")
     finally:
         _C._use_isa(before)
-
-
-def in_large_memory(panels: np.ndarray) -> np.ndarray:
-    room = _C.large_memory(len(panels))
-    room[:] = panels
-    return room
 
 
 def test_damaged_tables_are_refused() -> None:
