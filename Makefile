@@ -13,7 +13,8 @@ log=$$(mktemp); $(KERNELS) tests/kernels_static $(1) >$$log 2>&1 & compiled=$$!;
 	TRITON_INTERPRET=1 $(KERNELS) tests/kernels_interp $(1); interpreted=$$?; \
 	wait $$compiled; compiled=$$?; cat $$log; rm $$log; exit $$((interpreted + compiled))
 endef
-CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' 2>/dev/null)
+CMAKE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+CPP := $(shell find csrc tests/cpp tests/emulation -name '*.h' -o -name '*.cpp' 2>/dev/null)
 VS := PYTHONPATH=. $(BIN)/python -m benchmarks.vs
 BENCHES := $(wildcard benchmarks/*/bench_*.py)
 # A change of these asks for a new install; plain Python files are used where they lie.
@@ -54,11 +55,15 @@ fmt: $(READY)  ## format everything in place
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-cpp-test: $(READY)  ## test the C++ core alone, under AddressSanitizer and UBSan
-	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-		-DBRANCHWISE_PYTHON=OFF -DBRANCHWISE_TESTS=ON -DBRANCHWISE_SANITIZE=ON
+cpp-test: $(READY)  ## test the C++ core with sanitizers, and kernels of processors that this one is not
+	$(CMAKE) -B build/cpp -DBRANCHWISE_PYTHON=OFF -DBRANCHWISE_TESTS=ON -DBRANCHWISE_SANITIZE=ON
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+	$(CMAKE) -B build/emulated -DBRANCHWISE_EMULATE=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build build/emulated
+	BRANCHWISE_TEST_EXTENSION=$$(echo build/emulated/_C.*.so) \
+		$(BIN)/python -m pytest tests/kernels --ignore tests/kernels/test_isa.py
 
 bench: $(READY)  ## run every benchmark in its quick form (minutes; longer without AVX-512)
 	set -e; for file in $(BENCHES); do PYTHONPATH=. $(BIN)/python $$file --quick; done

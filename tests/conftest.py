@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ from hypothesis import settings
 
 # Waiting threads go to sleep soon: on a busy machine OpenMP's spinning would cost more than the work.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+# Another build of the extension, such as one that emulates processors (`make cpp-test`).
+if extension := os.environ.get("BRANCHWISE_TEST_EXTENSION"):
+    spec = spec_from_file_location("branchwise._C", extension)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["branchwise._C"] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 # A deadline per example says more about what else the machine does than about the code.
 settings.register_profile("any machine", deadline=None)

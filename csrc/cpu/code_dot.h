@@ -11,6 +11,7 @@ namespace branchwise::BRANCHWISE_ISA {
 namespace {
 
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if !defined(BW_MULTIPLY_ADD)  // by tests/emulation
 // As a product and a sum that stay together: left to itself, GCC takes all products first and runs
 // out of registers.
 #define BW_MULTIPLY_ADD(multiply, add, sum, a, b)    \
@@ -20,6 +21,7 @@ namespace {
         : "+v"(sum), "=&v"(product)                  \
         : "v"(a), "v"(b));                           \
   } while (false)
+#endif
 
 // Codes of eight bits as 16-bit numbers: their even and odd bytes, each with the same of x.
 struct WideDot {

@@ -41,6 +41,11 @@ struct Isa {
 };
 
 #ifdef BRANCHWISE_X86
+#ifdef BRANCHWISE_EMULATED
+constexpr bool kEmulated = true;  // AVX-512 and AMX: tests/emulation
+#else
+constexpr bool kEmulated = false;
+#endif
 bool has_f16c() {  // not among the names that older compilers know
   unsigned eax, ebx, ecx, edx;
   constexpr unsigned kF16c = 1u << 29;
@@ -50,15 +55,18 @@ bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 bool has_avx512() {
+  if (kEmulated) return has_avx2();
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 bool has_avx512_bf16() {
+  if (kEmulated) return has_avx2();
   return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
          __builtin_cpu_supports("avx512vnni");
 }
 // The kernel grants a process its tile registers on request.
 bool has_amx() {
+  if (kEmulated) return has_avx2();
   if (!has_avx512_bf16() || !__builtin_cpu_supports("avx512vbmi2")) return false;
   unsigned eax, ebx, ecx, edx;
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
