@@ -166,7 +166,10 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("report", help=report.__doc__, **shape)
     show.add_argument("--results", type=Path, default=RESULTS / "vs.jsonl")
     show.add_argument(
-        "--plot", type=Path, default=RESULTS / "vs.svg", help=".svg or .png; needs pip install '.[bench]'"
+        "--plot",
+        type=Path,
+        default=RESULTS / "vs.svg",
+        help=".svg or .png, one for each instruction set (vs-avx2.svg); needs pip install '.[bench]'",
     )
     show.add_argument("--isa", choices=list(ISAS), nargs="+", default=list(ISAS))
     show.set_defaults(command=report)

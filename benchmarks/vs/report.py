@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from benchmarks.vs.compare import tokens_per_s
@@ -35,7 +36,7 @@ def report(options: argparse.Namespace) -> None:
         sys.exit(f"{options.results} is not there: run `python -m benchmarks.vs sampling --save` first")
     cases = newest(map(json.loads, options.results.read_text().splitlines()), options.isa)
     print(table(cases))
-    plot(cases, options.plot)
+    plots(cases, options.plot)
 
 
 def newest(records: Iterable[Json], isas: Sequence[str]) -> list[list[Json]]:
@@ -124,17 +125,22 @@ def search_table(case: Sequence[Json]) -> list[str]:
     return lines
 
 
-def plot(cases: Sequence[Sequence[Json]], path: Path) -> None:
-    """Speed relative to ours, one group of bars a case."""
+def plots(cases: Sequence[Sequence[Json]], path: Path) -> None:
+    """One picture for each instruction set, its name in that of the file."""
     try:
         import matplotlib
     except ImportError:
         print("no plot: pip install '.[bench]' brings matplotlib", file=sys.stderr)
         return
     matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
+    for isa, those in groupby(cases, key=isa_of):
+        plot(list(those), path.with_stem(f"{path.stem}-{isa}"))
+
+
+def plot(cases: Sequence[Sequence[Json]], path: Path) -> None:
+    """Speed relative to the fastest side, one group of bars a case."""
+    from matplotlib import pyplot
 
     names = list(dict.fromkeys(record["side"] for case in cases for record in case))
     figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.24 * sum(len(by_side(case)) + 1 for case in cases)))

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.vs.ours import Ours
 from benchmarks.vs.questions import correct
-from benchmarks.vs.report import newest, plot, table
+from benchmarks.vs.report import newest, plots, table
 from benchmarks.vs.rival_search import Drawn, TunedSearch, default_search
 from benchmarks.vs.searches import interpolated, merged, rates, same_tokens
 from benchmarks.vs.workloads import Question, SearchTask, Tape
@@ -202,5 +202,6 @@ def test_the_report_keeps_instruction_sets_apart() -> None:
 
 def test_the_report_plots(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    plot(newest(RECORDS, ["native", "avx512_bf16"]), tmp_path / "plot.svg")
-    assert "vllm-default" in (tmp_path / "plot.svg").read_text()
+    plots(newest(RECORDS, ["native", "avx512_bf16"]), tmp_path / "plot.svg")
+    assert "vllm-default" in (tmp_path / "plot-native.svg").read_text()
+    assert (tmp_path / "plot-avx512_bf16.svg").exists()
