@@ -63,7 +63,7 @@ cpp-test: $(READY)  ## test the C++ core with sanitizers, and kernels of process
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	$(BIN)/cmake --build build/emulated
 	BRANCHWISE_TEST_EXTENSION=$$(echo build/emulated/_C.*.so) \
-		$(BIN)/python -m pytest tests/kernels --ignore tests/kernels/test_isa.py
+		$(BIN)/python -m pytest tests/kernels --ignore tests/kernels/test_isa.py -k 'avx512 or amx or instruction_sets'
 
 bench: $(READY)  ## run every benchmark in its quick form (minutes; longer without AVX-512)
 	set -e; for file in $(BENCHES); do PYTHONPATH=. $(BIN)/python $$file --quick; done
