@@ -41,21 +41,13 @@ EMULATED Register of(__m512 v) { return {.ps = v}; }
 EMULATED Register of(__m512i v) { return {.si = v}; }
 
 // What works on lanes of 128 bits or less is done half by half.
-#define TWICE_PS(name)                                               \
-  EMULATED __m512 name(__m512 a, __m512 b) {                         \
-    const Register x = of(a), y = of(b);                             \
-    Register out;                                                    \
-    for (int half = 0; half < 2; ++half)                             \
-      out.ps256[half] = _mm256_##name(x.ps256[half], y.ps256[half]); \
-    return out.ps;                                                   \
-  }
-#define TWICE_SI(name)                                               \
-  EMULATED __m512i name(__m512i a, __m512i b) {                      \
-    const Register x = of(a), y = of(b);                             \
-    Register out;                                                    \
-    for (int half = 0; half < 2; ++half)                             \
-      out.si256[half] = _mm256_##name(x.si256[half], y.si256[half]); \
-    return out.si;                                                   \
+#define TWICE(kind, name)                                                           \
+  EMULATED auto name(decltype(Register::kind) a, decltype(Register::kind) b) {      \
+    const Register x = of(a), y = of(b);                                            \
+    Register out;                                                                   \
+    for (int half = 0; half < 2; ++half)                                            \
+      out.kind##256 [half] = _mm256_##name(x.kind##256 [half], y.kind##256 [half]); \
+    return out.kind;                                                                \
   }
 #define TWICE_SHIFT(name)                                                                       \
   EMULATED __m512i name(__m512i a, int count) {                                                 \
@@ -64,25 +56,24 @@ EMULATED Register of(__m512i v) { return {.si = v}; }
     for (int half = 0; half < 2; ++half) out.si256[half] = _mm256_##name(x.si256[half], count); \
     return out.si;                                                                              \
   }
-TWICE_PS(max_ps)
-TWICE_PS(min_ps)
-TWICE_SI(madd_epi16)
-TWICE_SI(maddubs_epi16)
-TWICE_SI(mul_epu32)
-TWICE_SI(shuffle_epi8)
-TWICE_SI(unpacklo_epi8)
-TWICE_SI(unpackhi_epi8)
-TWICE_SI(unpacklo_epi32)
-TWICE_SI(unpackhi_epi32)
-TWICE_SI(unpacklo_epi64)
-TWICE_SI(unpackhi_epi64)
+TWICE(ps, max_ps)
+TWICE(ps, min_ps)
+TWICE(si, madd_epi16)
+TWICE(si, maddubs_epi16)
+TWICE(si, mul_epu32)
+TWICE(si, shuffle_epi8)
+TWICE(si, unpacklo_epi8)
+TWICE(si, unpackhi_epi8)
+TWICE(si, unpacklo_epi32)
+TWICE(si, unpackhi_epi32)
+TWICE(si, unpacklo_epi64)
+TWICE(si, unpackhi_epi64)
 TWICE_SHIFT(srli_epi16)
 TWICE_SHIFT(slli_epi16)
 TWICE_SHIFT(slli_epi32)
 TWICE_SHIFT(srli_epi64)
 TWICE_SHIFT(slli_epi64)
-#undef TWICE_PS
-#undef TWICE_SI
+#undef TWICE
 #undef TWICE_SHIFT
 
 EMULATED __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) {
