@@ -46,7 +46,7 @@ def matmuls_alone(model: Decoder, rows: int) -> float:
 
 def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict[str, object]:
     """Grow `rows` branches from one 110-token prompt by `tokens` tokens."""
-    steps = engine.steps
+    steps = engine.policy
     prompt = (steps.tokenizer.encode(TEXT) * 5)[:110]
     steps.tokenizer.eos_ids = frozenset()  # every branch stays alive, so that all iterations have the same rows
     tree = steps.open(

@@ -72,7 +72,7 @@ class Timed:
 def kernels_timed(engine: bw.Engine) -> Iterator[Stopwatch]:
     """Put a stopwatch on every kernel of the policy: the recorded pass or what it is made of, lm_head, the sampler."""
     watch = Stopwatch()
-    steps = engine.steps
+    steps = engine.policy
     layers: Any = steps.runner.layers
     sampler: Any = steps.sampler.fused
     head, fused = sampler.head, sampler.fused
@@ -115,7 +115,7 @@ def layers_timed(model: Any, watch: Stopwatch) -> Iterator[None]:
 @contextmanager
 def growing(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> Iterator[None]:
     """`rows` branches under one 110-token prompt, past their first iterations, none of which ends."""
-    steps = engine.steps
+    steps = engine.policy
     eos, steps.tokenizer.eos_ids = steps.tokenizer.eos_ids, frozenset()
     tree = steps.open(
         (steps.tokenizer.encode(TEXT) * 5)[:110], lineage=1, branches=rows, max_steps=1,
@@ -140,7 +140,7 @@ def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict
         for _ in range(tokens - 4):
             watch.seconds.clear()
             begin = time.perf_counter()
-            engine.steps.poll()
+            engine.policy.poll()
             whole = time.perf_counter() - begin
             iterations.append(whole)
             others.append(whole - watch.seconds.total())
@@ -168,7 +168,7 @@ def profile(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> No
     with growing(engine, rows, tokens, sampling):
         profiler.enable()
         for _ in range(tokens - 4):
-            engine.steps.poll()
+            engine.policy.poll()
         profiler.disable()
     pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
 

@@ -141,7 +141,7 @@ def main() -> None:
     if not Path(options.policy).exists():
         parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
     engine = bw.Engine(options.policy, dtype="bfloat16", threads=options.threads, kv_memory=1 << 28)
-    model = engine.steps.model
+    model = engine.policy.model
     peak, bandwidth = measured_peaks(model, PEAK_ROWS, options.budget / 8, options.clock)
     common_fields = {
         "model": Path(options.policy).stem, "isa": _C.isa(), "clock": options.clock, "gemm_gflops": round(peak),

@@ -37,7 +37,7 @@ def decode_speed(device: str, policy: str | None, tiny: bool) -> Iterator[dict[s
             begin = time.perf_counter()
             result = engine.solve(question, "majority", n=n)
             spent = time.perf_counter() - begin
-            stats = engine.steps.runner.stats
+            stats = engine.policy.runner.stats
             yield {
                 "kind": "decode",
                 "policy": policy or "bundled",

@@ -15,7 +15,7 @@ from branchwise._C import lineage_child
 from branchwise.api import INSTRUCTION, Engine
 from branchwise.engine.branch import StepLimits
 from branchwise.search.driver import run
-from branchwise.search.registry import make_strategy
+from branchwise.strategies.registry import make_strategy
 from branchwise.search.scored_engine import ScoredEngine
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Cost, Finish, Node, Problem, Sampling
@@ -121,7 +121,7 @@ def vllm_search(
     with Engine(None, prm, device=device) as engine:  # for its PRM; the bundled policy beside it idles
         limits = StepLimits(engine.config.max_tokens, engine.config.max_step_tokens)
         scored = ScoredEngine(
-            steps, engine.scorer, limits=limits, delimiter=engine.config.delimiter, instruction=INSTRUCTION
+            steps, engine.judge, limits=limits, delimiter=engine.config.delimiter, instruction=INSTRUCTION
         )
         chosen = make_strategy(strategy, n=n, expand=expand)
         begin = time.perf_counter()

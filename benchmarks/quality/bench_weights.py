@@ -64,8 +64,8 @@ def read_text(model: Decoder, tokens: list[int]) -> tuple[float, Tensor]:
 def measure(policy: str, form: Weights, text: str, problems: list[Problem], max_tokens: int) -> dict[str, Any]:
     """One form of the weights: what the model makes of the text and of the problems."""
     with bw.Engine(policy, weights=form, max_tokens=max_tokens) as engine:
-        tokens = engine.steps.tokenizer.encode(text)
-        perplexity, words = read_text(engine.steps.model, tokens)
+        tokens = engine.policy.tokenizer.encode(text)
+        perplexity, words = read_text(engine.policy.model, tokens)
         results = list(engine.solve_many(problems, strategy="greedy", max_in_flight=64))
         right = sum(bool(result.correct) for result in results)
         low, high = wilson(right, len(results))

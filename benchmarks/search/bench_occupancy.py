@@ -21,7 +21,7 @@ from benchmarks.common import append
 from benchmarks.options import load_problems, open_engine, parse_search, search_parser
 from benchmarks.search.replay import Recording, record, replay_engine, save_recording
 from branchwise.search.driver import run
-from branchwise.search.registry import make_strategy
+from branchwise.strategies.registry import make_strategy
 from branchwise.search.scored_engine import ScoredEngine
 from branchwise.types import Problem, Result, Strategy
 
@@ -33,7 +33,7 @@ class RowCounter:
         self.rows: list[int] = []
         self.passes: list[int] = []
         self.last_taken = 0  # iterations before the last problem was taken
-        steps, scorer = engine.engine, engine.scorer
+        steps, scorer = engine.engine, engine.judge
         assert scorer is not None
         draw, poll, forward = steps.sampler.draw, steps.poll, scorer.runner.forward
 

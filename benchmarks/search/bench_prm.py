@@ -28,7 +28,7 @@ from benchmarks.search.replay import record, save_recording
 from branchwise import _C
 from branchwise.engine.runner import Feed
 from branchwise.scoring.scorer import Scorer
-from branchwise.search.tree import walk
+from branchwise.tree import walk
 from branchwise.types import Problem, Result
 
 
@@ -135,7 +135,7 @@ def bench(
     engine: bw.Engine, problems: list[Problem], options: argparse.Namespace, seen: Watch
 ) -> tuple[list[Result], dict[str, Any]]:
     """One search of all problems, then the prefills."""
-    scorer = engine.scorer
+    scorer = engine.judge
     assert scorer is not None
     seen.rows, seen.poll_s, seen.submit_s = [], 0.0, 0.0
     begin = time.perf_counter()
@@ -196,8 +196,8 @@ def main() -> None:
     each, options.limit = options.limit, options.limit * options.runs
     problems, records, trees = load_problems(options), [], []
     with open_engine(options, max_rows=options.rows) as engine:
-        assert engine.scorer is not None
-        seen = watch(engine.scorer)
+        assert engine.judge is not None
+        seen = watch(engine.judge)
         for begin in range(0, len(problems), each):
             results, counts = bench(engine, problems[begin : begin + each], options, seen)
             trees += record(engine, results)

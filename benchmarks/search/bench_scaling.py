@@ -26,7 +26,7 @@ from benchmarks.common import append
 from benchmarks.options import model_parser, open_engine, parse_search, search_options
 from branchwise import _C
 from branchwise.search import BeamSearch
-from branchwise.search.tree import walk
+from branchwise.tree import walk
 from branchwise.types import Problem, Result
 
 WORDS = "Tom has some apples and buys more of them every day, so that by the end of the week there are many. "
@@ -74,9 +74,9 @@ class Seconds:
 
     def watch(self, engine: bw.Engine) -> None:
         """Measure an engine from now on."""
-        assert engine.scorer is not None
-        engine.steps.poll = self._timed("policy", engine.steps.poll)  # type: ignore[method-assign]
-        engine.scorer.poll = self._timed("prm", engine.scorer.poll)  # type: ignore[method-assign]
+        assert engine.judge is not None
+        engine.policy.poll = self._timed("policy", engine.policy.poll)  # type: ignore[method-assign]
+        engine.judge.poll = self._timed("prm", engine.judge.poll)  # type: ignore[method-assign]
 
     def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(**arguments: Any) -> Any:
@@ -90,10 +90,10 @@ class Seconds:
 
 def problems_of(engine: bw.Engine, point: Point, run: int) -> list[Problem]:
     """As many problems as are in flight, each under a prompt of the wanted length, no two of them alike."""
-    encode = engine.steps.tokenizer.encode
+    encode = engine.policy.tokenizer.encode
     repeated = WORDS * (point.prompt // 8 + 2)
     ids = encode(repeated)[: point.prompt - 4]
-    text = engine.steps.tokenizer.decode(ids)
+    text = engine.policy.tokenizer.decode(ids)
     marks = [f"{run}-{index}" for index in range(point.in_flight)]
     return [Problem(mark, f"{mark} {text}", prompt=(encode(mark) + ids)[: point.prompt]) for mark in marks]
 
@@ -143,8 +143,8 @@ def main() -> None:
         options.runs = 1
     group, records, seconds = f"scaling-{time.time_ns() // 1_000_000}", [], Seconds()
     with open_engine(options, prm_format="auto") as engine:
-        engine.steps.tokenizer.eos_ids = frozenset()
-        engine.steps.detector = lambda _: FixedSteps(options.step_tokens)  # type: ignore[method-assign,assignment]
+        engine.policy.tokenizer.eos_ids = frozenset()
+        engine.policy.detector = lambda _: FixedSteps(options.step_tokens)  # type: ignore[method-assign,assignment]
         seconds.watch(engine)
         bench(engine, replace(Point(), in_flight=2), seconds, -1)  # warm-up
         for curve, point in points(options):

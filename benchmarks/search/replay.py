@@ -26,7 +26,7 @@ from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.scoring.scorer import Scorer
 from branchwise.search.scored_engine import ScoredEngine, problem_lineage
-from branchwise.search.tree import walk
+from branchwise.tree import walk
 from branchwise.types import Problem, Result
 
 Json = dict[str, Any]
@@ -38,18 +38,18 @@ def record(engine: bw.Engine, results: Iterable[Result]) -> list[Json]:
 
     A step is [tokens, PRM tokens, score, ends, path of the first step with this text after the same texts].
     """
-    assert engine.scorer is not None
+    assert engine.judge is not None
     problems = []
     for result in results:
         steps: dict[str, list[Any]] = {}
         first: dict[tuple[str, ...], str] = {}  # by the texts of the branch
         for node in list(walk(result.tree))[1:]:
-            ids = engine.scorer.prm.format.step(node.depth - 1, node.text) if node.text.strip() else []
+            ids = engine.judge.prm.format.step(node.depth - 1, node.text) if node.text.strip() else []
             path = ".".join(map(str, node.lineage_path))
             same_as = first.setdefault(tuple(step.text for step in node.path), path)
             steps[path] = [len(node.tokens), len(ids), node.score, node.is_final, same_as]
         prompt = len(engine.backend.prompt_ids(result.problem))
-        judged = len(engine.scorer.prm.format.prompt(result.problem.text))
+        judged = len(engine.judge.prm.format.prompt(result.problem.text))
         problems.append({"id": result.problem.id, "prompt": prompt, "prm_prompt": judged, "steps": steps})
     return problems
 

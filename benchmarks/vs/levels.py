@@ -1,4 +1,4 @@
-"""Beam search and DVTS as a rival's user would write them, with the rule of `branchwise.search.levels`."""
+"""Beam search and DVTS as a rival's user would write them, with the rule of `branchwise.strategies.levels`."""
 
 from __future__ import annotations
 

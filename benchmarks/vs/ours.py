@@ -14,7 +14,7 @@ from benchmarks.vs.workloads import TEMPERATURE, SearchTask
 from branchwise import _C
 from branchwise.engine.branch import StepLimits
 from branchwise.scoring.scorer import Scorer
-from branchwise.search.candidates import ended
+from branchwise.strategies.candidates import ended
 from branchwise.search.scored_engine import ScoredEngine
 from branchwise.types import Node, Problem, Result, Sampling
 
@@ -36,7 +36,7 @@ class Ours:
 
     def sampling(self, prompt: list[int], rows: int, tokens: int, top_p: float, seed: int) -> Json:
         """`rows` samples of `tokens` tokens each; the end-of-sequence token is a token like any other."""
-        steps = self.engine.steps
+        steps = self.engine.policy
         eos, steps.tokenizer.eos_ids = steps.tokenizer.eos_ids, frozenset()
         begin = time.perf_counter()
         tree = steps.open(
@@ -58,7 +58,7 @@ class Ours:
         work = SearchTask.from_json(task)
         engine = self.engine
         plain = engine.backend
-        steps, scorer = engine.steps, engine.scorer
+        steps, scorer = engine.policy, engine.judge
         assert scorer is not None
         if work.tape:
             steps, scorer = taped(steps, scorer, work)

@@ -23,11 +23,11 @@ from branchwise.errors import (
     StaleNodeError,
     TokenizerError,
 )
-from branchwise.search.beam import BeamSearch
-from branchwise.search.best_of_n import BestOfN, WeightedBestOfN
-from branchwise.search.dvts import DVTS
-from branchwise.search.greedy import Greedy
-from branchwise.search.majority import Majority
+from branchwise.strategies.beam import BeamSearch
+from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
+from branchwise.strategies.dvts import DVTS
+from branchwise.strategies.greedy import Greedy
+from branchwise.strategies.majority import Majority
 from branchwise.types import Cost, Node, Problem, Result, Sampling
 
 if TYPE_CHECKING:

@@ -1,41 +1,38 @@
-"""The public engine: a facade over step engine, PRM scoring and search."""
+"""The public engine: one service under searches, trees grown by hand and their scores."""
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from branchwise import _C, env
 from branchwise.answers.grade import Grader as AnswerGrader
-from branchwise.backend.memory import return_freed
-from branchwise.backend.select import open_backend
-from branchwise.backend.weight_cache import open_weight_cache
-from branchwise.config import EngineConfig, ResolvedConfig, check_sampling
-from branchwise.engine.branch import StepLimits
+from branchwise.assemble import load_models, make_config
+from branchwise.config import EngineConfig, check_sampling
 from branchwise.engine.engine import StepEngine
-from branchwise.engine.kv import KvCache
-from branchwise.engine.memory import check_weights, kv_blocks, resolve_dtype
 from branchwise.errors import ConfigError
-from branchwise.models.load import load_decoder
-from branchwise.scoring.prm import load_prm
+from branchwise.pair.pair import ModelPair
+from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.scorer import Scorer
-from branchwise.search.driver import run
-from branchwise.search.registry import make_strategy
-from branchwise.search.scored_engine import ScoredEngine
-from branchwise.search.step_engine import Callback
-from branchwise.step_tree import StepTree
-from branchwise.types import Message, Problem, Result, Sampling, Strategy
-from branchwise.weights import open_checkpoint
+from branchwise.search.by_hand import HandTree, Opening, StepTree, expand_all, wait_for
+from branchwise.search.driver import run, submit
+from branchwise.search.protocol import Callback
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions
+from branchwise.search.ticket import Ticket
+from branchwise.strategies.protocol import Demand, Limits, Strategy
+from branchwise.strategies.registry import make_strategy
+from branchwise.types import Message, Node, Problem, Result, Sampling, Settings
 
-INSTRUCTION = (
-    "Solve the problem step by step. Put a blank line between steps, and end with the final answer in \\boxed{}."
-)
-_SAMPLING_OPTIONS = ("temperature", "top_p", "top_k", "min_p")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+_CAPS = ("stop", "max_tokens", "max_step_tokens")
+HAND_STEPS = 40  # of a path in a tree grown by hand, as far as admission is concerned
 
 
 class Engine:
@@ -45,7 +42,8 @@ class Engine:
     instruction   system message of every question; "" for none. Ignored for prompts given as messages or ids
     options       fields of `EngineConfig`: dtype, kv_memory, max_rows, max_tokens, temperature, seed, ...
 
-    Raises ConfigError, CheckpointError, TokenizerError or OutOfMemory, each saying what to change.
+    Any number of searches and trees may run at once, from any thread or event loop; each result is what it would be
+    alone. Raises ConfigError, CheckpointError, TokenizerError or OutOfMemory, each saying what to change.
     """
 
     def __init__(
@@ -63,54 +61,44 @@ class Engine:
             policy, prm = asset_path("policy-small"), prm or asset_path("prm")
             instruction = instruction or ""
         self.config = make_config(config, options)
-        check_isa()
-        threads = self.config.threads or env.threads()
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._load(str(policy), None if prm is None else str(prm))
-        limits = StepLimits(self.config.max_tokens, self.config.max_step_tokens)
+        models = load_models(str(policy), None if prm is None else str(prm), self.config)
+        self.resolved = models.resolved
         text = INSTRUCTION if instruction is None else instruction
-        self.backend = ScoredEngine(
-            self.steps, self.scorer, limits=limits, delimiter=self.config.delimiter, instruction=text
-        )
-        self._grader: AnswerGrader | None = None
+        pair = ModelPair(models.policy, models.judge, instruction=text)
+        # Every thread that runs kernels has a count of workers of its own.
+        self._service = Service(pair, partial(torch.set_num_threads, self.resolved.threads))
+        self._grader = AnswerGrader()
 
-    def _load(self, policy: str, prm: str | None) -> None:
-        """Read both models, then divide the KV budget so that both can hold the same problems."""
-        config = self.config
-        backend = open_backend(config.device)
-        checkpoint = open_checkpoint(policy)
-        judge_checkpoint = open_checkpoint(prm) if prm is not None else None
-        dtype = resolve_dtype(config.dtype, checkpoint, backend)
-        given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
-        cache = open_weight_cache(config.weight_cache, backend, given, dtype, config.weights)
-        check_weights(backend, given, dtype, config.weights)
-        tokenizer = checkpoint.tokenizer()
-        return_freed()
-        model = load_decoder(checkpoint, dtype, backend=backend, weights=config.weights, cache=cache)
-        judge = None
-        if judge_checkpoint is not None:
-            judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend, config.weights, cache)
-        memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
-        configs = [model.config] + ([judge.model.config] if judge is not None else [])
-        blocks = kv_blocks(configs, dtype, backend, memory)
-        kv = KvCache(model.config, blocks, dtype, backend, memory)
-        self.steps = StepEngine(
-            model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate
-        )
-        self.scorer: Scorer | None = None
-        if judge is not None:
-            judge_kv = KvCache(judge.model.config, blocks, dtype, backend, memory)
-            self.scorer = Scorer(judge, judge_kv, batch_rows=config.prefill_rows)
-        judge_blocks = blocks if judge is not None else 0
-        name = str(dtype).removeprefix("torch.")
-        self.resolved = ResolvedConfig(
-            str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads()
-        )
+    # --- searches ----------------------------------------------------------------------------------------------
 
     def solve(self, question: str | Problem, strategy: str | Strategy = "beam", **options: Any) -> Result:
-        """Search for the answer of one question; options as in `solve_many`."""
-        return next(iter(self.solve_many([question], strategy, **options)))
+        """Search for the answer of one question; options as in `submit`. Raises what made the search fail."""
+        return wait_for([self.submit(question, strategy, **options)])[0]
+
+    async def asolve(self, question: str | Problem, strategy: str | Strategy = "beam", **options: Any) -> Result:
+        """As `solve`, without blocking the event loop. Cancelled, it frees its rows and KV at the next step."""
+        return await self.submit(question, strategy, **options)
+
+    def submit(
+        self,
+        question: str | Problem,
+        strategy: str | Strategy = "beam",
+        *,
+        deadline: float | None = None,
+        on_event: Callback | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Ticket[Result]:
+        """Queue a search and return its ticket, to be waited for with `.result()` or `await`.
+
+        strategy: a name with its options (`n=16, expand=4, ...`) or an instance
+        deadline: seconds from now, after which the best answer so far is taken (`Result.cut` is "time")
+        on_event: called with a `Progress` in the thread that runs the service
+        Further options: temperature, top_p, top_k, min_p, stop, max_tokens, max_step_tokens.
+        """
+        made = self._search_options(strategy, on_event, seed, options)
+        until = None if deadline is None else time.monotonic() + _positive(deadline)
+        return submit(self._service, as_problem(question), replace(made, deadline=until))
 
     def solve_many(
         self,
@@ -118,44 +106,110 @@ class Engine:
         strategy: str | Strategy = "beam",
         *,
         max_in_flight: int | None = None,
-        seed: int | None = None,
+        deadline: float | None = None,
         on_event: Callback | None = None,
+        seed: int | None = None,
         **options: Any,
     ) -> Iterator[Result]:
-        """Search many problems at once and yield each result as its search ends.
+        """Search many problems at once and yield each result as its search ends; options as in `submit`.
 
-        strategy: a name with its options (`n=16, expand=4, ...`) or an instance. Further options: temperature, top_p,
-        top_k, min_p. A result depends on its problem and seed alone, not on what else runs.
+        deadline: seconds for each problem, from when it is taken. A problem that fails has a result with an `error`.
+        A result depends on its problem and seed alone, not on what else runs.
         """
-        sampling = self.sampling(**{name: options.pop(name) for name in _SAMPLING_OPTIONS if name in options})
-        chosen = make_strategy(strategy, **options)
-        if chosen.uses_scores and self.scorer is None:
-            raise ConfigError(f"strategy {chosen.name!r} needs step scores: give the engine a PRM with prm=...")
-        in_flight = max_in_flight if max_in_flight is not None else max(1, self.config.max_rows // chosen.n)
+        made = self._search_options(strategy, on_event, seed, options)
+        branches = made.strategy.demand(_limits(made.settings)).branches
         return run(
             (as_problem(problem) for problem in problems),
-            chosen,
-            self.backend,
-            max_in_flight=in_flight,
-            sampling=sampling,
-            seed=self.config.seed if seed is None else seed,
-            on_event=on_event,
-            grade=self._grade,
+            self._service,
+            made,
+            max_in_flight=max_in_flight if max_in_flight is not None else max(1, self.config.max_rows // branches),
+            seconds=None if deadline is None else _positive(deadline),
         )
+
+    def cancel(self, ticket: Ticket[Any]) -> bool:
+        """Give a ticket up; its rows and KV are free at the next step. False when it has ended already."""
+        return ticket.cancel()
+
+    # --- trees grown by hand -----------------------------------------------------------------------------------
 
     def open(
         self, prompt: str | Sequence[Message] | Sequence[int], *, branches: int = 16, seed: int | None = None
     ) -> StepTree:
         """Open a tree under a prompt, to be grown by hand: the step-level backend for other frameworks.
 
-        prompt: a question (through the chat template), chat messages or token ids    branches: alive at most
+        prompt: a question (through the chat template), chat messages or token ids
+        branches: alive at most, which KV is kept for; more may grow as long as there is room
         """
-        if isinstance(prompt, str):
-            problem = as_problem(prompt)
-        else:
-            problem = Problem(id=_digest(repr(prompt)), text=_last_text(prompt), prompt=prompt)
-        seed = self.config.seed if seed is None else seed
-        return StepTree(self.backend, problem, branches, self.sampling(), seed)
+        return StepTree(self._service, wait_for([self._open(prompt, branches, seed)])[0])
+
+    async def aopen(
+        self, prompt: str | Sequence[Message] | Sequence[int], *, branches: int = 16, seed: int | None = None
+    ) -> StepTree:
+        """As `open`, without blocking the event loop."""
+        return StepTree(self._service, await self._open(prompt, branches, seed))
+
+    def _open(
+        self, prompt: str | Sequence[Message] | Sequence[int], branches: int, seed: int | None
+    ) -> Ticket[HandTree[Any]]:
+        if branches < 1:
+            raise ConfigError(f"branches={branches}: expected at least 1")
+        problem = as_problem(prompt) if isinstance(prompt, str) else _as_problem(prompt)
+        settings = replace(self._settings({}, seed), speculate=False)  # every call may sample in its own way
+        demand = Demand(branches, branches, HAND_STEPS, self._service.pair.scores)
+        return self._service.submit(Opening(self._service.pair, problem, demand, settings))
+
+    def expand_many(self, entries: Iterable[Sequence[Any]], **options: Any) -> list[list[Node]]:
+        """Expand nodes of many trees in one batch; the children of every entry.
+
+        entries: `(tree, node, n)`, or `(tree, node, n, {...})` with options of its own; options as in `StepTree.expand`
+        An entry that fails raises its error; others that were done by then keep their children.
+        """
+        return wait_for(expand_all(entries, options))
+
+    async def aexpand_many(self, entries: Iterable[Sequence[Any]], **options: Any) -> list[list[Node]]:
+        """As `expand_many`, without blocking the event loop."""
+        return [await ticket for ticket in expand_all(entries, options)]
+
+    # --- its life ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run everything in a background thread from now on."""
+        self._service.start()
+
+    def stop(self) -> None:
+        """End the background thread; what is open goes on when somebody waits for it, or at `start`."""
+        self._service.stop()
+
+    def close(self) -> None:
+        """Free models, KV and threads, and stop the grading process. The engine is of no use afterwards."""
+        self._service.close()
+        self._grader.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pair(self) -> ModelPair:
+        """The policy and the judge as the service sees them. EngineStateError: the engine is closed."""
+        self._service.check_open()
+        pair = self._service.pair
+        assert isinstance(pair, ModelPair)
+        return pair
+
+    @property
+    def policy(self) -> StepEngine:
+        """The step engine: rows, forest, KV and statistics."""
+        return cast(StepEngine, self.pair.policy)
+
+    @property
+    def judge(self) -> Scorer | None:
+        """The PRM with its KV, if there is one."""
+        return cast("Scorer | None", self.pair.judge)
+
+    # --- options -----------------------------------------------------------------------------------------------
 
     def sampling(self, **options: float) -> Sampling:
         """The engine's sampling with some numbers replaced. ConfigError for one that cannot work."""
@@ -165,41 +219,24 @@ class Engine:
         check_sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
         return sampling
 
-    def _grade(self, answer: str | None, gold: str) -> bool:
-        if self._grader is None:
-            self._grader = AnswerGrader()
-        return self._grader(answer, gold)
+    def _settings(self, options: dict[str, Any], seed: int | None) -> Settings:
+        """The settings of a tree; takes what it knows out of `options`."""
+        config = self.config
+        sampling = self.sampling(**{name: options.pop(name) for name in _SAMPLING if name in options})
+        caps = {"stop": config.delimiter, "max_tokens": config.max_tokens, "max_step_tokens": config.max_step_tokens}
+        given = {name: options.pop(name) for name in _CAPS if options.get(name) is not None}
+        checked = replace(config, **{"delimiter" if name == "stop" else name: value for name, value in given.items()})
+        seed = config.seed if seed is None else replace(checked, seed=seed).seed
+        return Settings(sampling, seed=seed, **{**caps, **given})
 
-    def close(self) -> None:
-        """Stop the grading process, if one was started. The engine can be used again afterwards."""
-        if self._grader is not None:
-            self._grader.close()
-            self._grader = None
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def make_config(config: EngineConfig | None, options: dict[str, Any]) -> EngineConfig:
-    """`config` with `options` on top. ConfigError names the nearest valid option for an unknown one."""
-    from branchwise.search.options import nearest
-
-    known = list(EngineConfig.__dataclass_fields__)
-    for name in options:
-        if name not in known:
-            raise ConfigError(f"unknown engine option {name!r}: known are {', '.join(known)}{nearest(name, known)}")
-    return replace(config or EngineConfig(), **options)
-
-
-def check_isa() -> None:
-    """Raise ConfigError when BRANCHWISE_CPU_ISA names kernels that do not exist or cannot run here."""
-    try:
-        _C.isa()
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    def _search_options(
+        self, strategy: str | Strategy, on_event: Callback | None, seed: int | None, options: dict[str, Any]
+    ) -> SearchOptions:
+        settings = self._settings(options, seed)
+        chosen = make_strategy(strategy, **options)
+        if chosen.demand(_limits(settings)).scores and not self._service.pair.scores:
+            raise ConfigError(f"strategy {chosen.name!r} needs step scores: give the engine a PRM with prm=...")
+        return SearchOptions(chosen, settings, on_event, self._grader)
 
 
 def as_problem(problem: str | Problem) -> Problem:
@@ -207,11 +244,21 @@ def as_problem(problem: str | Problem) -> Problem:
     return Problem(id=_digest(problem), text=problem) if isinstance(problem, str) else problem
 
 
+def _as_problem(prompt: Sequence[Any]) -> Problem:
+    """Messages or token ids; what the PRM is told of messages is the last user turn."""
+    users = [message["content"] for message in prompt if isinstance(message, dict) and message.get("role") == "user"]
+    return Problem(id=_digest(repr(prompt)), text=str(users[-1]) if users else "", prompt=prompt)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.max_tokens, settings.max_step_tokens)
+
+
+def _positive(seconds: float) -> float:
+    if not seconds > 0:
+        raise ConfigError(f"deadline={seconds}: expected seconds from now, more than 0")
+    return seconds
+
+
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def _last_text(prompt: Sequence[Any]) -> str:
-    """What the PRM is told of a prompt given as messages: the last user turn."""
-    users = [message["content"] for message in prompt if isinstance(message, dict) and message.get("role") == "user"]
-    return str(users[-1]) if users else ""

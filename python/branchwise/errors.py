@@ -31,5 +31,13 @@ class OutOfMemory(BranchwiseError, MemoryError):
     """The KV budget cannot hold what was asked for; the engine stays usable."""
 
 
+class StrategyError(BranchwiseError, RuntimeError):
+    """A strategy broke its contract or raised an error; only its own search ends."""
+
+
+class EngineStateError(BranchwiseError, RuntimeError):
+    """The engine cannot do this now: it is closed, or the call comes from inside one of its own steps."""
+
+
 class ResultsError(BranchwiseError, OSError):
     """Results could not be written; everything written before stays intact."""

@@ -1,12 +1,17 @@
-"""The nouns of a search, shared by every layer: problem, node, expansion, cost, result."""
+"""The nouns of a search, shared by every layer: problem, node, sampling, settings, cost, result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
-Finish = Literal["stop", "eos", "length"]
+from branchwise.errors import BranchwiseError
+
+if TYPE_CHECKING:
+    from branchwise.strategies.protocol import Strategy
+
+FinishReason = Literal["stop", "eos", "length"]
 """Why a step ended: its delimiter, the end-of-sequence token, or a token cap (a truncated step)."""
 
 Aggregate = Literal["last", "min", "prod", "mean"]
@@ -19,6 +24,7 @@ class Cost:
 
     generated_tokens: int = 0
     speculated_tokens: int = 0  # written ahead, and not wanted in the end
+    cancelled_tokens: int = 0  # written and judged for steps that were given up before they were reported
     prefill_tokens: int = 0
     prm_tokens: int = 0
     kv_tokens: int = 0  # slots held in the policy's KV tree at its peak
@@ -36,20 +42,56 @@ class Cost:
             self.occupancy = busy / iterations
         self.iterations = iterations
         self.kv_tokens = max(self.kv_tokens, other.kv_tokens)
-        counters = ("generated_tokens", "speculated_tokens", "prefill_tokens", "prm_tokens", "kv_bytes_read")
-        for name in (*counters, "seconds", "flops"):
+        counters = ("generated_tokens", "speculated_tokens", "cancelled_tokens", "prefill_tokens", "prm_tokens")
+        for name in (*counters, "kv_bytes_read", "seconds", "flops"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 and `min_p` 0 switch a filter off."""
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How one step is written: how its tokens are drawn, the text that ends it, and its tokens at most."""
+
+    sampling: Sampling
+    stop: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the steps of a tree are written unless an ask says otherwise; `max_tokens` counts a whole solution."""
+
+    sampling: Sampling = Sampling()
+    stop: str = "\n\n"
+    max_tokens: int = 2048
+    max_step_tokens: int = 512
+    seed: int = 0
+    speculate: bool = True  # steps may be written ahead where the engine does so
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
-    """A question to solve. `prompt` is a string, chat messages or token ids; `answer` is the gold answer, if known."""
+    """A question to solve. `prompt` is a string, chat messages or token ids; `answer` is the gold answer, if known.
+
+    strategy, sampling, seed: of this problem alone; None: those of the run
+    """
 
     id: str
     text: str
     prompt: str | Sequence[Message] | Sequence[int] | None = None  # None: `text` through the chat template
     answer: str | None = None
-    seed: int | None = None  # None: the engine's seed
+    seed: int | None = None
+    strategy: Strategy | None = None
+    sampling: Sampling | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -65,10 +107,10 @@ class Node:
     text: str = ""
     logprob: float = 0.0  # sum over this step's tokens, model distribution at temperature 1
     score: float | None = None  # PRM's P(good) of this step; None until scored, or when it has no text
-    finish: Finish | None = None
+    finish: FinishReason | None = None
     cost: Cost = field(default_factory=Cost)
     children: list[Node] = field(default_factory=list)
-    pruned: bool = False  # set by the search driver
+    pruned: bool = False  # given up before it was finished
 
     @property
     def path(self) -> list[Node]:
@@ -102,42 +144,6 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 and `min_p` 0 switch a filter off."""
-
-    temperature: float = 0.8
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Expand:
-    """A wish of a strategy: `n` children of `node`, each one step long."""
-
-    node: Node
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expanded:
-    """The answer to an `Expand`: all its children, in order of child index, scored if the strategy uses scores."""
-
-    node: Node
-    children: list[Node]
-
-
-@dataclass(slots=True)
-class SearchState:
-    """What a strategy remembers about one problem. `live` nodes may still be expanded; all else is freed."""
-
-    problem: Problem
-    root: Node
-    live: set[Node] = field(default_factory=set)
-    finished: list[Node] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
     """One finished trajectory and its extracted answer (`None`: no answer could be found)."""
 
@@ -146,7 +152,7 @@ class Candidate:
     answer: str | None
     scores: list[float]
     score: float | None  # aggregate of `scores`
-    finish: Finish | None
+    finish: FinishReason | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,36 +165,13 @@ class Selection:
     why: str
 
 
-class Strategy(Protocol):
-    """A pure decision rule over nodes. It never tokenises, calls no model and owns no KV.
-
-    The driver calls `start`, then `propose` and `observe` in turn. `observe` receives each expansion as it completes,
-    in any order: decisions may depend on the set, never on the order. The search is over when `propose` returns nothing
-    and nothing is in flight.
-
-    A strategy may also have `kept: int`: branches that go on when a level is over and the others are pruned. Admission
-    then reserves a whole path for each of these only, and one step for each of the n.
-    """
-
-    # Read-only, so that a frozen dataclass is a strategy.
-    @property
-    def name(self) -> str: ...
-    @property
-    def n(self) -> int: ...  # branches alive at most: what admission reserves for
-    @property
-    def max_steps(self) -> int: ...
-    @property
-    def uses_scores(self) -> bool: ...
-
-    def start(self, problem: Problem, root: Node) -> SearchState: ...
-    def propose(self, state: SearchState) -> list[Expand]: ...
-    def observe(self, state: SearchState, results: list[Expanded]) -> None: ...
-    def select(self, state: SearchState) -> Selection: ...
-
-
 @dataclass(slots=True)
 class Result:
-    """The outcome of a search. `tree` is the root node; `cost` covers everything that ran for this problem."""
+    """The outcome of a search. `tree` is the root node; `cost` covers everything that ran for this problem.
+
+    A search that failed has an `error` and no answer; one that was cut short by its deadline has `cut` "time" and the
+    best answer so far.
+    """
 
     problem: Problem
     answer: str | None
@@ -202,6 +185,8 @@ class Result:
     strategy: str
     why: str
     correct: bool | None = None  # graded against `problem.answer` when that is known
+    cut: Literal["time"] | None = None
+    error: BranchwiseError | None = None
 
 
 Grader = Callable[[str | None, str], bool]

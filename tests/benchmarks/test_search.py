@@ -47,17 +47,17 @@ def test_a_recording_replays_the_same_trees_on_any_rows(engine: bw.Engine, strat
 
 
 def test_the_prm_is_fed_every_token_once(engine: bw.Engine) -> None:
-    assert engine.scorer is not None
-    seen = watch(engine.scorer)
+    assert engine.judge is not None
+    seen = watch(engine.judge)
     results = list(engine.solve_many(bundled_problems(3), "beam", n=8, expand=4, max_in_flight=2))
-    terms = token_terms(engine.scorer, results)
+    terms = token_terms(engine.judge, results)
     expected = terms["prompts"] + terms["generated"] + terms["format"] + terms["recut"]
     assert sum(seen.rows) == expected - terms["shared"] - terms["blank"]
     assert terms["shared"] > 0  # siblings do agree word for word
     assert terms["format"] > 0
     batches = list(full_batches(sum(seen.rows), 100))
     assert sum(batches) == sum(seen.rows)
-    prefill(engine.scorer, batches, 70)
+    prefill(engine.judge, batches, 70)
     assert sum(seen.rows) == 2 * (expected - terms["shared"] - terms["blank"])
 
 

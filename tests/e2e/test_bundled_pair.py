@@ -12,7 +12,7 @@ import torch
 
 import branchwise as bw
 from branchwise.assets import asset_path
-from branchwise.search.registry import STRATEGIES
+from branchwise.strategies.registry import STRATEGIES
 from branchwise.types import Result
 
 
@@ -53,9 +53,9 @@ def test_every_strategy_runs_and_counts(engine: bw.Engine, problems: list[bw.Pro
         assert result.correct is not None
         assert result.cost.generated_tokens == sum(len(node.tokens) for node in walk(result))
         assert (result.cost.prm_tokens > 0) == STRATEGIES[name].uses_scores
-    assert engine.steps.kv.tree.n_free_blocks == engine.steps.kv.n_blocks
-    assert engine.scorer is not None
-    assert engine.scorer.kv.tree.n_free_blocks == engine.scorer.kv.n_blocks
+    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.judge is not None
+    assert engine.judge.kv.tree.n_free_blocks == engine.judge.kv.n_blocks
 
 
 def walk(result: Result) -> Iterator[bw.Node]:
@@ -100,15 +100,15 @@ def test_steps_by_hand(engine: bw.Engine) -> None:
             tree.expand(tree.root, temperature=-1)
     with pytest.raises(bw.StaleNodeError):
         tree.expand(tree.root)
-    assert engine.steps.kv.tree.n_free_blocks == engine.steps.kv.n_blocks
+    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
 
 
 def test_stopping_early_frees_everything(engine: bw.Engine, problems: list[bw.Problem]) -> None:
     results = engine.solve_many(problems[:6], "beam", n=8, max_in_flight=3)
     next(results)
     results.close()  # type: ignore[attr-defined]
-    assert engine.steps.kv.tree.n_free_blocks == engine.steps.kv.n_blocks
-    assert engine.steps.idle
+    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.idle
 
 
 def test_mistakes_are_named(engine: bw.Engine) -> None:
@@ -138,11 +138,11 @@ def test_mistakes_are_named(engine: bw.Engine) -> None:
 def test_solutions_are_capped_by_the_context_of_the_prm(problems: list[bw.Problem]) -> None:
     """A step that the PRM has no room for would end the whole run: the cap is lowered beforehand."""
     with bw.Engine(kv_memory=1 << 30, max_tokens=2048) as engine:
-        assert engine.scorer is not None
+        assert engine.judge is not None
         tree = engine.backend.open(problems[0], 4, 8, bw.Sampling(), 0, use_scores=True)
         assert tree is not None
         assert tree.prm is not None
         longest = tree.prm.prompt_tokens + tree.policy.limits.max_tokens + 8  # 8 markers
-        assert longest == engine.scorer.context
+        assert longest == engine.judge.context
         assert tree.policy.limits.max_step_tokens <= tree.policy.limits.max_tokens
         engine.backend.close(tree)

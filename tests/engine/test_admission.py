@@ -15,7 +15,7 @@ import branchwise as bw
 from branchwise import _C
 from branchwise.engine.kv import Demand, KvCache
 from branchwise.errors import OutOfMemory
-from branchwise.search.registry import make_strategy
+from branchwise.strategies.registry import make_strategy
 from e2e.test_bundled_pair import facts
 
 SIZE = 32
@@ -120,8 +120,8 @@ def test_searches_run_in_what_is_reserved_for_one(plenty: bw.Engine, name: str, 
 
 
 def caches(engine: bw.Engine) -> list[KvCache]:
-    assert engine.scorer is not None
-    return [engine.steps.kv, engine.scorer.kv]
+    assert engine.judge is not None
+    return [engine.policy.kv, engine.judge.kv]
 
 
 def bytes_of(cache: KvCache) -> int:

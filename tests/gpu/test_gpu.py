@@ -32,8 +32,8 @@ def search(device: str, strategy: str, burst: int | None = None) -> list[tuple[s
     problems = [Problem(each["id"], each["problem"]) for each in map(json.loads, lines)]
     with Engine(device=device, dtype="float32", kv_memory=256 << 20) as engine:
         if burst is not None:
-            engine.steps.model.backend.burst = burst
-            engine.steps.loop = None if burst == 1 else engine.steps.loop
+            engine.policy.model.backend.burst = burst
+            engine.policy.loop = None if burst == 1 else engine.policy.loop
         found = sorted(engine.solve_many(problems, strategy, seed=5), key=lambda result: result.problem.id)
         return [(result.text, result.scores) for result in found]
 

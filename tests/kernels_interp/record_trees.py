@@ -50,7 +50,7 @@ class Recorder:
 def record(strategy: str, n: int, at_once: int) -> list[dict[str, Any]]:
     """The iterations with the most rows, spread over the search."""
     with Engine(device="cpu", max_rows=n * at_once) as engine:
-        engine.steps.kv.planner = recorder = Recorder(engine.steps.kv.tree, engine.steps.kv.planner)
+        engine.policy.kv.planner = recorder = Recorder(engine.policy.kv.tree, engine.policy.kv.planner)
         lines = asset_path("problems.jsonl").read_text().splitlines()
         longest = sorted((json.loads(line) for line in lines), key=lambda each: -len(each["problem"]))[:at_once]
         problems = [Problem(each["id"], each["problem"]) for each in longest]

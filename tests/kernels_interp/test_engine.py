@@ -70,11 +70,11 @@ def test_the_same_search_as_on_the_cpu(count, strategy, options, monkeypatch):
     found = []
     for device in ("cpu", "interpreter"):
         with Engine(device=device, dtype="float32", kv_memory=64 << 20) as engine:
-            monkeypatch.setattr(engine.scorer.runner, "forward", told(events, "score", engine.scorer.runner.forward))
+            monkeypatch.setattr(engine.judge.runner, "forward", told(events, "score", engine.judge.runner.forward))
             found.append(solved(engine, count, strategy, options))
-            paths = engine.steps.runner.stats.attention_path
+            paths = engine.policy.runner.stats.attention_path
             assert set(paths) <= {"tree", "rows"}
-            assert sum(paths.values()) == engine.steps.runner.stats.iterations
+            assert sum(paths.values()) == engine.policy.runner.stats.iterations
     if strategy in ("beam", "dvts"):
         assert "start score finish" in " ".join(events)
     (cpu_steps, cpu_scores), (gpu_steps, gpu_scores) = found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from branchwise.scoring.aggregate import aggregate
+from branchwise.answers.aggregate import aggregate
 from branchwise_kernels import reference
 from branchwise_kernels.prm_head import PrmHeadWeights, prm_head
 from kernels_interp.harness.verify import poisoned, verify

@@ -73,7 +73,7 @@ def test_greedy_equals_transformers(models_dir: Path, name: str) -> None:
     if not path.exists():
         pytest.skip(f"{path} is absent")
     engine = bw.Engine(path, dtype="float32", kv_memory=1 << 30, max_tokens=64, max_step_tokens=64)
-    tokenizer = engine.steps.tokenizer
+    tokenizer = engine.policy.tokenizer
     prompts = [tokenizer.encode(prompt, bos=tokenizer.bos_id is not None and tokenizer.add_bos) for prompt in PROMPTS]
     grown = []
     for prompt in prompts:

@@ -1,16 +1,21 @@
-"""An engine without a model: texts, ends and scores are hashes of problem and path; steps finish in random order."""
+"""A pair without models: texts, ends and scores are hashes of problem and path; steps finish in random order."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from branchwise.search import DVTS, BeamSearch, BestOfN, Greedy, Majority, WeightedBestOfN
-from branchwise.search.step_engine import Event
-from branchwise.search.tree import walk
-from branchwise.types import Finish, Node, Problem, Result, Sampling, Strategy
+from branchwise.errors import OutOfMemory, StaleNodeError
+from branchwise.pair.protocol import Event
+from branchwise.search import driver
+from branchwise.search.protocol import Callback
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions
+from branchwise.strategies import DVTS, BeamSearch, BestOfN, Demand, Greedy, Majority, Strategy, WeightedBestOfN
+from branchwise.tree import walk
+from branchwise.types import FinishReason, Grader, Node, Problem, Result, Settings, StepOptions
 
 Path = tuple[int, ...]
 
@@ -51,7 +56,7 @@ class Script:
         digest = hashlib.blake2b(f"{problem}|{path}|{what}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % below
 
-    def finish(self, problem: str, path: Path) -> Finish:
+    def finish(self, problem: str, path: Path) -> FinishReason:
         chance = self.draw(problem, path, "finish", 100)
         return "eos" if chance < self.eos else "length" if chance < self.eos + self.length else "stop"
 
@@ -69,20 +74,21 @@ class Script:
 class ScriptedTree:
     problem: Problem
     root: Node
-    reserved: int
-    max_steps: int
-    use_scores: bool
-    sampling: Sampling
-    seed: int
+    demand: Demand
+    settings: Settings
     held: set[Node] = field(default_factory=set)
     pruned: set[Node] = field(default_factory=set)
-    most_held: int = 0
+    asked: dict[Node, int] = field(default_factory=dict)
+    options: list[StepOptions] = field(default_factory=list)
+    most_leaves: int = 0
     growing: int = 0
     closed: bool = False
 
 
-class ScriptedEngine:
-    """A `StepEngine` that also checks how it is used. `room` counts the branches that fit in all."""
+class ScriptedPair:
+    """A `Pair` that also checks how it is used. `room` counts the branches that fit in all."""
+
+    scores = True
 
     def __init__(
         self,
@@ -108,45 +114,70 @@ class ScriptedEngine:
     def open_trees(self) -> list[ScriptedTree]:
         return [tree for tree in self.trees if not tree.closed]
 
-    def open(
-        self, problem: Problem, branches: int, max_steps: int, sampling: Sampling, seed: int, *, use_scores: bool,
-        kept: int | None = None,
-    ) -> ScriptedTree | None:  # fmt: skip
-        if sum(tree.reserved for tree in self.open_trees) + branches > self.room:
+    @property
+    def idle(self) -> bool:
+        return not self._queue
+
+    def open(self, problem: Problem, demand: Demand, settings: Settings) -> ScriptedTree | None:
+        if demand.branches > self.room:
+            raise OutOfMemory(f"{demand.branches} branches never fit")
+        if sum(tree.demand.branches for tree in self.open_trees) + demand.branches > self.room:
             self.refusals += 1
             return None
-        tree = ScriptedTree(problem, Node(0, None, 0, 0, 0), branches, max_steps, use_scores, sampling, seed)
+        tree = ScriptedTree(problem, Node(0, None, 0, 0, lineage_of(())), demand, settings)
         tree.held.add(tree.root)
         self.trees.append(tree)
         self.most_open = max(self.most_open, len(self.open_trees))
         return tree
 
-    def expand(self, tree: ScriptedTree, node: Node, n: int) -> None:
-        assert not tree.closed
-        assert node in tree.held
+    def expand(self, tree: ScriptedTree, node: Node, n: int, options: StepOptions) -> int:
+        if tree.closed or node not in tree.held:
+            raise StaleNodeError(f"node {node.lineage_path} is gone")
         assert node is tree.root or node.finish == "stop"
         tree.growing += n
-        assert tree.growing <= tree.reserved
-        for _ in range(n):
-            index = len(node.children)
-            child = Node(self.order.randrange(10**9), node, index, node.depth + 1, hash((node.lineage, index)))
+        tree.options.append(options)
+        assert tree.growing <= tree.demand.branches
+        first = tree.asked.get(node, 0)
+        tree.asked[node] = first + n
+        for index in range(first, first + n):
+            lineage = lineage_of((*node.lineage_path, index))
+            child = Node(self.order.randrange(10**9), node, index, node.depth + 1, lineage)
             node.children.append(child)
             tree.held.add(child)
-            tree.most_held = max(tree.most_held, len(tree.held))
             self._queue.append((self.polls + self.slow(child), Event("generated", tree, child)))
+        leaves = tree.held - {each.parent for each in tree.held}
+        tree.most_leaves = max(tree.most_leaves, len(leaves))
+        return first
 
-    def score(self, tree: ScriptedTree, nodes: list[Node]) -> None:
+    def score(self, tree: ScriptedTree, nodes: Sequence[Node]) -> None:
         assert not tree.closed
-        assert tree.use_scores
+        assert tree.demand.scores
         assert tree.held.issuperset(nodes)
         self._queue += [(self.polls, Event("scored", tree, node)) for node in nodes]
 
     def prune(self, tree: ScriptedTree, node: Node) -> None:
+        assert not tree.closed
         assert node in tree.held
         assert node not in tree.pruned
         assert all(child.finish is not None for child in node.children)  # no step still grows from it
         tree.held.remove(node)
         tree.pruned.add(node)
+
+    def cancel(self, tree: ScriptedTree, parent: Node, first: int, n: int) -> None:
+        assert not tree.closed
+        gone = [child for child in parent.children if child.index in range(first, first + n)]
+        parent.children = [child for child in parent.children if child not in gone]
+        for node in gone:  # grows as it is read
+            gone += node.children
+            tree.held.discard(node)
+            tree.growing -= node.finish is None
+        self._queue = [item for item in self._queue if item[1].node not in gone]
+
+    def over(self, tree: ScriptedTree) -> int:
+        return len(tree.held)
+
+    def free(self) -> None:
+        self._queue.clear()
 
     def close(self, tree: ScriptedTree) -> None:
         assert not tree.closed
@@ -157,7 +188,7 @@ class ScriptedEngine:
 
     def poll(self) -> list[Event]:
         self.polls += 1
-        assert self._queue, "the driver waits for an engine that has nothing to do"
+        assert self._queue, "the service waits for a pair that has nothing to do"
         ready = [item for item in self._queue if item[0] < self.polls]
         done = self.order.sample(ready, self.order.randint(min(1, len(ready)), len(ready)))
         self._queue = [item for item in self._queue if item not in done]
@@ -173,6 +204,19 @@ class ScriptedEngine:
             node.score = float("nan") if path == self.nan_at else self.script.score(problem, path)
             return
         tree.growing -= 1
-        assert node.depth <= tree.max_steps
+        assert node.depth <= tree.demand.steps
         node.cost.generated_tokens += 1
         node.text, node.finish = self.script.text(problem, path), self.script.finish(problem, path)
+
+
+def lineage_of(path: Path) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(path).encode(), digest_size=8).digest(), "big")
+
+
+def run(
+    problems: Iterable[Problem], strategy: Strategy, pair: ScriptedPair, *, max_in_flight: int = 1,
+    settings: Settings | None = None, on_event: Callback | None = None, grade: Grader | None = None,
+) -> Iterator[Result]:  # fmt: skip
+    """The driver on a service of its own."""
+    options = SearchOptions(strategy, settings or Settings(), on_event, grade)
+    return driver.run(problems, Service(pair), options, max_in_flight=max_in_flight)

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchwise.errors import CheckpointError, ConfigError, InputError, OutOfMemory
-from branchwise.search import BeamSearch, BestOfN, Greedy, Majority, Progress, run
-from branchwise.search.metrics import every_choice
-from branchwise.search.tree import walk
-from branchwise.types import Expand, Expanded, Problem, Sampling, SearchState, Strategy
-from search.scripted import STRATEGIES, Script, ScriptedEngine, shape
+from branchwise.errors import CheckpointError, ConfigError, InputError, OutOfMemory, StrategyError
+from branchwise.search.protocol import Progress
+from branchwise.strategies import Ask, BeamSearch, Greedy, Majority, Reply, State, Strategy
+from branchwise.strategies.protocol import Action
+from branchwise.tree import walk
+from branchwise.types import Problem, Sampling, Settings
+from search.scripted import STRATEGIES, Script, ScriptedPair, run, shape
 
 BEAM = BeamSearch(n=4, expand=2, max_steps=5)
 
@@ -29,10 +30,10 @@ def test_results_are_the_same_for_any_load(
     count: int, max_in_flight: int, order: int, strategy: Strategy, room: int
 ) -> None:
     alone = {
-        problem.id: shape(next(run([problem], strategy, ScriptedEngine(), max_in_flight=1)))
+        problem.id: shape(next(run([problem], strategy, ScriptedPair(), max_in_flight=1)))
         for problem in problems(count)
     }
-    engine = ScriptedEngine(order=random.Random(order), room=room)
+    engine = ScriptedPair(order=random.Random(order), room=room)
     together = {
         result.problem.id: shape(result)
         for result in run(problems(count), strategy, engine, max_in_flight=max_in_flight)
@@ -50,7 +51,7 @@ def test_results_stream_and_problems_are_taken_when_needed() -> None:
             taken.append(problem.id)
             yield problem
 
-    engine = ScriptedEngine()
+    engine = ScriptedPair()
     results = run(source(), BEAM, engine, max_in_flight=3)  # type: ignore[arg-type]
     assert taken == []
     next(results)
@@ -60,49 +61,58 @@ def test_results_stream_and_problems_are_taken_when_needed() -> None:
 
 
 def test_admission_waits_for_room() -> None:
-    engine = ScriptedEngine(room=10)
+    engine = ScriptedPair(room=10)
     results = list(run(problems(9), BEAM, engine, max_in_flight=8))
     assert sorted(result.problem.id for result in results) == sorted(problem.id for problem in problems(9))
     assert engine.most_open == 2
     assert engine.refusals < 20
 
 
-def test_no_room_at_all_is_an_error() -> None:
-    engine = ScriptedEngine(room=3)
-    with pytest.raises(OutOfMemory, match=r"'p0' with n=4.*lower n"):
-        list(run(problems(2), BEAM, engine, max_in_flight=2))
+def test_no_room_at_all_is_an_error_of_that_problem() -> None:
+    pair = ScriptedPair(room=3)
+    results = list(run(problems(2), BEAM, pair, max_in_flight=2))
+    assert [(type(result.error), result.answer) for result in results] == [(OutOfMemory, None)] * 2
+
+
+def test_one_problem_that_cannot_fit_harms_no_other() -> None:
+    alone = {result.problem.id: shape(result) for result in run(problems(3), BEAM, ScriptedPair(), max_in_flight=1)}
+    large = Problem("large", "large", strategy=Majority(n=99))
+    results = {each.problem.id: each for each in run([large, *problems(3)], BEAM, ScriptedPair(room=8), max_in_flight=4)}
+    assert isinstance(results.pop("large").error, OutOfMemory)
+    assert {id: shape(result) for id, result in results.items()} == alone
 
 
 def test_duplicate_problems_are_solved_each() -> None:
     twice = [*problems(2), *problems(2)]
-    results = list(run(twice, BEAM, ScriptedEngine(order=random.Random(5)), max_in_flight=3))
+    results = list(run(twice, BEAM, ScriptedPair(order=random.Random(5)), max_in_flight=3))
     assert Counter(result.problem.id for result in results) == {"p0": 2, "p1": 2}
     by_id = {result.problem.id: shape(result) for result in results}
     assert all(shape(result) == by_id[result.problem.id] for result in results)
 
 
 def test_no_problem_no_result() -> None:
-    assert list(run([], BEAM, ScriptedEngine(), max_in_flight=4)) == []
+    assert list(run([], BEAM, ScriptedPair(), max_in_flight=4)) == []
 
 
-def test_temperature_seed_and_reservation_reach_the_engine() -> None:
-    engine = ScriptedEngine()
-    asked = [Problem("a", "a"), Problem("b", "b", seed=7)]
+def test_settings_and_demand_reach_the_pair() -> None:
+    pair = ScriptedPair()
+    asked = [Problem("a", "a"), Problem("b", "b", seed=7, sampling=Sampling(1.5), strategy=Majority(n=2))]
     sampling = Sampling(temperature=0.6, top_p=0.9)
-    list(run(asked, BEAM, engine, max_in_flight=1, sampling=sampling, seed=3))
-    list(run(asked, Greedy(), engine, max_in_flight=1, sampling=sampling, seed=3))
-    assert [tree.seed for tree in engine.trees] == [3, 7, 3, 7]
-    assert [tree.reserved for tree in engine.trees] == [4, 4, 1, 1]
-    assert [tree.max_steps for tree in engine.trees] == [5, 5, 40, 40]
-    assert [tree.use_scores for tree in engine.trees] == [True, True, False, False]
-    assert engine.trees[0].sampling == sampling
-    assert engine.trees[2].sampling == Sampling(temperature=0.0, top_p=0.9)
+    list(run(asked, BEAM, pair, settings=Settings(sampling, seed=3)))
+    list(run(asked[:1], Greedy(), pair, settings=Settings(sampling, seed=3)))
+    assert [tree.settings.seed for tree in pair.trees] == [3, 7, 3]
+    assert [tree.demand.branches for tree in pair.trees] == [4, 2, 1]
+    assert [tree.demand.steps for tree in pair.trees] == [5, 40, 40]
+    assert [tree.demand.scores for tree in pair.trees] == [True, False, False]
+    assert [tree.settings.sampling for tree in pair.trees] == [sampling, Sampling(1.5), sampling]
+    drawn = [{options.sampling for options in tree.options} for tree in pair.trees]
+    assert drawn == [{sampling}, {Sampling(1.5)}, {Sampling(temperature=0.0)}]
 
 
 def test_result_fields() -> None:
     script = Script(eos=50)
     (result,) = run(
-        [Problem("p", "p", answer="1")], BEAM, ScriptedEngine(script), max_in_flight=1, grade=lambda a, gold: a == gold
+        [Problem("p", "p", answer="1")], BEAM, ScriptedPair(script), max_in_flight=1, grade=lambda a, gold: a == gold
     )
     assert result.strategy == "beam"
     assert result.correct == (result.answer == "1")
@@ -111,24 +121,13 @@ def test_result_fields() -> None:
     assert result.cost.prefill_tokens == 7  # what `close` leaves in the root's record
     assert result.votes[0][0] == result.answer
     assert result.why.startswith("weighted")
-    (ungraded,) = run([Problem("p", "p", answer="1")], BEAM, ScriptedEngine(script), max_in_flight=1)
+    (ungraded,) = run([Problem("p", "p", answer="1")], BEAM, ScriptedPair(script), max_in_flight=1)
     assert ungraded.correct is None
-
-
-def test_every_choice_names_all_metrics() -> None:
-    (result,) = run(problems(1), BestOfN(n=8), ScriptedEngine(Script(eos=40)), max_in_flight=1)
-    choices = every_choice(result.candidates)
-    kinds = ("last", "min", "prod", "mean")
-    assert set(choices) == {"majority", *(f"{kind}_{rule}" for kind in kinds for rule in ("max", "vote"))}
-    assert choices["last_max"].chosen is not None
-    assert choices["last_max"].chosen.answer == result.answer
-    (unscored,) = run(problems(1), Majority(n=8), ScriptedEngine(), max_in_flight=1)
-    assert set(every_choice(unscored.candidates)) == {"majority"}
 
 
 def test_progress_tells_the_story_of_every_node() -> None:
     told: list[Progress] = []
-    results = list(run(problems(3), BEAM, ScriptedEngine(), max_in_flight=2, on_event=told.append))
+    results = list(run(problems(3), BEAM, ScriptedPair(), max_in_flight=2, on_event=told.append))
     for result in results:
         nodes = list(walk(result.tree))
         mine = [event for event in told if event.node in set(nodes)]
@@ -141,20 +140,24 @@ def test_progress_tells_the_story_of_every_node() -> None:
 
 
 def test_nan_score_is_refused_by_name() -> None:
-    engine = ScriptedEngine(nan_at=(2,))
-    with pytest.raises(CheckpointError, match=r"'p0', step \(2,\).*nan"):
-        list(run(problems(3), BEAM, engine, max_in_flight=3))
+    engine = ScriptedPair(nan_at=(2,))
+    results = list(run(problems(3), BEAM, engine, max_in_flight=3))
+    for result in results:
+        assert isinstance(result.error, CheckpointError)
+        assert f"'{result.problem.id}', step (2,)" in str(result.error)
+        assert "nan" in str(result.error)
     assert engine.open_trees == []
 
 
 def test_missing_score_is_refused() -> None:
-    class Forgetful(ScriptedEngine):
+    class Forgetful(ScriptedPair):
         def _complete(self, event: object) -> None:
             super()._complete(event)  # type: ignore[arg-type]
             event.node.score = None  # type: ignore[attr-defined]
 
-    with pytest.raises(CheckpointError, match="None"):
-        list(run(problems(1), BEAM, Forgetful(), max_in_flight=1))
+    (result,) = run(problems(1), BEAM, Forgetful(), max_in_flight=1)
+    assert isinstance(result.error, CheckpointError)
+    assert "None" in str(result.error)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -164,7 +167,7 @@ def test_an_error_in_the_callback_closes_every_tree(kind: str, error: type[BaseE
         if event.kind == kind:
             raise error("from the callback")
 
-    engine = ScriptedEngine()
+    engine = ScriptedPair()
     with pytest.raises(error, match="from the callback"):
         list(run(problems(5), BEAM, engine, max_in_flight=3, on_event=fail))
     assert engine.trees
@@ -172,7 +175,7 @@ def test_an_error_in_the_callback_closes_every_tree(kind: str, error: type[BaseE
 
 
 def test_an_interrupted_engine_a_bad_grader_and_a_caller_who_stops_close_every_tree() -> None:
-    class Interrupted(ScriptedEngine):
+    class Interrupted(ScriptedPair):
         def poll(self) -> list[object]:  # type: ignore[override]
             if self.polls > 3:
                 raise KeyboardInterrupt
@@ -181,15 +184,15 @@ def test_an_interrupted_engine_a_bad_grader_and_a_caller_who_stops_close_every_t
     def refuse(answer: str | None, gold: str) -> bool:
         raise InputError(gold)
 
-    engine: ScriptedEngine = Interrupted()
+    engine: ScriptedPair = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         list(run(problems(5), BEAM, engine, max_in_flight=3))
     assert engine.open_trees == []
-    engine = ScriptedEngine()
-    with pytest.raises(InputError):
-        list(run(problems(5), BEAM, engine, max_in_flight=3, grade=refuse))
+    engine = ScriptedPair()
+    results = list(run(problems(5), BEAM, engine, max_in_flight=3, grade=refuse))
+    assert [type(result.error) for result in results] == [InputError] * 5
     assert engine.open_trees == []
-    engine = ScriptedEngine()
+    engine = ScriptedPair()
     results = run(problems(5), BEAM, engine, max_in_flight=3)
     next(results)
     assert engine.open_trees
@@ -198,7 +201,7 @@ def test_an_interrupted_engine_a_bad_grader_and_a_caller_who_stops_close_every_t
 
 
 def test_a_failing_close_does_not_keep_the_others_open() -> None:
-    class Stubborn(ScriptedEngine):
+    class Stubborn(ScriptedPair):
         def close(self, tree: object) -> None:
             super().close(tree)  # type: ignore[arg-type]
             if tree is self.trees[0]:
@@ -214,25 +217,17 @@ def test_a_failing_close_does_not_keep_the_others_open() -> None:
     assert engine.open_trees == []
 
 
-def test_one_run_at_a_time() -> None:
-    engine = ScriptedEngine(Script(eos=0, length=0))
-    first = run(problems(4), BEAM, engine, max_in_flight=4)
-    next(first)
-    with pytest.raises(ConfigError, match="exhaust or close"):
-        list(run(problems(1), BeamSearch(n=4, expand=2, max_steps=40), engine, max_in_flight=1))
-
-
 def test_max_in_flight_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="max_in_flight is 0"):
-        run(problems(1), BEAM, ScriptedEngine(), max_in_flight=0)
+        run(problems(1), BEAM, ScriptedPair(), max_in_flight=0)
 
 
 @dataclass(frozen=True)
 class Greedier(Majority):
-    """Asks for more than its budget."""
+    """Asks for more than its demand."""
 
-    def propose(self, state: SearchState) -> list[Expand]:
-        return [Expand(state.root, self.n + 1)]
+    def propose(self, state: State) -> list[Action]:
+        return [Ask(state.root, self.n + 1)]
 
 
 @dataclass(frozen=True)
@@ -241,18 +236,19 @@ class Ordered(BeamSearch):
 
     observed: Counter[str] = field(default_factory=Counter)
 
-    def observe(self, state: SearchState, results: list[Expanded]) -> None:
-        for result in results:
-            assert [child.index for child in result.children] == sorted(child.index for child in result.children)
-            assert all(child.parent is result.node and child.score is not None for child in result.children)
-            self.observed[state.problem.id] += 1
-        BeamSearch.observe(self, state, results)
+    def observe(self, state: State, replies: list[Reply]) -> None:
+        (reply,) = replies
+        assert len(reply.nodes) == reply.ask.n
+        assert [child.index for child in reply.nodes] == sorted(child.index for child in reply.nodes)
+        assert all(child.parent is reply.ask.node and child.score is not None for child in reply.nodes)
+        self.observed[state.problem.id] += 1
+        BeamSearch.observe(self, state, replies)
 
 
 @given(st.integers(0, 99))
 def test_children_are_observed_complete_and_in_order(order: int) -> None:
     strategy = Ordered(n=8, expand=4)
-    list(run(problems(2), strategy, ScriptedEngine(order=random.Random(order)), max_in_flight=2))
+    list(run(problems(2), strategy, ScriptedPair(order=random.Random(order)), max_in_flight=2))
     assert set(strategy.observed) == {"p0", "p1"}
 
 
@@ -260,30 +256,19 @@ def test_children_are_observed_complete_and_in_order(order: int) -> None:
 class Silent(Majority):
     """Asks for nothing."""
 
-    def propose(self, state: SearchState) -> list[Expand]:
+    def propose(self, state: State) -> list[Action]:
         return []
 
 
-def test_a_strategy_over_its_budget_is_refused() -> None:
-    engine = ScriptedEngine()
-    with pytest.raises(ConfigError, match=r"wants 4 steps at once.*n=3"):
-        list(run(problems(1), Greedier(n=3), engine, max_in_flight=1))
+@pytest.mark.parametrize(
+    ("strategy", "message"), [(Greedier(n=3), "wants 4 steps at once, but its demand is 3"), (Silent(n=3), "nothing")]
+)
+def test_a_strategy_that_breaks_its_word_is_refused(strategy: Strategy, message: str) -> None:
+    engine = ScriptedPair()
+    results = list(run(problems(2), strategy, engine, max_in_flight=1))
+    for result in results:
+        assert isinstance(result.error, StrategyError)
+        assert message in str(result.error)
+        assert f"strategy 'majority' on problem '{result.problem.id}'" in str(result.error)
+    assert len(results) == 2
     assert engine.open_trees == []
-
-
-def test_a_strategy_that_asks_for_nothing_is_over() -> None:
-    results = list(run(problems(3), Silent(n=3), ScriptedEngine(), max_in_flight=2))
-    assert [(result.answer, result.candidates) for result in results] == [(None, [])] * 3
-
-
-@dataclass(frozen=True)
-class Keeper(Majority):
-    """Says how many branches it keeps."""
-
-    kept: int = 0
-
-
-@pytest.mark.parametrize("kept", [0, 5])
-def test_a_strategy_cannot_keep_more_than_it_grows(kept: int) -> None:
-    with pytest.raises(ConfigError, match=f"kept={kept}: expected 1 to its n=4"):
-        run(problems(1), Keeper(n=4, kept=kept), ScriptedEngine(), max_in_flight=1)

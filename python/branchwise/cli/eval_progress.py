@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from branchwise.cli.output import make_console
 from branchwise.report import numbers
 from branchwise.report.tally import Tally
-from branchwise.search.step_engine import Progress as SearchProgress
+from branchwise.search.protocol import Progress as SearchProgress
 
 _LINE_SECONDS = 30.0  # between two lines where there is no terminal
 

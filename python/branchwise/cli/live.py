@@ -11,7 +11,7 @@ from rich.text import Text
 from branchwise.cli.output import glyphs_of
 from branchwise.report import numbers
 from branchwise.report.text_tree import Marks, draw_tree, shorten
-from branchwise.search.step_engine import Progress
+from branchwise.search.protocol import Progress
 from branchwise.types import Node, Result
 
 FINAL_LINES = 80  # of a finished tree

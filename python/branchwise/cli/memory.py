@@ -15,7 +15,7 @@ def memory_report(
     """The split of a device's memory, in bytes. Raises as `Engine` does when the models cannot work there."""
     from branchwise.backend.select import open_backend
     from branchwise.config import EngineConfig
-    from branchwise.engine.kv import Demand
+    from branchwise.engine.kv import KvDemand
     from branchwise.engine.memory import plan_memory, resolve_dtype
     from branchwise.weights import open_checkpoint
 
@@ -23,7 +23,7 @@ def memory_report(
     checkpoints = [open_checkpoint(source) for source in (policy, prm) if source is not None]
     chosen = resolve_dtype(dtype, checkpoints[0], backend)
     kept = max(1, n // expand)
-    demand = Demand(PROMPT_TOKENS, n, kept, max_tokens, EngineConfig().max_step_tokens, MAX_STEPS)
+    demand = KvDemand(PROMPT_TOKENS, n, kept, max_tokens, EngineConfig().max_step_tokens, MAX_STEPS)
     plan = plan_memory(backend, checkpoints, chosen, demand, form=weights)
     return {
         "device": str(backend.device),

@@ -139,7 +139,7 @@ class SearchOptions:
 
     def make_strategy(self) -> Strategy:
         """The strategy with the options that were given. ConfigError says what cannot work, before models load."""
-        from branchwise.search.registry import make_strategy
+        from branchwise.strategies.registry import make_strategy
 
         given = {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}
         strategy = make_strategy(self.strategy, **given)

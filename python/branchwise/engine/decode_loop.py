@@ -53,7 +53,7 @@ class Burst:
 
     rows: Sequence[LoopRow]
     order: np.ndarray
-    ahead: list[int]  # slots reserved for each row
+    reserved: list[int]  # slots for each row
     loop: Loop
     slots_read: list[int]  # KV slots that each iteration reads
     slots_unshared: int  # about what an iteration would read without sharing
@@ -73,12 +73,12 @@ class DecodeLoop:
 
     def start(self, rows: Sequence[LoopRow], detector: StepDetector, eos_ids: frozenset[int]) -> Burst:
         """Queue a burst and return without waiting. OutOfMemory: nothing was queued or reserved."""
-        ahead = [min(self.backend.burst, row.room()) for row in rows]
-        self._reserve(rows, ahead)
+        reserved = [min(self.backend.burst, row.room()) for row in rows]
+        self._reserve(rows, reserved)
         handles = np.fromiter((row.handle for row in rows), np.int64, len(rows))
         plan = self.kv.planner.build(handles, np.ones(len(rows), np.int32))
         order = np.asarray(plan.order)
-        rewind = np.array(ahead, np.int32)[order] - 1  # the plan's rows are the last slots: back to the first
+        rewind = np.array(reserved, np.int32)[order] - 1  # the plan's rows are the last slots: back to the first
         in_order = [rows[index] for index in order]
         arrays = BurstArrays(
             token=np.array([row.token for row in in_order], np.int64),
@@ -96,9 +96,9 @@ class DecodeLoop:
             table = self._table(detector, eos_ids)
             parts = LoopParts(self._forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
             loop = self._loops[detector, key] = self.backend.loop(key, parts)
-        loop.start(plan, arrays, max(ahead))
-        unread = [int(np.maximum(rewind - step, 0).sum()) for step in range(max(ahead))]
-        return Burst(rows, order, ahead, loop, [plan.kv_slots_read - count for count in unread], plan.kv_slots_unshared)
+        loop.start(plan, arrays, max(reserved))
+        unread = [int(np.maximum(rewind - step, 0).sum()) for step in range(max(reserved))]
+        return Burst(rows, order, reserved, loop, [plan.kv_slots_read - count for count in unread], plan.kv_slots_unshared)
 
     def finish(self, burst: Burst) -> list[tuple[list[int], list[float]]]:
         """Wait for a burst: the tokens and log-probabilities that each row drew, in the order of its rows."""
@@ -108,8 +108,8 @@ class DecodeLoop:
             count = int((tokens[:, column] >= 0).sum())
             results[index] = (tokens[:count, column].tolist(), logprobs[:count, column].tolist())
         tree = self.kv.tree
-        for row, ahead, (drawn, _) in zip(burst.rows, burst.ahead, results, strict=True):
-            tree.truncate(row.handle, tree.length(row.handle) - ahead + len(drawn))
+        for row, count, (drawn, _) in zip(burst.rows, burst.reserved, results, strict=True):
+            tree.truncate(row.handle, tree.length(row.handle) - count + len(drawn))
         return results
 
     def _forward(self, tokens: Tensor, plan: Plan) -> Tensor:
@@ -125,12 +125,12 @@ class DecodeLoop:
             self._tables[detector] = StepTable(self.backend.tensor(transitions), self.backend.tensor(eos))
         return self._tables[detector]
 
-    def _reserve(self, rows: Sequence[LoopRow], ahead: list[int]) -> None:
+    def _reserve(self, rows: Sequence[LoopRow], reserved: list[int]) -> None:
         tree = self.kv.tree
-        for done, (row, count) in enumerate(zip(rows, ahead, strict=True)):
+        for done, (row, count) in enumerate(zip(rows, reserved, strict=True)):
             try:
                 tree.append(row.handle, count)
             except OutOfMemory:
-                for other, given in zip(rows[:done], ahead, strict=False):
+                for other, given in zip(rows[:done], reserved, strict=False):
                     tree.truncate(other.handle, tree.length(other.handle) - given)
                 raise

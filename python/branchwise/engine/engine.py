@@ -8,24 +8,25 @@ Rows are refilled continuously: a branch that ends its step leaves, a waiting on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from branchwise.backend.base import BurstBackend
-from branchwise.engine.branch import Branch, StepLimits, Tree
 from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
 from branchwise.engine.forest import Forest
-from branchwise.engine.kv import KvCache
-from branchwise.engine.rows import Growing, Opening, RowQueue
+from branchwise.engine.kv import KvCache, KvDemand
+from branchwise.engine.policy_tree import NodeState, PolicyTree
+from branchwise.engine.rows import Growing, Opening, RowLoad, RowQueue
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
 from branchwise.errors import InputError, OutOfMemory
 from branchwise.models.decoder import Decoder
 from branchwise.text.steps import StepDetector
 from branchwise.text.tokenizer import Tokenizer
-from branchwise.types import Finish, Node, Sampling
+from branchwise.types import FinishReason, Node, Settings, StepOptions
 
 
 class StepEngine:
@@ -41,7 +42,7 @@ class StepEngine:
         self.runner = Runner(model, kv)
         self.sampler = Sampler(model)
         self.rows = RowQueue(max_rows, prefill_rows)
-        self.forest = Forest(kv, self.rows)
+        self.forest = Forest(kv, self.rows, self.detector)
         self.speculate = speculate
         self.context = min(model.config.max_positions, len(next(iter(model.rope.values()))[0]))
         self.flops_per_token = 2.0 * model.config.matmul_parameters
@@ -54,13 +55,12 @@ class StepEngine:
     # --- trees -------------------------------------------------------------------------------------------------
 
     def open(
-        self, prompt: Sequence[int], *, lineage: int, branches: int, max_steps: int, limits: StepLimits,
-        sampling: Sampling, seed: int, delimiter: str, kept: int | None = None,
-    ) -> Tree | None:  # fmt: skip
+        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int, settings: Settings
+    ) -> PolicyTree | None:
         """Start a tree under a prompt, or return `None` while its worst case does not fit beside what runs.
 
-        prompt: token ids    lineage: 64-bit key of the root's random numbers    branches: alive at most
-        kept: branches that go on when a level is over, if those are fewer (see `Demand`)
+        prompt: token ids    lineage: 64-bit key of the root's random numbers
+        branches: alive at most    paths: that go on when a level is over    steps: of a path (see `KvDemand`)
         InputError: empty prompt, or longer than the context. OutOfMemory: it can never fit.
         """
         room = self.context - len(prompt)
@@ -70,29 +70,34 @@ class StepEngine:
             raise InputError(
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.context}: shorten the prompt"
             )
-        limits = StepLimits(min(limits.max_tokens, room), min(limits.max_step_tokens, room))
-        return self.forest.open(
-            prompt, lineage=lineage, branches=branches, kept=branches if kept is None else kept, max_steps=max_steps,
-            limits=limits, sampling=sampling, seed=seed, detector=self.detector(delimiter), speculates=self.speculate,
-        )  # fmt: skip
+        tokens, step_tokens = min(settings.max_tokens, room), min(settings.max_step_tokens, room)
+        demand = KvDemand(len(prompt), branches, paths, tokens, step_tokens, steps)
+        settings = replace(settings, max_tokens=tokens, max_step_tokens=step_tokens)
+        speculates = self.speculate and settings.speculate
+        return self.forest.open(prompt, lineage=lineage, demand=demand, settings=settings, speculates=speculates)
 
-    def expand(self, tree: Tree, node: Node, n: int) -> None:
-        """Queue `n` more children of a node; the first one may have been written ahead.
+    def expand(self, tree: PolicyTree, node: Node, n: int, options: StepOptions) -> int:
+        """Queue `n` more children of a node and return the index of the first, which may have been written ahead.
 
         ConfigError: n < 1. StaleNodeError: its KV is gone, or it has ended.
         """
-        self.forest.expand(tree, node, n)
+        self._land()
+        return self.forest.expand(tree, node, n, options)
 
-    def prune(self, tree: Tree, node: Node) -> None:
+    def cancel(self, tree: PolicyTree, parent: Node, first: int, n: int) -> list[Node]:
+        """Take back a wish: children `first` to `first + n` of a node leave the tree with all below them.
+
+        Returns the nodes that had begun, parents first; their KV is free.
+        """
+        self._land()
+        return self.forest.cancel(tree, parent, first, n)
+
+    def prune(self, tree: PolicyTree, node: Node) -> None:
         """Drop the owner's hold on a node; its KV is freed when no child needs it. A growing step is abandoned."""
         self._land()
         self.forest.prune(tree, node)
 
-    def cancel(self, tree: Tree) -> None:
-        """Forget what is queued for a tree but has not begun."""
-        self.rows.cancel(tree)
-
-    def close(self, tree: Tree) -> None:
+    def close(self, tree: PolicyTree) -> None:
         """Free everything a tree holds. Closing twice is allowed."""
         self._land()
         self.forest.close(tree)
@@ -103,6 +108,17 @@ class StepEngine:
     def idle(self) -> bool:
         """True when nothing that was asked for is queued or growing."""
         return self.rows.idle and not (self._flying or self.forest.finished)
+
+    @property
+    def load(self) -> RowLoad:
+        """The rows of the next iteration."""
+        rows = self.rows
+        growing = [(item.tree, item.state.node) for item in rows.growing]
+        return RowLoad(rows.max_rows, growing, [(opening.tree, opening.n) for opening in rows.openings])
+
+    def over(self, tree: PolicyTree) -> int:
+        """Blocks that a tree holds beyond what it was promised."""
+        return tree.blocks(self.kv.block_slots) - tree.reserved_blocks
 
     @property
     def overlaps(self) -> bool:
@@ -118,9 +134,9 @@ class StepEngine:
 
     def _take_off(self, loop: DecodeLoop) -> tuple[list[Growing], Burst]:
         growing = self.rows.next_growing()
-        detector = growing[0].tree.detector
-        rows = [item for item in growing if item.tree.detector is detector]
-        self.rows.put_back([item for item in growing if item.tree.detector is not detector])
+        detector = growing[0].state.detector
+        rows = [item for item in growing if item.state.detector is detector]
+        self.rows.put_back([item for item in growing if item.state.detector is not detector])
         try:
             return rows, loop.start([self._loop_row(item) for item in rows], detector, self.tokenizer.eos_ids)
         except OutOfMemory:
@@ -129,7 +145,7 @@ class StepEngine:
                 raise
             return self._take_off(loop)
 
-    def poll(self) -> list[tuple[Tree, Node]]:
+    def poll(self) -> list[tuple[PolicyTree, Node]]:
         """Run one decode iteration, or collect a burst of them, and return the steps that finished."""
         self.begin()
         self._land()
@@ -139,11 +155,11 @@ class StepEngine:
         with self.model.backend.stream("policy"):
             return self._iterate()
 
-    def _iterate(self) -> list[tuple[Tree, Node]]:
+    def _iterate(self) -> list[tuple[PolicyTree, Node]]:
         """One decode iteration under the host's eyes: openings are fed, and every row draws a token."""
         growing, openings = self.rows.next_batch()
-        fed = list({opening.branch: opening for opening in openings if opening.branch.pending}.values())
-        feeds = [Feed(item.branch.handle, item.branch.pending) for item in growing] + self._opening_feeds(fed)
+        fed = list({opening.parent: opening for opening in openings if opening.parent.pending}.values())
+        feeds = [Feed(item.state.handle, item.state.pending) for item in growing] + self._opening_feeds(fed)
         try:
             hidden = self.runner.forward(feeds) if feeds else self._no_rows
         except OutOfMemory:  # nothing was appended: put everything back, so that the caller can free and go on
@@ -164,14 +180,15 @@ class StepEngine:
             self._accept(item, token, logprob)
         return self._settle(active)
 
-    def _settle(self, rows: list[Growing]) -> list[tuple[Tree, Node]]:
+    def _settle(self, rows: list[Growing]) -> list[tuple[PolicyTree, Node]]:
         """Let rows go on where their step does; returns the finished steps that were asked for."""
-        self.rows.put_back([item for item in rows if item.branch.node.finish is None])
-        done = [item for item in rows if item.branch.node.finish is not None]
+        self.rows.put_back([item for item in rows if item.state.node.finish is None])
+        done = [item for item in rows if item.state.node.finish is not None]
         for item in done:
-            if item.tree.speculates and item.tree.may_go_on(item.branch.node):
-                self.rows.ahead.openings.append(Opening(item.tree, item.branch, 1, ahead=True))
-        return [(item.tree, item.branch.node) for item in done if not item.branch.ahead]
+            if item.tree.speculates and item.tree.may_go_on(item.state.node):
+                ahead = Opening(item.tree, item.state, 0, 1, item.state.options, speculative=True)
+                self.rows.ahead.openings.append(ahead)
+        return [(item.tree, item.state.node) for item in done if not item.state.speculative]
 
     def _land(self) -> None:
         """Take in the burst that is under way, if any."""
@@ -192,88 +209,89 @@ class StepEngine:
         self.forest.finished += self._settle(growing)
 
     def _loop_row(self, item: Growing) -> LoopRow:
-        tree, branch = item.tree, item.branch
+        tree, state = item.tree, item.state
         return LoopRow(
-            handle=branch.handle,
-            token=branch.pending[0],
+            handle=state.handle,
+            token=state.pending[0],
             draw=self._draw(item),
-            automaton=branch.step,
-            generated=len(branch.node.tokens),
-            max_step=tree.limits.max_step_tokens,
-            last_position=tree.prompt_tokens + tree.limits.max_tokens - 1,
+            automaton=state.automaton,
+            generated=len(state.node.tokens),
+            max_step=state.options.max_tokens,
+            last_position=tree.prompt_tokens + tree.settings.max_tokens - 1,
         )
 
     def _opening_feeds(self, openings: list[Opening]) -> list[Feed]:
         """Up to `prefill_rows` pending tokens of the openings; a long prompt takes several iterations."""
         feeds, room = [], self.rows.prefill_rows
         for opening in openings:
-            feeds.append(Feed(opening.branch.handle, opening.branch.pending[: max(1, room)]))
+            feeds.append(Feed(opening.parent.handle, opening.parent.pending[: max(1, room)]))
             room -= len(feeds[-1].tokens)
         return feeds
 
     def _commit(self, growing: list[Growing], openings: list[Opening], feeds: list[Feed]) -> None:
         """Tokens that were fed are in the KV now and pending no more."""
-        items: list[Growing | Opening] = [*growing, *openings]
-        for item, feed in zip(items, feeds, strict=True):
-            item.branch.pending = item.branch.pending[len(feed.tokens) :]
-            item.tree.hold(len(feed.tokens))
+        fed = [(item.tree, item.state) for item in growing] + [(item.tree, item.parent) for item in openings]
+        for (tree, state), feed in zip(fed, feeds, strict=True):
+            state.pending = state.pending[len(feed.tokens) :]
+            tree.hold(len(feed.tokens))
 
     @staticmethod
     def _parent_state(item: Growing) -> Tensor:
         """[1, hidden] after the last token before this step: what its first token is drawn from."""
-        assert item.branch.parent is not None
-        assert item.branch.parent.hidden is not None
-        return item.branch.parent.hidden[None]
+        assert item.state.parent is not None
+        assert item.state.parent.hidden is not None
+        return item.state.parent.hidden[None]
 
     def _keep_hidden(self, openings: list[Opening], hidden: Tensor) -> None:
         """Remember the hidden state of every node whose last token was just fed, and close the node's KV."""
         for opening, state in zip(openings, hidden, strict=True):
-            if not opening.branch.pending:
-                opening.branch.hidden = state.clone()  # a view would keep the whole batch alive
-                self.kv.tree.seal(opening.branch.handle)
+            if not opening.parent.pending:
+                opening.parent.hidden = state.clone()  # a view would keep the whole batch alive
+                self.kv.tree.seal(opening.parent.handle)
 
     def _fork_ready(self, openings: list[Opening]) -> list[Growing]:
         """Children of every opening whose hidden state is known; the others stay first in the queue."""
-        waiting = [opening for opening in openings if opening.branch.hidden is None]
+        waiting = [opening for opening in openings if opening.parent.hidden is None]
         self.rows.put_back([], waiting)
-        ready = [opening for opening in openings if opening.branch.hidden is not None]
+        ready = [opening for opening in openings if opening.parent.hidden is not None]
         return [child for opening in ready for child in self.forest.begin_children(opening)]
 
     def _draw(self, item: Growing) -> Draw:
-        return Draw(item.tree.seed, item.branch.node.lineage, item.branch.end, item.tree.sampling)
+        state = item.state
+        return Draw(item.tree.settings.seed, state.node.lineage, state.end, state.options.sampling)
 
     def _accept(self, item: Growing, token: int, logprob: float) -> None:
         """Add a drawn token to its step, and finish the step if that was its last."""
-        tree, branch = item.tree, item.branch
-        node = branch.node
+        state = item.state
+        node = state.node
         node.tokens.append(token)
         node.logprob += logprob
-        branch.pending = [token]
-        branch.end += 1
-        branch.step, stopped = tree.detector.advance(branch.step, token)
-        node.finish = self._finish(tree, branch, token, stopped)
+        state.pending = [token]
+        state.end += 1
+        state.automaton, stopped = state.detector.advance(state.automaton, token)
+        node.finish = self._finish(item.tree, state, token, stopped)
         if node.finish is not None:
             node.text = self.tokenizer.decode(node.tokens)
             node.cost.generated_tokens = len(node.tokens)
 
-    def _finish(self, tree: Tree, branch: Branch, token: int, stopped: bool) -> Finish | None:
+    def _finish(self, tree: PolicyTree, state: NodeState, token: int, stopped: bool) -> FinishReason | None:
         if token in self.tokenizer.eos_ids:
             return "eos"
-        if branch.end - tree.prompt_tokens >= tree.limits.max_tokens:
+        if state.end - tree.prompt_tokens >= tree.settings.max_tokens:
             return "length"
         if stopped:
             return "stop"
-        return "length" if len(branch.node.tokens) >= tree.limits.max_step_tokens else None
+        return "length" if len(state.node.tokens) >= state.options.max_tokens else None
 
     def _account(self, active: list[Growing], bytes_read: int) -> None:
         """Share the cost of this iteration among the rows that took part."""
         share = bytes_read // len(active)
-        by_tree: dict[Tree, int] = {}
+        by_tree: dict[PolicyTree, int] = {}
         for item in active:
             by_tree[item.tree] = by_tree.get(item.tree, 0) + 1
-            item.branch.node.cost.kv_bytes_read += share
-            item.tree.cost.speculated_tokens += item.branch.ahead
-            item.tree.cost.generated_tokens += not item.branch.ahead
+            item.state.node.cost.kv_bytes_read += share
+            item.tree.cost.speculated_tokens += item.state.speculative
+            item.tree.cost.generated_tokens += not item.state.speculative
         for tree, rows in by_tree.items():
             tree.count_iteration(rows, share * rows)
 

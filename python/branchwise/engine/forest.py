@@ -6,62 +6,77 @@ that were written ahead, before anybody asked for them, are the first to go when
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from branchwise._C import lineage_child
-from branchwise.engine.branch import Branch, StepLimits, Tree
-from branchwise.engine.kv import Demand, KvCache
+from branchwise.engine.kv import KvCache, KvDemand
+from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.engine.rows import Growing, Opening, RowQueue
 from branchwise.errors import ConfigError, StaleNodeError
 from branchwise.text.steps import StepDetector
-from branchwise.types import Node, Sampling
+from branchwise.types import Node, Settings, StepOptions
+
+Detectors = Callable[[str], StepDetector]
 
 
 class Forest:
     """The trees on one KV cache, and what they want of the rows."""
 
-    def __init__(self, kv: KvCache, rows: RowQueue) -> None:
+    def __init__(self, kv: KvCache, rows: RowQueue, detectors: Detectors) -> None:
         self.kv = kv
         self.rows = rows
-        self.finished: list[tuple[Tree, Node]] = []  # steps that the next poll reports
+        self.detectors = detectors
+        self.finished: list[tuple[PolicyTree, Node]] = []  # steps that the next poll reports
 
     def open(
-        self, prompt: Sequence[int], *, lineage: int, branches: int, kept: int, max_steps: int, limits: StepLimits,
-        sampling: Sampling, seed: int, detector: StepDetector, speculates: bool,
-    ) -> Tree | None:  # fmt: skip
+        self, prompt: Sequence[int], *, lineage: int, demand: KvDemand, settings: Settings, speculates: bool
+    ) -> PolicyTree | None:
         """Plant a tree whose worst case fits beside what runs, or return None."""
-        demand = Demand(len(prompt), branches, kept, limits.max_tokens, limits.max_step_tokens, max_steps)
         blocks = self.kv.reserve(demand)
         if blocks is None:
             return None
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
-        tree = Tree(root, sampling, seed, detector, limits, len(prompt), blocks, max_steps, speculates, width=branches)
-        tree.branches[root] = Branch(root, None, self.kv.tree.add_root(), len(prompt), list(prompt))
+        tree = PolicyTree(
+            root, settings, len(prompt), blocks, max_steps=demand.steps, speculates=speculates, width=demand.branches
+        )
+        options = StepOptions(settings.sampling, settings.stop, settings.max_step_tokens)
+        detector = self.detectors(settings.stop)
+        handle = self.kv.tree.add_root()
+        tree.states[root] = NodeState(root, None, handle, len(prompt), list(prompt), options, detector)
         root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
         return tree
 
-    def expand(self, tree: Tree, node: Node, n: int) -> None:
-        """Queue `n` more children of a node; the first one may have been written ahead.
+    def expand(self, tree: PolicyTree, node: Node, n: int, options: StepOptions) -> int:
+        """Queue `n` more children of a node and return the index of the first, which may have been written ahead.
 
         ConfigError: n < 1. StaleNodeError: its KV is gone, or it has ended.
         """
-        branch = tree.branches.get(node)
+        state = tree.states.get(node)
         if n < 1:
             raise ConfigError(f"expand with n={n}: expected at least 1 child")
-        if tree.closed or branch is None or branch.released:
-            raise StaleNodeError(f"node {node.id} was pruned or its tree closed: it can no longer be expanded")
+        if tree.closed or state is None or state.released:
+            raise StaleNodeError(f"node {node.lineage_path} was pruned or its tree closed: it can no longer be expanded")
         if node.is_final or (node.parent is not None and node.finish is None):
-            raise StaleNodeError(f"node {node.id} has finish {node.finish!r}: only a step that stopped can be expanded")
-        n -= self._adopt(tree, branch)
-        if n:
-            self.rows.openings.append(Opening(tree, branch, n))
+            raise StaleNodeError(
+                f"node {node.lineage_path} has finish {node.finish!r}: only a step that stopped can be expanded"
+            )
+        first, state.asked = state.asked, state.asked + n
+        adopted = self._adopt(tree, state, options)
+        if n > adopted:
+            self.rows.openings.append(Opening(tree, state, first + adopted, n - adopted, options))
+        return first
 
-    def _adopt(self, tree: Tree, parent: Branch) -> int:
-        """Take over the first child of a step if it was written ahead; returns the number of children gained."""
-        child = self.rows.adopt(parent)
+    def _adopt(self, tree: PolicyTree, parent: NodeState, options: StepOptions) -> int:
+        """Take over the first child of a step if it was written ahead as it is wanted; returns how many were gained."""
+        self.rows.ahead.drop_opening(parent)
+        child = self.rows.ahead.children.get(parent)
         if child is None:
             return 0
-        node = child.branch.node
+        if child.state.options != options:
+            self._free(tree, self.rows.ahead.take_below(parent))
+            return 0
+        self.rows.adopt(child)
+        node = child.state.node
         parent.node.children.append(node)
         tree.cost.generated_tokens += len(node.tokens)
         tree.cost.speculated_tokens -= len(node.tokens)
@@ -71,56 +86,77 @@ class Forest:
 
     def begin_children(self, opening: Opening) -> list[Growing]:
         """The steps an opening asked for, on fresh KV blocks; their parent must be sealed."""
-        return [self._begin_child(opening, handle) for handle in self.kv.tree.fork(opening.branch.handle, opening.n)]
+        handles = self.kv.tree.fork(opening.parent.handle, opening.n)
+        return [self._begin_child(opening, opening.first + place, handle) for place, handle in enumerate(handles)]
 
-    def _begin_child(self, opening: Opening, handle: int) -> Growing:
-        tree, parent = opening.tree, opening.branch
-        index = len(parent.node.children)
+    def _begin_child(self, opening: Opening, index: int, handle: int) -> Growing:
+        tree, parent, options = opening.tree, opening.parent, opening.options
         lineage = lineage_child(parent.node.lineage, index)
-        node = Node(
-            id=len(tree.branches), parent=parent.node, index=index, depth=parent.node.depth + 1, lineage=lineage
-        )
+        node = Node(id=len(tree.states), parent=parent.node, index=index, depth=parent.node.depth + 1, lineage=lineage)
         parent.holders += 1
-        child = Growing(tree, Branch(node, parent, handle, parent.end, [], tree.detector.start, ahead=opening.ahead))
-        tree.branches[node] = child.branch
-        if opening.ahead:
+        state = NodeState(
+            node, parent, handle, parent.end, [], options, self.detectors(options.stop),
+            speculative=opening.speculative,
+        )  # fmt: skip
+        tree.states[node] = state
+        child = Growing(tree, state)
+        if opening.speculative:
             self.rows.ahead.children[parent] = child
         else:
             parent.node.children.append(node)
         return child
 
-    def prune(self, tree: Tree, node: Node) -> None:
+    def prune(self, tree: PolicyTree, node: Node) -> None:
         """Drop the owner's hold on a node, and what was written ahead of it. A growing step is abandoned."""
-        branch = tree.branches.get(node)
-        if branch is not None and not branch.released:
-            self._free(tree, [branch, *self.rows.ahead.take_below(branch)])
+        state = tree.states.get(node)
+        if state is not None and not state.released:
+            self._free(tree, [state, *self.rows.ahead.take_below(state)])
+
+    def cancel(self, tree: PolicyTree, parent: Node, first: int, n: int) -> list[Node]:
+        """Take back a wish: children `first` to `first + n` of a node leave the tree with all below them.
+
+        Returns the nodes that had begun, parents first; their KV is free.
+        """
+        wanted = range(first, first + n)
+        state = tree.states.get(parent)
+        if state is not None:
+            self.rows.cancel(state, first, n)
+        gone = [child for child in parent.children if child.index in wanted]
+        parent.children = [child for child in parent.children if child.index not in wanted]
+        for node in gone:  # grows as it is read: breadth first
+            gone += node.children
+            self.prune(tree, node)  # with its place in every queue
+            tree.cost.generated_tokens -= len(node.tokens)
+            tree.cost.cancelled_tokens += len(node.tokens)
+            tree.root.cost.kv_bytes_read += node.cost.kv_bytes_read
+        return gone
 
     def drop_ahead(self) -> bool:
         """Free all that was written ahead, and begin nothing of it; False when there was nothing."""
         ahead = self.rows.ahead
-        heads = [(item.tree, parent) for parent, item in ahead.children.items() if not parent.ahead]
+        heads = [(item.tree, parent) for parent, item in ahead.children.items() if not parent.speculative]
         found = bool(heads or ahead.openings)
         for tree, parent in heads:
             self._free(tree, ahead.take_below(parent))
         ahead.openings.clear()
         return found
 
-    def close(self, tree: Tree) -> None:
+    def close(self, tree: PolicyTree) -> None:
         """Free everything a tree holds. Closing twice is allowed."""
         if tree.closed:
             return
-        for node in list(tree.branches):
+        for node in list(tree.states):
             self.prune(tree, node)
         self.kv.release(tree.reserved_blocks)
         tree.closed = True
 
-    def _free(self, tree: Tree, branches: list[Branch]) -> None:
-        self.rows.forget(branches)
-        for branch in branches:
-            if branch.ahead:
-                tree.root.cost.kv_bytes_read += branch.node.cost.kv_bytes_read
-            branch.released = True
-            self.kv.tree.prune(branch.handle)
-            tree.let_go(branch)
-        nodes = {branch.node for branch in branches}
+    def _free(self, tree: PolicyTree, states: list[NodeState]) -> None:
+        self.rows.forget(states)
+        for state in states:
+            if state.speculative:
+                tree.root.cost.kv_bytes_read += state.node.cost.kv_bytes_read
+            state.released = True
+            self.kv.tree.prune(state.handle)
+            tree.let_go(state)
+        nodes = {state.node for state in states}
         self.finished = [(tree, node) for tree, node in self.finished if node not in nodes]

@@ -15,17 +15,17 @@ from branchwise.models.families import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class KvDemand:
     """What a search may need of a KV cache at once, in tokens.
 
     branches    steps that grow, or wait for their siblings, at the same time
-    kept        branches that go on when a level is over; each owns a path of its own, the others one step of it
+    paths       branches that go on when a level is over; each owns a path of its own, the others one step of it
     tokens      of a path without its prompt; step_tokens: of a step; steps: of a path
     """
 
     prompt: int
     branches: int
-    kept: int
+    paths: int
     tokens: int
     step_tokens: int
     steps: int
@@ -37,11 +37,11 @@ class Demand:
         gets one block more than it has tokens for: a PRM may cut its text into more tokens than the policy wrote.
         """
         path, step = self._path(size), ceil(min(self.step_tokens, self.tokens) / size) + 1
-        return self._prompt(size) + min(self.branches * path, self.kept * path + self.branches * step)
+        return self._prompt(size) + min(self.branches * path, self.paths * path + self.branches * step)
 
     def most_branches(self, size: int, n_blocks: int) -> int:
-        """The most branches that fit, as many for each kept one as here; 0 when not even one does."""
-        room, ratio = n_blocks - self._prompt(size), self.branches // self.kept
+        """The most branches that fit, as many for each path as here; 0 when not even one does."""
+        room, ratio = n_blocks - self._prompt(size), self.branches // self.paths
         return max(0, ratio * (room * self.branches // (ratio * (self.blocks(size) - self._prompt(size)))))
 
     def _prompt(self, size: int) -> int:
@@ -73,7 +73,7 @@ class KvCache:
         self.n_reserved = 0
         self._kv_memory = n_blocks * self.block_slots * self.slot_bytes if kv_memory is None else kv_memory
 
-    def reserve(self, demand: Demand) -> int | None:
+    def reserve(self, demand: KvDemand) -> int | None:
         """Promise what a search needs: the blocks, for `release`, or None while others hold too many.
 
         OutOfMemory when it can never be promised; it names the largest n.

@@ -9,7 +9,7 @@ from math import prod
 import torch
 
 from branchwise.backend.base import Backend
-from branchwise.engine.kv import Demand, block_bytes
+from branchwise.engine.kv import KvDemand, block_bytes
 from branchwise.errors import ConfigError, OutOfMemory
 from branchwise.models.families import DecoderConfig, decoder_config
 from branchwise.weights.checkpoint import Checkpoint
@@ -81,7 +81,7 @@ def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, backend: Bac
 
 
 def plan_memory(
-    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, demand: Demand, *,
+    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, demand: KvDemand, *,
     kv_memory: int | None = None, form: str = "dense",
 ) -> MemoryPlan:  # fmt: skip
     """The split for searches that each need `demand` of both models' KV. Loads nothing.

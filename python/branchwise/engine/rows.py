@@ -7,25 +7,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from branchwise.engine.branch import Branch, Tree
+from branchwise.engine.policy_tree import NodeState, PolicyTree
+from branchwise.types import Node, StepOptions
 
 
 @dataclass(slots=True)
 class Opening:
-    """A wish for `n` children of a node whose last hidden state may still have to be computed."""
+    """A wish for children `first` to `first + n` of a node whose last hidden state may still have to be computed."""
 
-    tree: Tree
-    branch: Branch
+    tree: PolicyTree
+    parent: NodeState
+    first: int
     n: int
-    ahead: bool = False  # nobody has asked for the child yet
+    options: StepOptions
+    speculative: bool = False  # nobody has asked for the child yet
 
 
 @dataclass(slots=True)
 class Growing:
-    """A step being written. `branch.pending` holds the token drawn last."""
+    """A step being written. `state.pending` holds the token drawn last."""
 
-    tree: Tree
-    branch: Branch
+    tree: PolicyTree
+    state: NodeState
+
+
+@dataclass(frozen=True, slots=True)
+class RowLoad:
+    """The rows of the next iteration: steps that grow, and trees with so many new ones to begin."""
+
+    max_rows: int
+    growing: Sequence[tuple[PolicyTree, Node]]
+    openings: Sequence[tuple[PolicyTree, int]]
+
+    @property
+    def used(self) -> int:
+        """Rows, also beyond `max_rows`: what waits for one."""
+        return len(self.growing) + sum(n for _, n in self.openings)
 
 
 class RowQueue:
@@ -61,8 +78,8 @@ class RowQueue:
         openings: list[Opening] = []
         while self.openings and rows < self.max_rows and prefill < self.prefill_rows:
             opening = self.openings.popleft()
-            if all(opening.branch is not other.branch for other in openings):  # else fed once for both
-                prefill += len(opening.branch.pending)
+            if all(opening.parent is not other.parent for other in openings):  # else fed once for both
+                prefill += len(opening.parent.pending)
             openings.append(opening)
             rows += opening.n
         ahead = _take(self.ahead.growing, self.max_rows - rows)
@@ -72,30 +89,30 @@ class RowQueue:
     def put_back(self, growing: Sequence[Growing], openings: Sequence[Opening] = ()) -> None:
         """Return rows to the heads of their queues."""
         for item in reversed(growing):
-            (self.ahead.growing if item.branch.ahead else self.growing).appendleft(item)
+            (self.ahead.growing if item.state.speculative else self.growing).appendleft(item)
         for opening in reversed(openings):
-            (self.ahead.openings if opening.ahead else self.openings).appendleft(opening)
+            (self.ahead.openings if opening.speculative else self.openings).appendleft(opening)
 
-    def adopt(self, parent: Branch) -> Growing | None:
-        """The first child of a step, if it was written ahead; it is an ordinary step from now on."""
-        _remove(self.ahead.openings, [parent])
-        child = self.ahead.children.pop(parent, None)
-        if child is not None:
-            child.branch.ahead = False
-            if _remove(self.ahead.growing, [child.branch]):  # else it is finished, or in an iteration under way
-                self.growing.append(child)
-        return child
+    def adopt(self, child: Growing) -> None:
+        """A step written ahead is an ordinary one from now on."""
+        assert child.state.parent is not None
+        del self.ahead.children[child.state.parent]
+        child.state.speculative = False
+        if _remove(self.ahead.growing, [child.state]):  # else it is finished, or in an iteration under way
+            self.growing.append(child)
 
-    def forget(self, branches: list[Branch]) -> None:
-        """Take branches out of all queues."""
+    def forget(self, states: list[NodeState]) -> None:
+        """Take nodes out of all queues."""
         for openings in (self.openings, self.ahead.openings):
-            _remove(openings, branches)
+            _remove(openings, states)
         for growing in (self.growing, self.ahead.growing):
-            _remove(growing, branches)
+            _remove(growing, states)
 
-    def cancel(self, tree: Tree) -> None:
-        """Take the openings of a tree out of the queue."""
-        _remove(self.openings, [opening.branch for opening in self.openings if opening.tree is tree])
+    def cancel(self, parent: NodeState, first: int, n: int) -> None:
+        """Take back the wish for children `first` to `first + n` of a node, as far as they have not begun."""
+        wanted = range(first, first + n)
+        kept = [item for item in self.openings if item.parent is not parent or item.first not in wanted]
+        self.openings = deque(kept)
 
 
 class Ahead:
@@ -107,14 +124,18 @@ class Ahead:
     def __init__(self) -> None:
         self.openings: deque[Opening] = deque()
         self.growing: deque[Growing] = deque()
-        self.children: dict[Branch, Growing] = {}  # by parent; finished ones, too
+        self.children: dict[NodeState, Growing] = {}  # by parent; finished ones, too
 
-    def take_below(self, branch: Branch) -> list[Branch]:
-        """The chain of steps written ahead of a branch, parents first; they are known no longer."""
+    def drop_opening(self, parent: NodeState) -> None:
+        """The step that would be written ahead of a node is not begun any more."""
+        _remove(self.openings, [parent])
+
+    def take_below(self, state: NodeState) -> list[NodeState]:
+        """The chain of steps written ahead of a node, parents first; they are known no longer."""
         chain = []
-        while (child := self.children.pop(branch, None)) is not None:
-            branch = child.branch
-            chain.append(branch)
+        while (child := self.children.pop(state, None)) is not None:
+            state = child.state
+            chain.append(state)
         return chain
 
 
@@ -125,11 +146,15 @@ def _take(queue: deque[Item], count: int) -> list[Item]:
     return [queue.popleft() for _ in range(min(count, len(queue)))]
 
 
-def _remove(queue: deque[Item], branches: list[Branch]) -> bool:
+def _remove(queue: deque[Item], states: list[NodeState]) -> bool:
     """Whether there was anything to remove."""
-    kept = [item for item in queue if item.branch not in branches]
+    kept = [item for item in queue if _state(item) not in states]
     if len(kept) == len(queue):
         return False
     queue.clear()
     queue.extend(kept)
     return True
+
+
+def _state(item: Opening | Growing) -> NodeState:
+    return item.parent if isinstance(item, Opening) else item.state

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from branchwise.engine.kv import Demand, KvCache
+from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.runner import Feed, Runner
 from branchwise.errors import InputError, StaleNodeError
 from branchwise.scoring.prm import Prm
@@ -52,36 +52,33 @@ class Scorer:
         self.batch_rows = batch_rows
         self.context = min(prm.model.config.max_positions, len(next(iter(prm.model.rope.values()))[0]))
         self.flops_per_token = 2.0 * prm.model.config.matmul_parameters
+        self.tokenizer = prm.tokenizer
         self._queue: deque[Twin] = deque()
         self._known: list[Node] = []  # submitted when their score was known already: reported by the next poll
         # Markers and turns that a step costs beside its text.
         self._step_overhead = len(prm.format.step(1, "x")) - len(prm.tokenizer.encode("x"))
 
-    def room(self, problem: str, max_steps: int) -> int:
-        """PRM tokens of text that a solution of at most `max_steps` steps may have in this PRM's context."""
-        return max(2, self.context - len(self.prm.format.prompt(problem)) - max_steps * self._step_overhead)
+    def room(self, question: str, steps: int) -> int:
+        """PRM tokens of text that a solution of at most `steps` steps may have in this PRM's context."""
+        return max(2, self.context - len(self.prm.format.prompt(question)) - steps * self._step_overhead)
 
     def open(
-        self, root: Node, problem: str, branches: int, max_tokens: int, max_steps: int, *,
-        kept: int | None = None, max_step_tokens: int | None = None,
-    ) -> PrmTree | None:  # fmt: skip
-        """Start a tree for a problem, or return `None` while its worst case does not fit.
+        self, root: Node, question: str, *, branches: int, paths: int, steps: int, tokens: int, step_tokens: int
+    ) -> PrmTree | None:
+        """Start a tree for a question, or return `None` while its worst case does not fit.
 
-        max_tokens: PRM tokens of one solution's text    max_step_tokens: of a step's, if that is less
-        kept: branches that go on when a level is over, if those are fewer (see `Demand`)
-        InputError: the problem leaves no room in the context.
+        branches: alive at most    paths: that go on when a level is over (see `KvDemand`)    steps: of a path
+        tokens: PRM tokens of one solution's text    step_tokens: of a step's
+        InputError: the question leaves no room in the context.
         """
-        step_tokens = max_tokens if max_step_tokens is None else max_step_tokens
-        max_tokens += max_steps * self._step_overhead
-        prompt = self.prm.format.prompt(problem)
+        prompt = self.prm.format.prompt(question)
         if len(prompt) + 2 > self.context:
             raise InputError(
                 f"the problem has {len(prompt)} tokens for the PRM {self.prm.source}, whose context is "
                 f"{self.context}: shorten the problem"
             )
-        tokens = min(max_tokens, self.context - len(prompt))
-        kept = branches if kept is None else kept
-        demand = Demand(len(prompt), branches, kept, tokens, step_tokens + self._step_overhead, max_steps)
+        tokens = min(tokens + steps * self._step_overhead, self.context - len(prompt))
+        demand = KvDemand(len(prompt), branches, paths, tokens, step_tokens + self._step_overhead, steps)
         blocks = self.kv.reserve(demand)
         if blocks is None:
             return None
@@ -125,6 +122,12 @@ class Scorer:
         self.kv.release(tree.reserved_blocks)
         tree.closed = True
 
+    def over(self, tree: PrmTree) -> int:
+        """Blocks that a tree holds beyond what it was promised."""
+        twins = dict.fromkeys(tree.twins.values())
+        fed = [twin.end - (twin.parent.end if twin.parent else 0) - len(twin.pending) for twin in twins]
+        return sum(-(-tokens // self.kv.block_slots) for tokens in fed) - tree.reserved_blocks
+
     @property
     def idle(self) -> bool:
         """True when nothing waits for a score."""
@@ -146,7 +149,8 @@ class Scorer:
         with self.prm.model.backend.stream("prm"):
             hidden = self.runner.forward([self._feed(twin, rows) for twin, rows in batch])
             scores = self.prm.head(hidden).tolist()
-        for (twin, _), score in zip(batch, scores, strict=True):
+        for (twin, rows), score in zip(batch, scores, strict=True):
+            twin.pending = twin.pending[rows:]
             if twin.pending:
                 continue
             assert twin.handle is not None
@@ -209,5 +213,4 @@ class Scorer:
             else:
                 assert twin.parent.handle is not None
                 twin.handle = tree.fork(twin.parent.handle, 1)[0]
-        tokens, twin.pending = twin.pending[:rows], twin.pending[rows:]
-        return Feed(twin.handle, tokens)
+        return Feed(twin.handle, twin.pending[:rows])

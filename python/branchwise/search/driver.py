@@ -1,130 +1,83 @@
-"""The one driver: runs many searches at once and merges what they ask for into the engine's batches."""
+"""Many problems through the service: so many at once, results as they come."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Generic
+from typing import Any
 
-from branchwise.errors import ConfigError, OutOfMemory
-from branchwise.search.session import Session
-from branchwise.search.step_engine import Callback, StepEngine, TreeT
-from branchwise.types import Grader, Node, Problem, Result, Sampling, Strategy
+from branchwise.errors import BranchwiseError, ConfigError
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions, Session
+from branchwise.search.ticket import Ticket
+from branchwise.types import Problem, Result
+
+
+def submit(service: Service[Any], problem: Problem, options: SearchOptions) -> Ticket[Result]:
+    """Queue a search. What the problem says of strategy, sampling and seed overrides the options."""
+    settings = replace(
+        options.settings,
+        seed=options.settings.seed if problem.seed is None else problem.seed,
+        sampling=options.settings.sampling if problem.sampling is None else problem.sampling,
+    )
+    options = replace(options, strategy=problem.strategy or options.strategy, settings=settings)
+    return service.submit(Session(problem, options, service.pair, service.board))
 
 
 def run(
     problems: Iterable[Problem],
-    strategy: Strategy,
-    engine: StepEngine[TreeT],
+    service: Service[Any],
+    options: SearchOptions,
     *,
     max_in_flight: int,
-    sampling: Sampling | None = None,
-    seed: int = 0,
-    on_event: Callback | None = None,
-    grade: Grader | None = None,
+    seconds: float | None = None,
 ) -> Iterator[Result]:
     """Search for the answer of every problem and yield results as they finish.
 
-    At most `max_in_flight` problems are open; the next one is taken when there is room for it. A strategy with an
-    attribute `temperature` other than None overrides that of `sampling`; a problem with a seed overrides `seed`.
-    `grade` fills `Result.correct` where the gold answer is known. Each result, wall time and row statistics apart,
-    depends on its problem alone: not on `max_in_flight`, on the other problems or on the order in which steps finish.
+    At most `max_in_flight` problems are open, so the next one is taken when there is room for it. seconds: that one
+    problem may take, from when it is taken. Each result, wall time and row statistics apart, depends on its problem
+    alone: not on `max_in_flight`, on what else the service runs or on the order in which steps finish.
 
-    However it ends, by the last result, an error, an interrupt, or because the caller stops asking: no tree stays open.
-    One run at a time on an engine. Raises ConfigError for a bad `max_in_flight` and for a second run beside this one,
-    OutOfMemory when a problem cannot be admitted though nothing else runs, and what the engine or `on_event` raises.
+    A problem that fails has a result with an `error`. However this ends, by the last result, an error of a callback, an
+    interrupt, or because the caller stops asking: no tree of it stays open. ConfigError for a bad `max_in_flight`.
     """
     if max_in_flight < 1:
         raise ConfigError(f"max_in_flight is {max_in_flight}: at least one problem must be open")
-    kept = getattr(strategy, "kept", None)
-    if kept is not None and not 1 <= kept <= strategy.n:
-        raise ConfigError(f"strategy {strategy.name!r} has kept={kept}: expected 1 to its n={strategy.n} branches")
-    sampling = sampling or Sampling()
-    temperature: float | None = getattr(strategy, "temperature", None)
-    if temperature is not None:
-        sampling = replace(sampling, temperature=temperature)
-    return _Driver(strategy, engine, sampling, seed, on_event).run(iter(problems), max_in_flight, grade)
+    return _results(iter(problems), service, options, max_in_flight, seconds)
 
 
-class _Driver(Generic[TreeT]):
-    def __init__(
-        self, strategy: Strategy, engine: StepEngine[TreeT], sampling: Sampling, seed: int, on_event: Callback | None
-    ) -> None:
-        self._strategy = strategy
-        self._engine = engine
-        self._sampling = sampling
-        self._seed = seed
-        self._on_event = on_event
-        self._sessions: dict[Node, Session[TreeT]] = {}  # by root
-        self._refused: Problem | None = None  # waits for room
-
-    def run(self, source: Iterator[Problem], max_in_flight: int, grade: Grader | None) -> Iterator[Result]:
-        try:
-            self._admit(source, max_in_flight)
-            while self._sessions:
-                over = self._step()
-                for root in over:
-                    # Leaves the open sessions only when it is closed, so that an error in between closes it, too.
-                    result = self._sessions[root].finish(grade)
-                    del self._sessions[root]
-                    yield result
-                if over:
-                    self._admit(source, max_in_flight)
-        finally:
-            self._close_all()
-
-    def _admit(self, source: Iterator[Problem], max_in_flight: int) -> None:
-        while len(self._sessions) < max_in_flight:
-            problem = self._refused or next(source, None)
-            if problem is None:
+def _results(
+    source: Iterator[Problem], service: Service[Any], options: SearchOptions, max_in_flight: int, seconds: float | None
+) -> Iterator[Result]:
+    open_tickets: dict[Ticket[Result], None] = {}
+    done: deque[Ticket[Result]] = deque()
+    try:
+        while True:
+            while len(open_tickets) < max_in_flight and (problem := next(source, None)) is not None:
+                deadline = None if seconds is None else time.monotonic() + seconds
+                ticket = submit(service, problem, replace(options, deadline=deadline))
+                open_tickets[ticket] = None
+                ticket.add_done_callback(done.append)
+            if not open_tickets:
                 return
-            seed = self._seed if problem.seed is None else problem.seed
-            tree = self._engine.open(
-                problem,
-                self._strategy.n,
-                self._strategy.max_steps,
-                self._sampling,
-                seed,
-                use_scores=self._strategy.uses_scores,
-                kept=getattr(self._strategy, "kept", None),
-            )
-            self._refused = problem if tree is None else None
-            if tree is None:
-                if self._sessions:
-                    return
-                raise OutOfMemory(
-                    f"problem {problem.id!r} with n={self._strategy.n} finds no room though no other problem is open:"
-                    " lower n, shorten the prompt, or close trees that are held elsewhere"
-                )
-            session = Session(problem, self._strategy, self._engine, tree, self._on_event)
-            self._sessions[tree.root] = session
-            session.begin()
-
-    def _step(self) -> list[Node]:
-        """Run one engine iteration, let the searches it served decide, and return the roots of those that are over."""
-        served = {root: session for root, session in self._sessions.items() if session.is_over}
-        for event in [] if served else self._engine.poll():
-            session = self._session(event.tree.root)
-            served[event.tree.root] = session
-            if event.kind == "generated":
-                session.generated(event.node)
-            else:
-                session.scored(event.node)
-        for session in served.values():
-            session.advance()
-        return [root for root, session in served.items() if session.is_over]
-
-    def _session(self, root: Node) -> Session[TreeT]:
-        if root not in self._sessions:
-            raise ConfigError(
-                "the engine finished a step of a tree that this run did not open: exhaust or close one run before the"
-                " next one starts on the same engine"
-            )
-        return self._sessions[root]
-
-    def _close_all(self) -> None:
+            service.wait(lambda: bool(done))
+            while done:
+                ticket = done.popleft()
+                del open_tickets[ticket]
+                yield outcome(ticket)
+    finally:
         with ExitStack() as stack:  # one that fails to close does not keep the others open
-            for session in self._sessions.values():
-                stack.callback(session.close)
-            self._sessions = {}
+            for ticket in open_tickets:
+                stack.callback(ticket.cancel)
+
+
+def outcome(ticket: Ticket[Result]) -> Result:
+    """The result of a search that has ended, with its `error` if it failed. What a callback raised is raised."""
+    try:
+        return ticket.result()
+    except BranchwiseError as error:
+        assert isinstance(ticket.job, Session)
+        return ticket.job.failed(error)

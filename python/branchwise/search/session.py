@@ -1,159 +1,312 @@
-"""One running search: what it asked for, what has come back, and when its strategy may decide."""
+"""One search: what its strategy asked for, what has come back, and when the strategy may decide."""
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass, field
-from typing import Generic
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from branchwise.errors import CheckpointError, ConfigError
-from branchwise.search.step_engine import Callback, Progress, ProgressKind, StepEngine, TreeT
-from branchwise.search.tree import number, total_cost
-from branchwise.types import Expand, Expanded, Grader, Node, Problem, Result, SearchState, Strategy
+from branchwise.errors import BranchwiseError, StrategyError
+from branchwise.pair.protocol import Pair, TreeT
+from branchwise.search.keyed_random import KeyedRandom
+from branchwise.search.protocol import Callback, Progress, ProgressKind
+from branchwise.search.request import Board, Expansion
+from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Reply, State, Strategy
+from branchwise.tree import number, total_cost, walk
+from branchwise.types import Grader, Node, Problem, Result, Selection, Settings, StepOptions
+
+Value = TypeVar("Value")
 
 
-@dataclass(slots=True)
-class _Request:
-    """An expansion in flight."""
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How one problem is searched. deadline: time.monotonic() at which it is cut short."""
 
-    node: Node
-    n: int
-    done: list[Node] = field(default_factory=list)
+    strategy: Strategy
+    settings: Settings
+    on_event: Callback | None = None
+    grade: Grader | None = None
+    deadline: float | None = None
 
 
 class Session(Generic[TreeT]):
-    """Carries one problem from `begin` to `finish`; the driver feeds it the engine's events.
+    """Carries one problem from `begin` to `finish`: the job of a search.
 
-    The strategy sees an expansion only when all its children are complete (scored, if it uses scores), so what it
-    decides depends on no timing. Node ids mean nothing until `finish` numbers the tree breadth first.
+    The strategy sees a reply only when all of it is complete, and replies of a lane one by one in the order of the
+    asks, so what it decides depends on no timing. Node ids mean nothing until `finish` numbers the tree breadth first.
     """
 
-    def __init__(
-        self, problem: Problem, strategy: Strategy, engine: StepEngine[TreeT], tree: TreeT, on_event: Callback | None
-    ) -> None:
+    def __init__(self, problem: Problem, options: SearchOptions, pair: Pair[TreeT], board: Board) -> None:
         self.problem = problem
-        self.tree = tree
-        self._strategy = strategy
-        self._engine = engine
-        self._on_event = on_event
+        self.deadline = options.deadline
+        self._options = options
+        self._strategy = options.strategy
+        self._pair = pair
+        self._board = board
         self._begun = time.perf_counter()
-        self._is_open = True
-        self._state = SearchState(problem, tree.root)
-        self._held = {tree.root: None}  # observed nodes not yet pruned, in order of arrival
-        self._expanded: set[Node] = set()
-        self._next_index: dict[Node, int] = {}
-        self._owner: dict[tuple[Node, int], _Request] = {}  # children in flight, by parent and child index
-        self._complete: list[Expanded] = []
+        self._demand: Demand | None = None
+        self._tree: TreeT | None = None  # while it is open
+        self._root = Node(0, None, 0, 0, 0)
+        self._state: State | None = None
+        self._lanes: dict[Hashable, deque[tuple[Ask, Expansion[TreeT]]]] = {}
+        self._held: dict[Node, int] = {}  # nodes the strategy may ask, with the number of their children it may
+        self._over = False
+        self._cut = False
+
+    # --- the job -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Open the tree and let the strategy ask for its first steps; False while there is no room."""
+        if self._demand is None:
+            self._demand = self._ask_demand()
+        tree = self._pair.open(self.problem, self._demand, self._options.settings)
+        if tree is None:
+            return False
+        self._tree, self._root = tree, tree.root
+        self._begun = time.perf_counter()
+        self._held[tree.root] = 0
+        self._tell("started", tree.root)
+        random = KeyedRandom(self._options.settings.seed)
+        self._state = self._call("start", lambda: self._strategy.start(self.problem, tree.root, random))
+        self._propose_until_busy()
+        if not self._lanes and not self._over:
+            raise self._broken("it asked for nothing at first: propose() must ask for at least one child of the root")
+        return True
+
+    def advance(self) -> None:
+        """Let the strategy decide on the replies whose turn it is, one after another."""
+        progress = True
+        while progress and not self._over:
+            progress = False
+            for key in list(self._lanes):
+                lane = self._lanes.get(key)
+                if lane and lane[0][1].is_complete and not self._over:
+                    self._deliver(key)
+                    progress = True
 
     @property
     def is_over(self) -> bool:
-        """True when nothing is in flight and the strategy has seen everything."""
-        return not self._owner and not self._complete
+        """True when nothing is in flight and the strategy has seen everything, or wants no more."""
+        return self._over or (self._state is not None and not self._lanes)
 
-    def begin(self) -> None:
-        """Ask for the first steps."""
-        self._state = self._strategy.start(self.problem, self.tree.root)
-        self._tell("started", self.tree.root)
-        self._ask()
+    def cut(self) -> None:
+        """Time is up: what is in flight is given up, and the strategy chooses among what there is."""
+        self._cut = self._over = True
 
-    def generated(self, node: Node) -> None:
-        """Take a finished step; it is scored at once, while its siblings are still growing."""
-        self._tell("generated", node)
-        if self._strategy.uses_scores:
-            self._engine.score(self.tree, [node])
-        else:
-            self._arrived(node)
-
-    def scored(self, node: Node) -> None:
-        """Take the score of a step. Raises CheckpointError for NaN, and for no score of a step that has text."""
-        missing = node.score is None and bool(node.text.strip())
-        if missing or (node.score is not None and math.isnan(node.score)):
-            raise CheckpointError(
-                f"problem {self.problem.id!r}, step {node.lineage_path}: the reward model gave the score {node.score};"
-                " its checkpoint is damaged or its dtype overflows, try another dtype"
-            )
-        self._tell("scored", node)
-        self._arrived(node)
-
-    def advance(self) -> None:
-        """Let the strategy decide on the expansions that are complete, free what it dropped, ask for what it wants."""
-        if self._complete:
-            results, self._complete = self._complete, []
-            self._held.update((child, None) for result in results for child in result.children)
-            self._strategy.observe(self._state, results)
-            self._ask()
-
-    def finish(self, grade: Grader | None) -> Result:
+    def finish(self) -> Result:
         """Close the tree and return the result."""
-        selection = self._strategy.select(self._state)
-        self.close()
-        root = self.tree.root
-        number(root)
-        cost = total_cost(root)
+        state = self._state
+        if state is None:
+            return self._result(Selection(None, [], [], "its time was over before there was room for it"))
+        self._cancel(lambda node: True)
+        selection = self._call("select", lambda: self._strategy.select(state))
+        grade, gold = self._options.grade, self.problem.answer
+        answer = selection.chosen.answer if selection.chosen else None
+        correct = grade(answer, gold) if grade is not None and gold is not None else None
+        self.abort()
+        result = self._result(selection, correct=correct)
+        self._tell("finished", self._root, result)
+        return result
+
+    def failed(self, error: BranchwiseError) -> Result:
+        """The result of a search that ended with an error."""
+        return self._result(Selection(None, [], [], "the search failed"), error=error)
+
+    def abort(self) -> None:
+        """Free everything; again, it does nothing."""
+        if self._tree is None:
+            return
+        self._cancel(lambda node: True)
+        tree, self._tree = self._tree, None
+        self._pair.close(tree)
+
+    # --- replies -----------------------------------------------------------------------------------------------
+
+    def _deliver(self, key: Hashable) -> None:
+        lane = self._lanes[key]
+        ask, expansion = lane.popleft()
+        if not lane:
+            del self._lanes[key]
+        nodes = expansion.result()
+        self._hold(ask.node, nodes)
+        state = self._state
+        assert state is not None
+        self._call("observe", lambda: self._strategy.observe(state, [Reply(ask, nodes)]))
+        self._propose_until_busy()
+
+    def _hold(self, ancestor: Node, nodes: list[Node]) -> None:
+        """The strategy may ask the steps of a reply, those between them and the asked one, too."""
+        for node in nodes:
+            step: Node | None = node
+            while step is not None and step is not ancestor and step not in self._held:
+                assert step.parent is not None
+                self._held[step] = 0
+                self._held[step.parent] = self._held.get(step.parent, 0) + 1
+                if step.is_final:
+                    self._free(step)  # nothing can be asked of it: its last tokens need no room
+                step = step.parent
+
+    # --- proposals ---------------------------------------------------------------------------------------------
+
+    def _propose_until_busy(self) -> None:
+        """Ask the strategy until something is in flight or it has no more to say."""
+        while self._propose() and not self._lanes and not self._over:
+            pass
+
+    def _propose(self) -> bool:
+        """Do what the strategy proposes; False when that is nothing."""
+        state = self._state
+        assert state is not None
+        actions = self._call("propose", lambda: self._strategy.propose(state))
+        dropped = []
+        for action in actions:
+            if isinstance(action, Ask):
+                self._ask(action)
+            elif isinstance(action, Drop):
+                self._drop(action.node)
+                dropped.append(action.node)
+            elif isinstance(action, Finish):
+                self._over = True
+            else:
+                raise self._broken(f"propose() returned {action!r}: expected Ask, Drop or Finish")
+        for node in dropped:
+            self._fall(node.parent)
+        return bool(actions)
+
+    def _ask(self, ask: Ask) -> None:
+        assert self._demand is not None
+        assert self._tree is not None
+        node, most = ask.node, self._demand.branches
+        if node not in self._held:
+            raise self._broken(f"it asked for children of node {node.lineage_path}, which was dropped or is not its own")
+        if node.is_final:
+            raise self._broken(f"it asked for children of node {node.lineage_path}, which has ended: {node.finish!r}")
+        if ask.n < 1 or ask.steps < 1:
+            raise self._broken(f"it asked for n={ask.n} chains of steps={ask.steps}: expected at least 1 of each")
+        in_flight = sum(each.n for lane in self._lanes.values() for each, _ in lane)
+        if in_flight + ask.n > most:
+            raise self._broken(
+                f"it wants {in_flight + ask.n} steps at once, but its demand is {most} branches: ask for less, or demand"
+                " more"
+            )
+        expansion = Expansion(
+            self, self._pair, self._board, self._tree, node, ask.n, self._step_options(ask), ask.steps,
+            self._demand.scores if ask.score is None else ask.score, self._tell, f"problem {self.problem.id!r}",
+        )  # fmt: skip
+        expansion.begin()
+        self._lanes.setdefault(ask.lane, deque()).append((ask, expansion))
+
+    def _step_options(self, ask: Ask) -> StepOptions:
+        settings = self._options.settings
+        return StepOptions(
+            settings.sampling if ask.sampling is None else ask.sampling,
+            settings.stop if ask.stop is None else ask.stop,
+            settings.max_step_tokens if ask.max_tokens is None else ask.max_tokens,
+        )
+
+    def _drop(self, top: Node) -> None:
+        """Give up a node with all below it."""
+        if top not in self._held:
+            raise self._broken(f"it dropped node {top.lineage_path} twice, or dropped what is not its own")
+        self._cancel(lambda node: top in (node, *_ancestors(node)))
+        assert self._state is not None
+        finished = set(self._state.finished)
+        for node in walk(top):
+            if node not in self._held:
+                continue
+            self._let_go(node)
+            if not node.children and node not in finished:
+                node.pruned = True
+                self._tell("pruned", node)
+
+    def _fall(self, node: Node | None) -> None:
+        """An inner node goes with the last node below it; the root stays, for it may be asked again."""
+        while node is not None and node.parent is not None and self._held.get(node) == 0:
+            if any(ask.node is node for lane in self._lanes.values() for ask, _ in lane):
+                return
+            self._let_go(node)
+            node = node.parent
+
+    def _let_go(self, node: Node) -> None:
+        del self._held[node]
+        if node.parent in self._held:
+            self._held[node.parent] -= 1
+        if not node.is_final:  # else it was freed when it came
+            self._free(node)
+
+    def _free(self, node: Node) -> None:
+        assert self._tree is not None
+        self._pair.prune(self._tree, node)
+
+    def _cancel(self, below: Callable[[Node], bool]) -> None:
+        """Take back the asks of nodes for which `below` is true."""
+        for key, lane in list(self._lanes.items()):
+            for ask, expansion in lane:
+                if below(ask.node):
+                    expansion.cancel()
+            kept = deque((ask, expansion) for ask, expansion in lane if not below(ask.node))
+            if kept:
+                self._lanes[key] = kept
+            else:
+                del self._lanes[key]
+
+    # --- results and errors ------------------------------------------------------------------------------------
+
+    def _result(
+        self, selection: Selection, *, correct: bool | None = None, error: BranchwiseError | None = None
+    ) -> Result:
+        """The result, with its numbered tree and its cost; the tree must be closed."""
+        number(self._root)
+        cost = total_cost(self._root)
         cost.seconds = time.perf_counter() - self._begun
-        chosen, gold = selection.chosen, self.problem.answer
-        answer = chosen.answer if chosen else None
-        result = Result(
+        chosen = selection.chosen
+        return Result(
             problem=self.problem,
-            answer=answer,
+            answer=chosen.answer if chosen else None,
             text=chosen.text if chosen else "",
             score=chosen.score if chosen else None,
             scores=chosen.scores if chosen else [],
             votes=selection.votes,
             candidates=selection.candidates,
             cost=cost,
-            tree=root,
+            tree=self._root,
             strategy=self._strategy.name,
             why=selection.why,
-            correct=grade(answer, gold) if grade is not None and gold is not None else None,
+            correct=correct,
+            cut="time" if self._cut else None,
+            error=error,
         )
-        self._tell("finished", root, result)
-        return result
 
-    def close(self) -> None:
-        """Free everything in the engine; again, it does nothing."""
-        if self._is_open:
-            self._is_open = False
-            self._engine.close(self.tree)
+    def _ask_demand(self) -> Demand:
+        settings = self._options.settings
+        limits = Limits(settings.max_tokens, settings.max_step_tokens)
+        demand = self._call("demand", lambda: self._strategy.demand(limits))
+        if not (isinstance(demand, Demand) and 1 <= demand.paths <= demand.branches and demand.steps >= 1):
+            raise self._broken(f"its demand is {demand!r}: expected a Demand of 1 <= paths <= branches and steps >= 1")
+        return demand
 
-    def _arrived(self, node: Node) -> None:
-        assert node.parent is not None
-        request = self._owner.pop((node.parent, node.index))
-        request.done.append(node)
-        if len(request.done) == request.n:
-            self._complete.append(Expanded(request.node, sorted(request.done, key=lambda child: child.index)))
+    def _call(self, name: str, call: Callable[[], Value]) -> Value:
+        """What the strategy returns. StrategyError, with the cause, when it raises an error."""
+        try:
+            return call()
+        except BranchwiseError:
+            raise
+        except Exception as error:
+            raise self._broken(f"{name}() raised {type(error).__name__}: {error}") from error
 
-    def _ask(self) -> None:
-        wishes = self._strategy.propose(self._state)
-        asked = len(self._owner) + sum(wish.n for wish in wishes)
-        if asked > self._strategy.n or any(wish.n < 1 for wish in wishes):
-            raise ConfigError(
-                f"strategy {self._strategy.name!r} wants {asked} steps at once, by {[wish.n for wish in wishes]}:"
-                f" its budget is n={self._strategy.n}, and every expansion needs at least 1"
-            )
-        self._free(wishes)
-        for wish in wishes:
-            self._expand(wish)
-
-    def _expand(self, wish: Expand) -> None:
-        request, begin = _Request(wish.node, wish.n), self._next_index.get(wish.node, 0)
-        self._next_index[wish.node] = begin + wish.n
-        self._owner.update({(wish.node, index): request for index in range(begin, begin + wish.n)})
-        self._expanded.add(wish.node)
-        self._engine.expand(self.tree, wish.node, wish.n)
-
-    def _free(self, wishes: list[Expand]) -> None:
-        """Prune nodes that are neither live nor expanded now; those never expanded and unfinished were discarded."""
-        needed = self._state.live | {wish.node for wish in wishes} | {parent for parent, _ in self._owner}
-        finished = set(self._state.finished)
-        for node in [node for node in self._held if node not in needed]:
-            del self._held[node]
-            self._engine.prune(self.tree, node)
-            if node not in self._expanded and node not in finished:
-                node.pruned = True
-                self._tell("pruned", node)
+    def _broken(self, what: str) -> StrategyError:
+        return StrategyError(f"strategy {self._strategy.name!r} on problem {self.problem.id!r}: {what}")
 
     def _tell(self, kind: ProgressKind, node: Node, result: Result | None = None) -> None:
-        if self._on_event is not None:
-            self._on_event(Progress(kind, self.problem, node, result))
+        if self._options.on_event is not None:
+            self._options.on_event(Progress(kind, self.problem, node, result))
+
+
+def _ancestors(node: Node) -> list[Node]:
+    found = []
+    while node.parent is not None:
+        node = node.parent
+        found.append(node)
+    return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from branchwise.search.candidates import choose_among
-from branchwise.search.chains import Chains
-from branchwise.search.options import check_count
-from branchwise.types import SearchState, Selection
+from branchwise.strategies.candidates import choose_among
+from branchwise.strategies.chains import Chains
+from branchwise.strategies.options import check_count
+from branchwise.strategies.protocol import State
+from branchwise.types import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,11 @@ class Majority(Chains):
 
     n: int = 16
     name: ClassVar[str] = "majority"
-    uses_scores: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count(self.name, "n", self.n)
         check_count(self.name, "max_steps", self.max_steps)
 
-    def select(self, state: SearchState) -> Selection:
+    def select(self, state: State) -> Selection:
         """Return the most frequent answer among the finished chains."""
-        return choose_among(state.finished, "last", "majority")
+        return choose_among(state, "last", "majority")

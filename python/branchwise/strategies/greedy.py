@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from branchwise.search.candidates import choose_among
-from branchwise.search.chains import Chains
-from branchwise.search.options import check_count
-from branchwise.types import SearchState, Selection
+from branchwise.strategies.candidates import choose_among
+from branchwise.strategies.chains import Chains
+from branchwise.strategies.options import check_count
+from branchwise.strategies.protocol import State
+from branchwise.types import Sampling, Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,11 @@ class Greedy(Chains):
 
     n: int = field(default=1, init=False)
     name: ClassVar[str] = "greedy"
-    uses_scores: ClassVar[bool] = False
-    temperature: ClassVar[float | None] = 0.0
+    sampling: ClassVar[Sampling | None] = Sampling(temperature=0.0)
 
     def __post_init__(self) -> None:
         check_count(self.name, "max_steps", self.max_steps)
 
-    def select(self, state: SearchState) -> Selection:
+    def select(self, state: State) -> Selection:
         """Return the only candidate."""
-        return choose_among(state.finished, "last", "majority")
+        return choose_among(state, "last", "majority")

@@ -1,4 +1,4 @@
-"""What the engine keeps for every step of every tree: its KV node, the tokens still to be fed, who needs it."""
+"""What the engine keeps for every tree and every node of it: KV, tokens still to be fed, who needs them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from branchwise.text.steps import StepDetector
-from branchwise.types import Cost, Node, Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class StepLimits:
-    """When steps and solutions end. `max_tokens` counts a whole solution, `max_step_tokens` one step."""
-
-    max_tokens: int
-    max_step_tokens: int
+from branchwise.types import Cost, Node, Settings, StepOptions
 
 
 @dataclass(slots=True, eq=False)
-class Branch:
+class NodeState:
     """The engine's record of one node.
 
     A token is fed to the model one iteration after it was drawn, so the last token of a finished step is `pending`
@@ -27,34 +19,34 @@ class Branch:
     """
 
     node: Node
-    parent: Branch | None
+    parent: NodeState | None
     handle: int  # KV node
     end: int  # tokens on the path, prompt and this node's included
     pending: list[int]  # tokens of this node that are not in the KV yet
-    step: int = 0  # state of the step detector
+    options: StepOptions  # how it is written; a step written ahead of it is written alike
+    detector: StepDetector
+    automaton: int = StepDetector.start  # state of the step detector
     hidden: Tensor | None = None  # [hidden], after the last token; set by the engine when `pending` runs empty
     holders: int = 1  # its owner, and every child whose KV is held
+    asked: int = 0  # children asked for so far: the next one's index
     released: bool = False  # the owner's hold is gone
-    ahead: bool = False  # nobody has asked for it yet
+    speculative: bool = False  # nobody has asked for it yet
 
 
 @dataclass(slots=True, eq=False)
-class Tree:
-    """One problem in the engine: its nodes, how it samples, what it has been promised and what it cost."""
+class PolicyTree:
+    """One tree in the engine: its nodes, how it is written, what it has been promised and what it cost."""
 
     root: Node
-    sampling: Sampling
-    seed: int
-    detector: StepDetector
-    limits: StepLimits
+    settings: Settings  # caps lowered to what the context holds
     prompt_tokens: int
     reserved_blocks: int
     max_steps: int
     speculates: bool  # whether steps may be written ahead
-    branches: dict[Node, Branch] = field(default_factory=dict)
+    width: int  # branches at most: what occupancy is measured against
+    states: dict[Node, NodeState] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     kv_tokens: int = 0  # slots held now
-    width: int = 1  # branches at most: what occupancy is measured against
     closed: bool = False
 
     def may_go_on(self, node: Node) -> bool:
@@ -66,9 +58,9 @@ class Tree:
         self.kv_tokens += tokens
         self.cost.kv_tokens = max(self.cost.kv_tokens, self.kv_tokens)
 
-    def let_go(self, branch: Branch) -> None:
+    def let_go(self, state: NodeState) -> None:
         """One holder less, upwards while nothing needs a node; mirrors what the KV tree frees."""
-        current: Branch | None = branch
+        current: NodeState | None = state
         while current is not None:
             current.holders -= 1
             if current.holders:
@@ -76,8 +68,13 @@ class Tree:
             start = current.parent.end if current.parent else 0
             self.kv_tokens -= current.end - start - len(current.pending)
             current.hidden = None
-            del self.branches[current.node]
+            del self.states[current.node]
             current = current.parent
+
+    def blocks(self, size: int) -> int:
+        """KV blocks of `size` slots that its nodes fill now."""
+        starts = {state: state.parent.end if state.parent else 0 for state in self.states.values()}
+        return sum(-(-(state.end - start - len(state.pending)) // size) for state, start in starts.items())
 
     def count_iteration(self, rows: int, bytes_read: int) -> None:
         """Count an iteration in which `rows` branches of this tree drew a token."""

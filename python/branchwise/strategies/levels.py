@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from branchwise.answers.vote import VOTES, Vote
-from branchwise.scoring.aggregate import AGGREGATES
-from branchwise.search.candidates import choose_among, ended, rank
-from branchwise.search.options import check_choice, check_count, check_groups
-from branchwise.types import Aggregate, Expand, Expanded, Node, Problem, SearchState, Selection
+from branchwise.answers.aggregate import AGGREGATES
+from branchwise.strategies.candidates import choose_among, ended, rank
+from branchwise.strategies.options import check_choice, check_count, check_groups
+from branchwise.strategies.protocol import Action, Ask, Demand, Drop, Limits, Random, Reply, State
+from branchwise.types import Aggregate, Node, Problem, Selection
 
 
 @dataclass(slots=True)
@@ -22,11 +23,11 @@ class Group:
 
 
 @dataclass(slots=True)
-class LevelState(SearchState):
-    """The groups of a search by levels; `wishes` are the expansions to ask for next."""
+class LevelState(State):
+    """The groups of a search by levels; `wishes` are the actions to propose next."""
 
     groups: list[Group] = field(default_factory=list)
-    wishes: list[Expand] = field(default_factory=list)
+    wishes: list[Action] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,6 @@ class LevelSearch(ABC):
     max_steps: int = 40
     vote: Vote = "weighted"
     name: ClassVar[str] = "levels"
-    uses_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_groups(self.name, self.n, self.expand)
@@ -63,51 +63,53 @@ class LevelSearch(ABC):
     def group_size(self) -> int:
         """Slots of each group; child i of the root belongs to group i // group_size, and so do its descendants."""
 
-    @property
-    def kept(self) -> int:
-        """Branches that go on when a level is over, at most: admission reserves a whole path for each."""
-        return self.n // self.expand
+    def demand(self, limits: Limits) -> Demand:
+        """A whole path for each branch that is kept when a level is over, and one step for each of the n."""
+        return Demand(self.n, self.n // self.expand, self.max_steps, scores=True)
 
-    def start(self, problem: Problem, root: Node) -> LevelState:
-        """Ask for the first level: one expansion of the root for each group."""
+    def start(self, problem: Problem, root: Node, random: Random) -> LevelState:
+        """Ask for the first level: one expansion of the root for each group, which is a lane of its own."""
         count = self.n // self.group_size
         groups = [Group(missing=self.group_size) for _ in range(count)]
-        wishes = [Expand(root, self.group_size) for _ in range(count)]
-        return LevelState(problem, root, live={root}, groups=groups, wishes=wishes)
+        wishes: list[Action] = [Ask(root, self.group_size, lane=lane) for lane in range(count)]
+        return LevelState(problem, root, groups=groups, wishes=wishes)
 
-    def propose(self, state: SearchState) -> list[Expand]:
-        """Return the next level of every group whose last one is over."""
+    def propose(self, state: State) -> list[Action]:
+        """Return the next level of every group whose last one is over, and what it gave up."""
         assert isinstance(state, LevelState)
         wishes, state.wishes = state.wishes, []
         return wishes
 
-    def observe(self, state: SearchState, results: list[Expanded]) -> None:
+    def observe(self, state: State, replies: list[Reply]) -> None:
         """Collect children; a group whose level is complete shares its slots among the best of them."""
         assert isinstance(state, LevelState)
-        for result in results:
-            state.live.discard(result.node)
-            group = state.groups[result.children[0].lineage_path[0] // self.group_size]
-            group.missing -= len(result.children)
-            for child in result.children:
+        for reply in replies:
+            state.live.discard(reply.ask.node)
+            lane = reply.nodes[0].lineage_path[0] // self.group_size
+            group = state.groups[lane]
+            group.missing -= len(reply.nodes)
+            for child in reply.nodes:
                 if ended(child, self.max_steps):
                     state.finished.append(child)
+                    state.wishes.append(Drop(child))
                 else:
                     state.live.add(child)
                     group.arrived.append(child)
             if group.missing == 0:
-                self._next_level(state, group)
+                self._next_level(state, group, lane)
 
-    def _next_level(self, state: LevelState, group: Group) -> None:
+    def _next_level(self, state: LevelState, group: Group, lane: int) -> None:
         ranked = sorted(group.arrived, key=lambda node: rank(node, self.aggregate))
         slots = len(ranked)
         if slots == 0:
             return
         kept = max(1, slots // self.expand)
         each, extra = divmod(slots, kept)
-        state.wishes += [Expand(node, each + (place < extra)) for place, node in enumerate(ranked[:kept])]
+        state.wishes += [Ask(node, each + (place < extra), lane=lane) for place, node in enumerate(ranked[:kept])]
+        state.wishes += [Drop(node) for node in ranked[kept:]]
         state.live.difference_update(ranked[kept:])
         group.missing, group.arrived = slots, []
 
-    def select(self, state: SearchState) -> Selection:
+    def select(self, state: State) -> Selection:
         """Return the answer that `vote` picks among the n finished trajectories."""
-        return choose_among(state.finished, self.aggregate, self.vote)
+        return choose_among(state, self.aggregate, self.vote)

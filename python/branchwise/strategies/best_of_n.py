@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from branchwise.answers.vote import VOTES, Vote
-from branchwise.scoring.aggregate import AGGREGATES
-from branchwise.search.candidates import choose_among
-from branchwise.search.chains import Chains
-from branchwise.search.options import check_choice, check_count
-from branchwise.types import Aggregate, SearchState, Selection
+from branchwise.answers.aggregate import AGGREGATES
+from branchwise.strategies.candidates import choose_among
+from branchwise.strategies.chains import Chains
+from branchwise.strategies.options import check_choice, check_count
+from branchwise.strategies.protocol import State
+from branchwise.types import Aggregate, Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,9 @@ class BestOfN(Chains):
         check_choice(self.name, "aggregate", self.aggregate, AGGREGATES)
         check_choice(self.name, "vote", self.vote, VOTES)
 
-    def select(self, state: SearchState) -> Selection:
+    def select(self, state: State) -> Selection:
         """Return the answer that `vote` picks among the finished chains."""
-        return choose_among(state.finished, self.aggregate, self.vote)
+        return choose_among(state, self.aggregate, self.vote)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from branchwise.search.levels import LevelSearch
+from branchwise.strategies.levels import LevelSearch
 
 
 @dataclass(frozen=True, slots=True)

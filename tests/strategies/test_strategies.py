@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchwise.scoring.aggregate import AGGREGATES, aggregate
-from branchwise.search import DVTS, BeamSearch, BestOfN, Majority, run
-from branchwise.search.levels import LevelSearch
-from branchwise.search.tree import walk
-from branchwise.types import Aggregate, Node, Problem, Result, Strategy
-from search.scripted import MAX_STEPS, STRATEGIES, Path, Script, ScriptedEngine, shape
+from branchwise.answers.aggregate import AGGREGATES, aggregate
+from branchwise.strategies import DVTS, BeamSearch, BestOfN, Limits, Majority, Strategy
+from branchwise.strategies.levels import LevelSearch
+from branchwise.tree import walk
+from branchwise.types import Aggregate, Node, Problem, Result
+from search.scripted import MAX_STEPS, STRATEGIES, Path, Script, ScriptedPair, run, shape
 
 scripts = st.builds(
     Script, eos=st.sampled_from([0, 10, 30, 100]), length=st.sampled_from([0, 10]), scores=st.integers(1, 9)
 )
 
 
-def solve(strategy: Strategy, script: Script, order: int = 0, name: str = "p") -> tuple[Result, ScriptedEngine]:
-    engine = ScriptedEngine(script, random.Random(order))
+def solve(strategy: Strategy, script: Script, order: int = 0, name: str = "p") -> tuple[Result, ScriptedPair]:
+    engine = ScriptedPair(script, random.Random(order))
     (result,) = run([Problem(name, name)], strategy, engine, max_in_flight=1)
     return result, engine
 
@@ -96,21 +96,22 @@ def test_budget_marks_and_freed_kv(script: Script, strategy: Strategy) -> None:
     assert tree.closed  # the engine itself asserts that no more than n steps grow at once
     nodes = list(walk(result.tree))
     assert [node.id for node in nodes] == list(range(len(nodes)))
-    assert len(result.candidates) == strategy.n
+    demand = strategy.demand(Limits(2048, 512))
+    assert len(result.candidates) == demand.branches
     finished = {each.node for each in result.candidates}
     for node in nodes[1:]:
         assert node.pruned == (not node.children and node not in finished)
-        assert (node.score is not None) == strategy.uses_scores
+        assert (node.score is not None) == demand.scores
         assert node.depth <= MAX_STEPS
     level = [sum(node.depth == depth for node in nodes) for depth in range(1, MAX_STEPS + 1)]
-    assert max(level) <= strategy.n
+    assert max(level) <= demand.branches
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: f"{strategy.name}-{strategy.n}")
 def test_kv_is_freed_as_the_search_goes(strategy: Strategy) -> None:
     _, engine = solve(strategy, Script(eos=0, length=0))
-    # The steps that grow and the steps they grow from; the root joins them only at the first step.
-    assert engine.trees[0].most_held <= 2 * strategy.n
+    # The steps that grow, and those that wait until their group is complete.
+    assert engine.trees[0].most_leaves <= 2 * engine.trees[0].demand.branches
 
 
 def test_truncated_and_depth_limited_branches_are_flagged() -> None:
@@ -153,7 +154,7 @@ def test_ties_go_to_the_smallest_lineage_path() -> None:
     assert result.text.startswith("step (0,)")
 
 
-def depth_reached(engine: ScriptedEngine, first: range) -> int:
+def depth_reached(engine: ScriptedPair, first: range) -> int:
     (tree,) = engine.trees
     return max((node.depth for node in walk(tree.root) if node.finish and node.lineage_path[0] in first), default=0)
 
@@ -169,7 +170,7 @@ def depth_reached(engine: ScriptedEngine, first: range) -> int:
 def test_who_waits_for_a_slow_first_step(strategy: Strategy, waits: bool) -> None:
     """Step (3,) takes 200 polls: in beam search all wait, in DVTS only its subtree, in best-of-n only its chain."""
     depths: list[int] = []
-    engine = ScriptedEngine(Script(eos=0, length=0), slow=lambda node: 200 if node.lineage_path == (3,) else 0)
+    engine = ScriptedPair(Script(eos=0, length=0), slow=lambda node: 200 if node.lineage_path == (3,) else 0)
     others = range(3) if isinstance(strategy, BestOfN) else range(2)
     for _ in run(
         [Problem("p", "p")],
@@ -187,7 +188,7 @@ def test_who_waits_for_a_slow_first_step(strategy: Strategy, waits: bool) -> Non
 
 def test_early_finishers_are_scored_while_stragglers_grow() -> None:
     seen: list[tuple[str, Path]] = []
-    engine = ScriptedEngine(slow=lambda node: 50 if node.lineage_path == (1,) else 0)
+    engine = ScriptedPair(slow=lambda node: 50 if node.lineage_path == (1,) else 0)
     list(
         run(
             [Problem("p", "p")],
@@ -214,7 +215,7 @@ def test_steps_without_text_have_no_score() -> None:
         def text(self, problem: str, path: Path) -> str:
             return ""
 
-    class NoScore(ScriptedEngine):
+    class NoScore(ScriptedPair):
         def _complete(self, event: object) -> None:
             super()._complete(event)  # type: ignore[arg-type]
             event.node.score = None  # type: ignore[attr-defined]

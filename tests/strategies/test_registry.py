@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from branchwise.errors import ConfigError
-from branchwise.search import DVTS, STRATEGIES, BeamSearch, BestOfN, Greedy, make_strategy
-from branchwise.search.registry import option_names
+from branchwise.strategies import DVTS, STRATEGIES, BeamSearch, BestOfN, Greedy, make_strategy
+from branchwise.strategies.registry import option_names
 
 
 def test_names() -> None:

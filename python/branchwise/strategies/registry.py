@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import Any
 
 from branchwise.errors import ConfigError
-from branchwise.search.beam import BeamSearch
-from branchwise.search.best_of_n import BestOfN, WeightedBestOfN
-from branchwise.search.dvts import DVTS
-from branchwise.search.greedy import Greedy
-from branchwise.search.majority import Majority
-from branchwise.search.options import nearest
-from branchwise.types import Strategy
+from branchwise.strategies.beam import BeamSearch
+from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
+from branchwise.strategies.dvts import DVTS
+from branchwise.strategies.greedy import Greedy
+from branchwise.strategies.majority import Majority
+from branchwise.strategies.options import nearest
+from branchwise.strategies.protocol import Strategy
 
 STRATEGIES: Mapping[str, type[Any]] = MappingProxyType(
     {strategy.name: strategy for strategy in (Greedy, Majority, BestOfN, WeightedBestOfN, BeamSearch, DVTS)}

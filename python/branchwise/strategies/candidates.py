@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from branchwise.answers.extract import extract_answer
 from branchwise.answers.vote import Vote, choose
-from branchwise.scoring.aggregate import aggregate
+from branchwise.answers.aggregate import aggregate
+from branchwise.strategies.protocol import State
 from branchwise.types import Aggregate, Candidate, Node, Selection
 
 
@@ -35,10 +35,11 @@ def candidate(node: Node, kind: Aggregate) -> Candidate:
     return Candidate(node, text, extract_answer(text), node.scores, branch_score(node, kind), finish)
 
 
-def choose_among(nodes: Iterable[Node], kind: Aggregate, vote: Vote) -> Selection:
-    """The final pick among finished branches.
+def choose_among(state: State, kind: Aggregate, vote: Vote) -> Selection:
+    """The final pick among finished branches, and those that were still growing when a deadline came.
 
     A truncated trajectory is judged by what it states: it votes if its text holds an answer, and it never wins against
     one that has an answer if it has none.
     """
-    return choose([candidate(node, kind) for node in nodes], vote)
+    growing = [node for node in state.live if node is not state.root]
+    return choose([candidate(node, kind) for node in (*state.finished, *growing)], vote)

@@ -1,0 +1,87 @@
+"""From engine options to a policy and a judge that are ready: checkpoints, backends, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from branchwise import _C, env
+from branchwise.backend.memory import return_freed
+from branchwise.backend.select import open_backend
+from branchwise.backend.weight_cache import open_weight_cache
+from branchwise.config import EngineConfig, ResolvedConfig
+from branchwise.engine.engine import StepEngine
+from branchwise.engine.kv import KvCache
+from branchwise.engine.memory import check_weights, kv_blocks, resolve_dtype
+from branchwise.errors import ConfigError
+from branchwise.models.load import load_decoder
+from branchwise.scoring.prm import load_prm
+from branchwise.scoring.scorer import Scorer
+from branchwise.strategies.options import nearest
+from branchwise.weights import open_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What an engine runs."""
+
+    policy: StepEngine
+    judge: Scorer | None
+    resolved: ResolvedConfig
+
+
+def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
+    """Read both models, then divide the KV budget so that both can hold the same problems."""
+    check_isa()
+    threads = config.threads or env.threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    backend = open_backend(config.device)
+    checkpoint = open_checkpoint(policy)
+    judge_checkpoint = open_checkpoint(prm) if prm is not None else None
+    dtype = resolve_dtype(config.dtype, checkpoint, backend)
+    given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
+    cache = open_weight_cache(config.weight_cache, backend, given, dtype, config.weights)
+    check_weights(backend, given, dtype, config.weights)
+    tokenizer = checkpoint.tokenizer()
+    return_freed()
+    model = load_decoder(checkpoint, dtype, backend=backend, weights=config.weights, cache=cache)
+    prm_model = None
+    if judge_checkpoint is not None:
+        prm_model = load_prm(judge_checkpoint, dtype, config.prm_format, backend, config.weights, cache)
+    memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
+    configs = [model.config] + ([prm_model.model.config] if prm_model is not None else [])
+    blocks = kv_blocks(configs, dtype, backend, memory)
+    kv = KvCache(model.config, blocks, dtype, backend, memory)
+    steps = StepEngine(
+        model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate
+    )
+    judge = None
+    if prm_model is not None:
+        judge_kv = KvCache(prm_model.model.config, blocks, dtype, backend, memory)
+        judge = Scorer(prm_model, judge_kv, batch_rows=config.prefill_rows)
+    name = str(dtype).removeprefix("torch.")
+    judge_blocks = blocks if judge is not None else 0
+    resolved = ResolvedConfig(
+        str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads()
+    )
+    return Models(steps, judge, resolved)
+
+
+def make_config(config: EngineConfig | None, options: dict[str, Any]) -> EngineConfig:
+    """`config` with `options` on top. ConfigError names the nearest valid option for an unknown one."""
+    known = list(EngineConfig.__dataclass_fields__)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"unknown engine option {name!r}: known are {', '.join(known)}{nearest(name, known)}")
+    return replace(config or EngineConfig(), **options)
+
+
+def check_isa() -> None:
+    """Raise ConfigError when BRANCHWISE_CPU_ISA names kernels that do not exist or cannot run here."""
+    try:
+        _C.isa()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

@@ -1,0 +1,187 @@
+"""A policy and a judge in one batch: steps come from the one, scores from the other, early finishers first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from branchwise.errors import ConfigError
+from branchwise.pair.prompts import problem_lineage, prompt_ids
+from branchwise.pair.protocol import Event, Judge, Policy
+from branchwise.pair.timing import PassTiming
+from branchwise.pair.tree import PairTree
+from branchwise.strategies.protocol import Demand
+from branchwise.text.tokenizer import Tokenizer
+from branchwise.types import Node, Problem, Settings, StepOptions
+
+PROBES = ("12+345=357; 7*8", "Let x be the number of apples.", "\\frac{3}{4} \\cdot 2^{10}", "Thus, the answer is")
+OTHER_TOKENIZER = 2  # judge's tokens reserved for each policy token when the two cut text differently
+
+
+class ModelPair:
+    """A `Pair` of a policy and a judge; early finishers are scored while stragglers decode.
+
+    instruction: system message of every question that is no ready prompt; "" for none
+    """
+
+    def __init__(self, policy: Policy, judge: Judge | None, *, instruction: str) -> None:
+        self.policy = policy
+        self.judge = judge
+        self.instruction = instruction
+        self._timing = None if judge is None else PassTiming(policy, judge)
+        self._judge_tokens = 1 if judge is None else tokens_for_tokens(policy.tokenizer, judge.tokenizer)
+        self._trees: dict[Node, PairTree] = {}  # by root
+        self._unscorable: list[Event] = []  # steps without text: reported at the next poll
+        self._waiting: dict[Node, PairTree] = {}  # trees of the steps that wait for a score
+
+    @property
+    def scores(self) -> bool:
+        return self.judge is not None
+
+    @property
+    def idle(self) -> bool:
+        return self.policy.idle and not self._unscorable and (self.judge is None or self.judge.idle)
+
+    def open(self, problem: Problem, demand: Demand, settings: Settings) -> PairTree | None:
+        """Admit a problem to the policy and, where scores are wanted, to the judge: to both or to neither."""
+        if demand.scores and self.judge is None:
+            raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
+        ids = prompt_ids(self.policy.tokenizer, problem, self.instruction)
+        policy = self.policy.open(
+            ids, lineage=problem_lineage(problem), branches=demand.branches, paths=demand.paths, steps=demand.steps,
+            settings=self._within_context(problem, demand, settings),
+        )  # fmt: skip
+        if policy is None:
+            return None
+        tree = PairTree(policy, None)
+        if self.judge is not None and demand.scores:
+            caps, per_token = policy.settings, self._judge_tokens
+            try:
+                tree.judge = self.judge.open(
+                    policy.root, problem.text, branches=demand.branches, paths=demand.paths, steps=demand.steps,
+                    tokens=per_token * caps.max_tokens, step_tokens=per_token * caps.max_step_tokens,
+                )  # fmt: skip
+            finally:
+                if tree.judge is None:
+                    self.policy.close(policy)
+            if tree.judge is None:
+                return None
+        self._trees[policy.root] = tree
+        return tree
+
+    def expand(self, tree: PairTree, node: Node, n: int, options: StepOptions) -> int:
+        """Queue n more children of a node; the index of the first."""
+        first = self.policy.expand(tree.policy, node, n, options)
+        tree.expanded(node, first, n)
+        return first
+
+    def score(self, tree: PairTree, nodes: Sequence[Node]) -> None:
+        """Queue steps for the judge. ConfigError when there is none."""
+        if self.judge is None or tree.judge is None:
+            raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
+        for node in nodes:
+            if self.judge.submit(tree.judge, node):
+                self._waiting[node] = tree
+            else:
+                self._unscorable.append(Event("scored", tree, node))
+
+    def prune(self, tree: PairTree, node: Node) -> None:
+        """Free what nobody below needs."""
+        self.policy.prune(tree.policy, node)
+        self._release(tree, node)
+
+    def cancel(self, tree: PairTree, parent: Node, first: int, n: int) -> None:
+        """Take back an expansion: its children leave the tree with all below them."""
+        for node in self.policy.cancel(tree.policy, parent, first, n):
+            self._release(tree, node)
+            tree.cancelled_flops += len(node.tokens) * self.policy.flops_per_token
+            if self.judge is not None and node.score is not None:
+                tree.policy.cost.cancelled_tokens += node.cost.prm_tokens
+                tree.cancelled_flops += node.cost.prm_tokens * self.judge.flops_per_token
+
+    def close(self, tree: PairTree) -> None:
+        """Free everything, and complete the cost record of the root."""
+        if self._trees.pop(tree.root, None) is None:
+            return
+        self.policy.close(tree.policy)
+        cost, spent = tree.root.cost, tree.policy.cost
+        for name in ("kv_tokens", "iterations", "occupancy", "speculated_tokens", "cancelled_tokens"):
+            setattr(cost, name, getattr(spent, name))
+        cost.flops = (cost.prefill_tokens + cost.speculated_tokens) * self.policy.flops_per_token + tree.cancelled_flops
+        if self.judge is not None and tree.judge is not None:
+            cost.prm_tokens = tree.judge.prompt_tokens
+            cost.flops += cost.prm_tokens * self.judge.flops_per_token
+            self.judge.close(tree.judge)
+        self._waiting = {node: owner for node, owner in self._waiting.items() if owner is not tree}
+        self._unscorable = [event for event in self._unscorable if event.tree is not tree]
+
+    def over(self, tree: PairTree) -> int:
+        """Blocks that a tree holds beyond what it was promised, in whichever cache that is more."""
+        judged = 0 if self.judge is None or tree.judge is None else self.judge.over(tree.judge)
+        return max(self.policy.over(tree.policy), judged)
+
+    def free(self) -> None:
+        """Let go of both models; nothing works afterwards."""
+        del self.policy, self.judge, self._timing
+        self._trees.clear()
+
+    def poll(self) -> list[Event]:
+        """Passes of the judge as far as they are worth it, else one decode iteration. On a GPU both, side by side."""
+        events, self._unscorable = self._unscorable, []
+        overlaps = self.policy.overlaps
+        if overlaps:
+            events += self._generated()
+        if self.judge is not None and self._timing is not None and not self.judge.idle:
+            self.policy.begin()
+            policy_busy = not self.policy.idle or (overlaps and bool(events))
+            events += self._scored(self.judge, self._timing, policy_busy)
+        if not overlaps and not events:  # else what was scored may go on first
+            events += self._generated()
+        return events
+
+    def _generated(self) -> list[Event]:
+        """The steps that a decode iteration finished."""
+        steps = [] if self.policy.idle else self.policy.poll()
+        for _, node in steps:
+            node.cost.flops += node.cost.generated_tokens * self.policy.flops_per_token
+        return [Event("generated", self._trees[policy.root], node) for policy, node in steps]
+
+    def _scored(self, judge: Judge, timing: PassTiming, policy_busy: bool) -> list[Event]:
+        """The scores that became known."""
+        before = judge.pending
+        nodes = judge.poll(least=timing.least_rows(policy_busy, self._trees, self._waiting))
+        while timing.worth_more <= judge.pending < before:
+            before = judge.pending
+            nodes += judge.poll()
+        if nodes:
+            timing.passed()
+        events = []
+        for node in nodes:
+            tree = self._waiting.pop(node, None)
+            node.cost.flops += node.cost.prm_tokens * judge.flops_per_token
+            if tree is not None:  # an ancestor scored on the way was not asked for
+                events.append(Event("scored", tree, node))
+        return events
+
+    def _release(self, tree: PairTree, node: Node) -> None:
+        if self.judge is not None and tree.judge is not None:
+            self.judge.release(tree.judge, node)
+            self._waiting.pop(node, None)
+        self._unscorable = [event for event in self._unscorable if event.node is not node]
+
+    def _within_context(self, problem: Problem, demand: Demand, settings: Settings) -> Settings:
+        """The caps, lowered so that a whole solution fits into the judge's context, too."""
+        if self.judge is None or not demand.scores:
+            return settings
+        room = self.judge.room(problem.text, demand.steps) // self._judge_tokens
+        return replace(
+            settings,
+            max_tokens=min(settings.max_tokens, room),
+            max_step_tokens=min(settings.max_step_tokens, room),
+        )
+
+
+def tokens_for_tokens(policy: Tokenizer, judge: Tokenizer) -> int:
+    """Judge's tokens to reserve for a policy token: 1 when both cut the probes into as many pieces."""
+    same = all(len(judge.encode(text)) <= len(policy.encode(text)) for text in PROBES)
+    return 1 if same else OTHER_TOKENIZER

@@ -1,0 +1,40 @@
+"""From a problem to the token ids that the policy starts from, and to the key of its random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from branchwise._C import lineage_root
+from branchwise.errors import InputError
+from branchwise.text.chat import encode_prompt
+from branchwise.text.tokenizer import Tokenizer
+from branchwise.types import Message, Problem
+
+INSTRUCTION = (
+    "Solve the problem step by step. Put a blank line between steps, and end with the final answer in \\boxed{}."
+)
+
+
+def prompt_ids(tokenizer: Tokenizer, problem: Problem, instruction: str) -> list[int]:
+    """Token ids of a problem's prompt. InputError when there is nothing to ask."""
+    prompt = problem.prompt
+    if prompt is None:
+        if not problem.text.strip():
+            raise InputError(f"problem {problem.id!r} has an empty question: write what is to be solved")
+        prompt = _as_prompt(tokenizer, problem.text, instruction)
+    return encode_prompt(tokenizer, prompt)
+
+
+def _as_prompt(tokenizer: Tokenizer, text: str, instruction: str) -> str | Sequence[Message]:
+    """A question as the policy expects it: a chat where it has a template, else the plain text."""
+    if tokenizer.chat_template is None:
+        return f"{instruction}\n\n{text}\n\n" if instruction else f"{text}\n\n"
+    system: list[Message] = [{"role": "system", "content": instruction}] if instruction else []
+    return [*system, {"role": "user", "content": text}]
+
+
+def problem_lineage(problem: Problem) -> int:
+    """Key of a problem's random numbers, from its id: problems draw independently, in whatever order they run."""
+    digest = hashlib.blake2b(problem.id.encode(), digest_size=8).digest()
+    return lineage_root(int.from_bytes(digest, "little"))

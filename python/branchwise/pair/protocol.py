@@ -1,0 +1,208 @@
+"""What a policy, a judge and a pair of them must do. Whoever does it can take their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from branchwise.strategies.protocol import Demand
+from branchwise.text.tokenizer import Tokenizer
+from branchwise.types import Cost, Node, Problem, Settings, StepOptions
+
+
+class OpenTree(Protocol):
+    """An open tree: a prompt and all steps below it."""
+
+    @property
+    def root(self) -> Node: ...
+
+
+TreeT = TypeVar("TreeT", bound=OpenTree)
+
+
+class PolicyTree(OpenTree, Protocol):
+    """A tree as a policy knows it."""
+
+    @property
+    def settings(self) -> Settings:
+        """Those it was opened with, caps lowered to what the model's context holds."""
+        ...
+
+    @property
+    def cost(self) -> Cost:
+        """What it cost beside what its nodes say: `kv_tokens iterations occupancy speculated_ cancelled_tokens`."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Branches at most."""
+        ...
+
+
+class RowLoad(Protocol):
+    """The rows of a policy's next iteration: steps that grow, and trees with so many new ones to begin."""
+
+    @property
+    def max_rows(self) -> int: ...
+    @property
+    def growing(self) -> Sequence[tuple[Any, Node]]: ...
+    @property
+    def openings(self) -> Sequence[tuple[Any, int]]: ...
+    @property
+    def used(self) -> int:
+        """Rows of both, also beyond `max_rows`."""
+        ...
+
+
+class Policy(Protocol):
+    """Writes steps of many trees in one batch; its trees are `PolicyTree`s of its own kind.
+
+    `expand` only queues; `poll` runs one iteration. The n children of an `expand` have the n indices from the one it
+    returns, are in `node.children` by the time they are reported, and carry tokens, text, logprob, finish and cost.
+    """
+
+    tokenizer: Tokenizer
+    flops_per_token: float
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether steps are decoded while other work goes on, after `begin`."""
+        ...
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is queued or growing."""
+        ...
+
+    @property
+    def load(self) -> RowLoad: ...
+
+    def open(
+        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int, settings: Settings
+    ) -> Any | None:
+        """Start a tree, or return None while there is no room. OutOfMemory: there never is. InputError: bad prompt."""
+        ...
+
+    def expand(self, tree: Any, node: Node, n: int, options: StepOptions) -> int:
+        """Queue n more children; the index of the first. StaleNodeError: the node was pruned, or it has ended."""
+        ...
+
+    def prune(self, tree: Any, node: Node) -> None:
+        """The node will not be expanded again; its descendants may be in use. A growing step is abandoned."""
+        ...
+
+    def cancel(self, tree: Any, parent: Node, first: int, n: int) -> list[Node]:
+        """Take children `first` to `first + n` out of the tree with all below them; those that had begun."""
+        ...
+
+    def close(self, tree: Any) -> None:
+        """Free everything; again, it does nothing."""
+        ...
+
+    def begin(self) -> None:
+        """Queue work on the device without waiting for it, where the policy can."""
+        ...
+
+    def poll(self) -> list[tuple[Any, Node]]:
+        """Run one iteration; the steps that it finished. OutOfMemory: nothing has changed."""
+        ...
+
+    def over(self, tree: Any) -> int:
+        """Blocks that a tree holds beyond what it was promised: whom to ask for memory."""
+        ...
+
+
+class Judge(Protocol):
+    """Scores steps. Its trees are its own record of the policy's; scores appear in `node.score`."""
+
+    tokenizer: Tokenizer
+    flops_per_token: float
+    batch_rows: int  # new tokens of a full pass
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits for a score."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Tokens that have not been fed."""
+        ...
+
+    def room(self, question: str, steps: int) -> int:
+        """Tokens that the text of a solution of at most so many steps may have."""
+        ...
+
+    def open(
+        self, root: Node, question: str, *, branches: int, paths: int, steps: int, tokens: int, step_tokens: int
+    ) -> Any | None:
+        """Start a tree, or return None while there is no room. InputError: the question is too long."""
+        ...
+
+    def submit(self, tree: Any, node: Node) -> bool:
+        """Queue a finished step, and those before it that have no score; False when it has no text to score."""
+        ...
+
+    def release(self, tree: Any, node: Node) -> None:
+        """The node, and what will come below it, needs no more scores."""
+        ...
+
+    def close(self, tree: Any) -> None:
+        """Free everything; again, it does nothing."""
+        ...
+
+    def over(self, tree: Any) -> int:
+        """Blocks that a tree holds beyond what it was promised."""
+        ...
+
+    def poll(self, *, least: int = 1) -> list[Node]:
+        """Run one pass if at least so many tokens wait; the nodes whose scores became known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A node that a turn of the pair finished: its step is complete, or its score is set."""
+
+    kind: Literal["generated", "scored"]
+    tree: OpenTree
+    node: Node
+
+
+class Pair(Protocol[TreeT]):
+    """A policy and a judge, or none, in one batch: all that a search knows of models.
+
+    `expand` and `score` only queue; `poll` runs one turn and returns what it finished, in any order. `score` leaves
+    `node.score` None only for a step whose text is blank. Every node is pruned at most once. No event of a tree follows
+    after `close`, which also completes `root.cost`: what belongs to no single step.
+    """
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is queued: `poll` would do nothing."""
+        ...
+
+    @property
+    def scores(self) -> bool:
+        """Whether there is a judge."""
+        ...
+
+    def open(self, problem: Problem, demand: Demand, settings: Settings) -> TreeT | None:
+        """Admit a problem, or return None while its worst case does not fit. OutOfMemory: it could never fit."""
+        ...
+
+    def expand(self, tree: TreeT, node: Node, n: int, options: StepOptions) -> int: ...
+    def score(self, tree: TreeT, nodes: Sequence[Node]) -> None: ...
+    def prune(self, tree: TreeT, node: Node) -> None: ...
+    def cancel(self, tree: TreeT, parent: Node, first: int, n: int) -> None: ...
+    def close(self, tree: TreeT) -> None: ...
+    def poll(self) -> list[Event]: ...
+
+    def over(self, tree: TreeT) -> int:
+        """Blocks that a tree holds beyond what it was promised: whom to ask for memory."""
+        ...
+
+    def free(self) -> None:
+        """Let go of models and KV, whoever still holds this pair."""
+        ...

@@ -1,0 +1,40 @@
+"""A tree that policy and judge both know, and which steps were asked for together."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Any
+
+from branchwise.pair.protocol import PolicyTree
+from branchwise.types import Node
+
+
+@dataclass(slots=True, eq=False)
+class PairTree:
+    """One open problem: the policy's tree and, where scores are wanted, the judge's."""
+
+    policy: PolicyTree
+    judge: Any | None
+    ends: dict[Node, list[int]] = field(default_factory=dict)  # child indices at which the expansions of a node end
+    cancelled_flops: float = 0.0
+
+    @property
+    def root(self) -> Node:
+        return self.policy.root
+
+    def expanded(self, node: Node, first: int, n: int) -> None:
+        """Remember which children were asked for together."""
+        self.ends.setdefault(node, [0]).append(first + n)
+
+    def expansion(self, node: Node) -> tuple[Node | None, int]:
+        """Which wish a step belongs to: its siblings of the same wish are waited for together."""
+        parent = node.parent
+        return parent, bisect_right(self.ends.get(parent, []) if parent else [], node.index)
+
+    def size(self, parent: Node | None, wish: int) -> int:
+        """How many steps were wished for."""
+        if parent is None:
+            return 1
+        first, end = self.ends[parent][wish - 1 : wish + 1]
+        return end - first

@@ -1,0 +1,247 @@
+"""A tree grown by hand: expand, score and prune, for frameworks that bring their own search."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic
+
+from branchwise.config import check_sampling
+from branchwise.errors import ConfigError, StaleNodeError
+from branchwise.pair.protocol import Pair, TreeT
+from branchwise.search.request import Board, Expansion, Scoring
+from branchwise.search.service import Service
+from branchwise.search.ticket import Ticket
+from branchwise.strategies.protocol import Demand
+from branchwise.types import Node, Problem, Settings, StepOptions
+
+
+@dataclass(slots=True, eq=False)
+class HandTree(Generic[TreeT]):
+    """The service's side of a tree: what is open, and what is in flight in it."""
+
+    tree: TreeT
+    settings: Settings
+    closed: bool = False
+    jobs: list[HandJob[TreeT]] = field(default_factory=list)  # in flight
+
+
+@dataclass(slots=True, eq=False)
+class Opening(Generic[TreeT]):
+    """The job that opens a tree."""
+
+    pair: Pair[TreeT]
+    problem: Problem
+    demand: Demand
+    settings: Settings
+    deadline: float | None = None
+    opened: HandTree[TreeT] | None = None
+
+    def begin(self) -> bool:
+        tree = self.pair.open(self.problem, self.demand, self.settings)
+        if tree is not None:
+            self.opened = HandTree(tree, self.settings)
+        return tree is not None
+
+    is_over = True
+
+    def advance(self) -> None: ...
+    def cut(self) -> None: ...
+
+    def finish(self) -> HandTree[TreeT]:
+        assert self.opened is not None
+        return self.opened
+
+    def abort(self) -> None:  # also when nobody took what was opened
+        if self.opened is not None:
+            self.pair.close(self.opened.tree)
+            self.opened = None
+
+
+@dataclass(slots=True, eq=False)
+class HandJob(Generic[TreeT]):
+    """The job of one expansion or of some scores in a tree that is open."""
+
+    hand: HandTree[TreeT]
+    request: Expansion[TreeT] | Scoring[TreeT] | None = None
+    deadline: float | None = None
+
+    def begin(self) -> bool:
+        if self.hand.closed:
+            raise StaleNodeError("this tree has been closed: open another one")
+        assert self.request is not None
+        self.hand.jobs.append(self)
+        self.request.begin()
+        return True
+
+    def advance(self) -> None: ...
+    def cut(self) -> None: ...
+
+    @property
+    def is_over(self) -> bool:
+        return self.request is None or self.request.is_complete
+
+    def finish(self) -> list[Node]:
+        assert self.request is not None
+        nodes = self.request.result()
+        self._end()
+        return nodes
+
+    def abort(self) -> None:
+        if self.request is not None and self in self.hand.jobs and not self.hand.closed:
+            self.request.cancel()
+        self._end()
+
+    def _end(self) -> None:
+        self.request = None
+        if self in self.hand.jobs:
+            self.hand.jobs.remove(self)
+
+
+class StepTree:
+    """The steps of one prompt. Use it as a context manager: leaving frees its KV; so does dropping it.
+
+    `root` holds the prompt. Nodes carry tokens, text, logprob, score, finish, parent and cost. Every call that takes
+    time has a form that awaits: `aexpand`, `ascore`.
+    """
+
+    def __init__(self, service: Service[Any], hand: HandTree[Any]) -> None:
+        self._service = service
+        self._hand = hand
+        self._finalizer = weakref.finalize(self, _close, service, hand)
+
+    @property
+    def root(self) -> Node:
+        """The prompt."""
+        root: Node = self._hand.tree.root
+        return root
+
+    def expand(self, node: Node, n: int = 1, **options: Any) -> list[Node]:
+        """`n` more children of a node, each one step long, decoded together.
+
+        stop: text that ends a step    max_tokens: of one step    temperature, top_p, top_k, min_p: of this call
+        score: judge every child while its siblings grow; its `score` is set when this returns
+
+        StaleNodeError: the node was pruned or has ended. OutOfMemory: no KV left; the tree stays as it was.
+        """
+        return wait_for([self.submit(node, n, **options)])[0]
+
+    async def aexpand(self, node: Node, n: int = 1, **options: Any) -> list[Node]:
+        """As `expand`, without blocking the event loop. Cancelled, it leaves the tree as it was."""
+        return await self.submit(node, n, **options)
+
+    def submit(self, node: Node, n: int = 1, *, score: bool = False, **options: Any) -> Ticket[list[Node]]:
+        """Queue an expansion and return its ticket: many trees, or many nodes, may grow in one batch."""
+        service, job = self._service, HandJob(self._hand)
+        if score and not service.pair.scores:
+            raise ConfigError("score=True needs a judge: give the engine a PRM with prm=...")
+        job.request = Expansion(
+            job, service.pair, service.board, self._hand.tree, node, n,
+            step_options(self._hand.settings, **options), 1, score, lambda kind, node: None, "a tree grown by hand",
+        )  # fmt: skip
+        return self._service.submit(job)
+
+    def score(self, nodes: Sequence[Node]) -> list[float | None]:
+        """P(good) of every step, `None` for one without text. ConfigError without a PRM."""
+        wait_for([self._submit_scores(nodes)])
+        return [node.score for node in nodes]
+
+    async def ascore(self, nodes: Sequence[Node]) -> list[float | None]:
+        """As `score`, without blocking the event loop."""
+        await self._submit_scores(nodes)
+        return [node.score for node in nodes]
+
+    def _submit_scores(self, nodes: Sequence[Node]) -> Ticket[list[Node]]:
+        if not self._service.pair.scores:
+            raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
+        job: HandJob[Any] = HandJob(self._hand)
+        job.request = Scoring(job, self._service.pair, self._service.board, self._hand.tree, list(nodes))
+        return self._service.submit(job)
+
+    def prune(self, node: Node) -> None:
+        """Free a node and everything under it; what grows there is given up."""
+        self._service.at_once(lambda: _prune(self._service, self._hand, node))
+
+    def close(self) -> None:
+        """Free the tree; again, it does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> StepTree:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def wait_for(tickets: Sequence[Ticket[Any]]) -> list[Any]:
+    """The results of all tickets, which run in the same batches; an error or an interrupt gives up the others."""
+    try:
+        return [ticket.result() for ticket in tickets]
+    except BaseException:
+        for ticket in tickets:
+            ticket.cancel()
+        raise
+
+
+def step_options(
+    settings: Settings, *, stop: str | None = None, max_tokens: int | None = None, **sampling: float | None
+) -> StepOptions:
+    """The options of a step: those of the tree with some replaced. ConfigError for one that cannot work."""
+    known = ("temperature", "top_p", "top_k", "min_p")
+    for name in sampling:
+        if name not in known:
+            raise ConfigError(f"expand has no option {name!r}: it has n, stop, max_tokens, score, {', '.join(known)}")
+    given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+    drawn = replace(settings.sampling, **given)
+    check_sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p)
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError(f"max_tokens={max_tokens}: a step needs at least 1")
+    if stop == "":
+        raise ConfigError("stop='': a step needs an end; the usual one is '\\n\\n'")
+    return StepOptions(
+        drawn,
+        settings.stop if stop is None else stop,
+        settings.max_step_tokens if max_tokens is None else max_tokens,
+    )
+
+
+def expand_all(entries: Iterable[Sequence[Any]], options: dict[str, Any]) -> list[Ticket[list[Node]]]:
+    """Tickets of `(tree, node, n)` or `(tree, node, n, options)` entries, queued together."""
+    checked = []
+    for entry in entries:
+        own = entry[3] if len(entry) == 4 else {}
+        if len(entry) not in (3, 4) or not isinstance(entry[0], StepTree) or not isinstance(own, dict):
+            raise ConfigError(f"expand_many was given {entry!r}: expected (tree, node, n) or (tree, node, n, options)")
+        checked.append((*entry[:3], {**options, **own}))
+    return [tree.submit(node, n, **own) for tree, node, n, own in checked]
+
+
+def _prune(service: Service[Any], hand: HandTree[Any], top: Node) -> None:
+    """Give up what is in flight below a node, then free it with all of it."""
+    if hand.closed:
+        return
+    below = [top]
+    for node in below:  # grows as it is read
+        below += node.children
+    gone = set(below)
+    for job in list(hand.jobs):
+        request = job.request
+        asked = request.nodes if isinstance(request, Scoring) else [request.node] if request is not None else []
+        if gone.intersection(asked):
+            service.end(job, StaleNodeError("the node was pruned while this was in flight"))
+    for node in reversed(below):
+        if not node.pruned:
+            node.pruned = True
+            service.pair.prune(hand.tree, node)
+
+
+def _close(service: Service[Any], hand: HandTree[Any]) -> None:
+    def close() -> None:
+        if not hand.closed:
+            for job in list(hand.jobs):
+                service.end(job, StaleNodeError("the tree was closed while this was in flight"))
+            hand.closed = True
+            service.pair.close(hand.tree)
+
+    service.at_once(close)
