@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from branchwise.backend.cpu import BLOCK_SLOTS
+from branchwise.backend.cpu.backend import BLOCK_SLOTS
 from branchwise.engine.kv import KvCache
 from branchwise.models.decoder import Decoder
 

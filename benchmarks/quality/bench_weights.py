@@ -19,7 +19,7 @@ import branchwise as bw
 from benchmarks import common
 from benchmarks.options import POLICY
 from branchwise.assets import asset_path
-from branchwise.backend.cpu import BLOCK_SLOTS
+from branchwise.backend.cpu.backend import BLOCK_SLOTS
 from branchwise.cli.problems import read_problems
 from branchwise.config import Weights
 from branchwise.engine.kv import KvCache

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import branchwise as bw
 from branchwise._C import lineage_child
-from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.engine.branch import StepLimits
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache

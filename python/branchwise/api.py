@@ -12,9 +12,9 @@ import torch
 
 from branchwise import _C, env
 from branchwise.answers.grade import Grader as AnswerGrader
+from branchwise.backend.cpu.weight_cache import open_weight_cache
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
-from branchwise.backend.weight_cache import open_weight_cache
 from branchwise.config import EngineConfig, ResolvedConfig, check_sampling
 from branchwise.engine.branch import StepLimits
 from branchwise.engine.engine import StepEngine

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.cpu_linear import BlockLinear, GatedLinear, Packed, PackedLinear, gated_linear
-from branchwise.backend.packed_file import DamagedFile, PackedFile, write_packed
+from branchwise.backend.cpu.linear import BlockLinear, GatedLinear, Packed, PackedLinear, gated_linear
+from branchwise.backend.cpu.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.weights.blocks import BlockFormat, Blocks, quantise
 from large_memory import in_large_memory
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.cpu import CpuBackend
-from branchwise.backend.cpu_linear import multiplied_by_onednn
-from branchwise.backend.cpu_pass import MOST_ROWS, RecordedLayers
+from branchwise.backend.cpu.backend import CpuBackend
+from branchwise.backend.cpu.linear import multiplied_by_onednn
+from branchwise.backend.cpu.recorded import MOST_ROWS, RecordedLayers
 from branchwise.engine.kv import KvCache
 from branchwise.engine.runner import Feed, Runner
 from branchwise.models.decoder import Decoder
@@ -21,7 +21,7 @@ KV_BLOCKS = 64
 
 def own_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """No product by oneDNN, as on machines with AMX: only then are passes recorded."""
-    monkeypatch.setattr("branchwise.backend.cpu_linear.multiplied_by_onednn", lambda dtype: False)
+    monkeypatch.setattr("branchwise.backend.cpu.linear.multiplied_by_onednn", lambda dtype: False)
 
 
 def feeds_of(kv: KvCache, lengths: list[int]) -> list[Feed]:

@@ -13,10 +13,10 @@ from gguf import GGMLQuantizationType as Kind
 import branchwise as bw
 from branchwise import _C
 from branchwise.assets import asset_path
-from branchwise.backend import packed_file, weight_cache
-from branchwise.backend.cpu import CpuBackend
-from branchwise.backend.cpu_linear import multiplied_by_onednn
-from branchwise.backend.weight_cache import WeightCache, open_weight_cache
+from branchwise.backend.cpu import packed_file, weight_cache
+from branchwise.backend.cpu.backend import CpuBackend
+from branchwise.backend.cpu.linear import multiplied_by_onednn
+from branchwise.backend.cpu.weight_cache import WeightCache, open_weight_cache
 from branchwise.errors import ConfigError
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder

@@ -14,7 +14,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from branchwise.assets import asset_path
-from branchwise.backend.trace import Launch, TraceBackend
 from branchwise.engine.decode_loop import DecodeLoop, LoopRow
 from branchwise.engine.kv import KvCache
 from branchwise.engine.runner import Feed, Runner
@@ -24,6 +23,7 @@ from branchwise.text.steps import StepDetector
 from branchwise.types import Sampling
 from branchwise.weights import open_checkpoint
 from checkpoints import random_checkpoint
+from kernels_static.trace import Launch, TraceBackend
 
 FILE = Path(__file__).with_name("launches.json")
 ROWS = 20

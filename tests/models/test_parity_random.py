@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from branchwise.backend.cpu import LazyEmbedding
+from branchwise.backend.cpu.backend import LazyEmbedding
 from branchwise.models.load import load_decoder
 from branchwise.weights import open_checkpoint
 from checkpoints import FAMILY_CONFIGS, SMALL, random_checkpoint

@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
 import branchwise as bw
-from branchwise.backend.cpu_linear import BlockLinear
+from branchwise.backend.cpu.linear import BlockLinear
 from branchwise.config import EngineConfig
 from branchwise.engine.memory import check_weights
 from branchwise.errors import ConfigError
@@ -88,7 +88,7 @@ def test_forms_take_the_memory_that_is_told() -> None:
 
 def test_a_device_without_integer_products_says_so() -> None:
     pytest.importorskip("triton", reason="the backends of the GPU need Triton")
-    from branchwise.backend.triton import TritonBackend
+    from branchwise.backend.gpu.backend import TritonBackend
 
     backend = TritonBackend.__new__(TritonBackend)
     backend.name = "cuda"

@@ -9,7 +9,7 @@ import torch
 
 from branchwise._C import KvTree
 from branchwise.backend.base import Backend
-from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.errors import OutOfMemory
 from branchwise.models.families import DecoderConfig
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from branchwise.backend.base import Backend, Embedding, Linear
-from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.cpu.backend import CpuBackend
+from branchwise.backend.cpu.packed_file import PackedFile
+from branchwise.backend.cpu.weight_cache import WeightCache
 from branchwise.backend.memory import return_freed
-from branchwise.backend.packed_file import PackedFile
-from branchwise.backend.weight_cache import WeightCache
 from branchwise.errors import CheckpointError
 from branchwise.models.decoder import Decoder, Layer, rope_tables
 from branchwise.models.families import DecoderConfig, decoder_config

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from branchwise.backend.base import Backend, PrmHead
-from branchwise.backend.cpu import CpuBackend
-from branchwise.backend.weight_cache import WeightCache
+from branchwise.backend.cpu.backend import CpuBackend
+from branchwise.backend.cpu.weight_cache import WeightCache
 from branchwise.models.decoder import Decoder
 from branchwise.models.families import decoder_config
 from branchwise.models.load import load_decoder

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.cpu_linear import GatedLinear, Packed, PackedLinear
+from branchwise.backend.cpu.linear import GatedLinear, Packed, PackedLinear
 from branchwise.errors import CheckpointError
 from branchwise.weights.read_ahead import ReadAhead
 from branchwise.weights.safetensors_file import read_header

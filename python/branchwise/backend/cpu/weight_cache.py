@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 
 from branchwise import _C, __version__
 from branchwise.backend.base import Backend
-from branchwise.backend.cpu import CpuBackend
-from branchwise.backend.cpu_linear import multiplied_by_onednn, reads_compact
-from branchwise.backend.packed_file import DamagedFile, PackedFile, write_packed
+from branchwise.backend.cpu.backend import CpuBackend
+from branchwise.backend.cpu.linear import multiplied_by_onednn, reads_compact
+from branchwise.backend.cpu.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.errors import CheckpointError, ConfigError
 from branchwise.weights.blocks import QUANTISED
 from branchwise.weights.checkpoint import Checkpoint
