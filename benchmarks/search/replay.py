@@ -139,7 +139,7 @@ def replay_engine(recording: Recording, *, max_rows: int, batch_rows: int = 512,
         embed=lambda tokens: tokens[:, None].float(),
         through_layers=lambda residual, plan, pool: backend.last_rows(residual, plan),
     )  # fmt: skip
-    caches = [KvCache(cast(Any, config), ROOM, torch.float32) for _ in range(2)]
+    caches = [KvCache(cast(Any, config), ROOM, torch.float32, backend) for _ in range(2)]
     tokenizer = cast(Any, recording)
     steps = StepEngine(cast(Any, model), tokenizer, caches[0], max_rows=max_rows, **options)
     steps.sampler = tokenizer

@@ -87,10 +87,10 @@ class Engine:
         check_weights(backend, given, dtype, config.weights)
         tokenizer = checkpoint.tokenizer()
         return_freed()
-        model = load_decoder(checkpoint, dtype, backend=backend, weights=config.weights, cache=cache)
+        model = load_decoder(checkpoint, dtype, backend, weights=config.weights, cache=cache)
         judge = None
         if judge_checkpoint is not None:
-            judge = load_prm(judge_checkpoint, dtype, config.prm_format, backend, config.weights, cache)
+            judge = load_prm(judge_checkpoint, dtype, backend, config.prm_format, config.weights, cache)
         memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
         configs = [model.config] + ([judge.model.config] if judge is not None else [])
         blocks = kv_blocks(configs, dtype, backend, memory)

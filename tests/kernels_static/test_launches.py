@@ -57,7 +57,7 @@ def policy():
     """The bundled policy in bf16, compiled for sm_90."""
     backend = TraceBackend(90)
     checkpoint = open_checkpoint(str(asset_path("policy-small")))
-    return backend, checkpoint, load_decoder(checkpoint, torch.bfloat16, backend=backend)
+    return backend, checkpoint, load_decoder(checkpoint, torch.bfloat16, backend)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_the_list_is_the_one_checked_in(loop):
 def test_gemma_launches_few_too(policy):
     """Two norms a layer more than any other family."""
     backend, checkpoint = policy[0], random_checkpoint("gemma3")
-    model = load_decoder(checkpoint, torch.bfloat16, backend=backend)
+    model = load_decoder(checkpoint, torch.bfloat16, backend)
     launches, host = recorded(backend, started(backend, checkpoint, model)[1])
     assert (len(launches) - 4) / model.config.n_layers <= MOST_PER_LAYER  # last norm, two of the draw, automaton
     assert len(host.others) <= 3, host.others  # embedding, its scale; position of the draw
