@@ -1,19 +1,34 @@
-"""Runs a decoder over whole sequences, the way transformers would."""
+"""Models on the CPU, run over whole sequences the way transformers would."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from branchwise.backend.cpu import BLOCK_SLOTS
+from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.engine.kv import KvCache
 from branchwise.models.decoder import Decoder
+from branchwise.models.load import load_decoder
+from branchwise.scoring.prm import Prm, load_prm
+from branchwise.weights.checkpoint import Checkpoint
+
+
+def cpu_decoder(checkpoint: Checkpoint, dtype: torch.dtype, **options: Any) -> Decoder:
+    """`load_decoder` on the CPU."""
+    return load_decoder(checkpoint, dtype, CpuBackend(), **options)
+
+
+def cpu_prm(checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto") -> Prm:
+    """`load_prm` on the CPU."""
+    return load_prm(checkpoint, dtype, CpuBackend(), format_name)
 
 
 def all_logits(model: Decoder, tokens: list[int], chunk: int = 512) -> Tensor:
     """Logits after every token of one sequence: [tokens, vocab] fp32."""
-    kv = KvCache(model.config, len(tokens) // BLOCK_SLOTS + 2, model.dtype)
+    kv = KvCache(model.config, len(tokens) // model.backend.block_slots + 2, model.dtype, model.backend)
     node = kv.tree.add_root()
     parts = []
     for begin in range(0, len(tokens), chunk):

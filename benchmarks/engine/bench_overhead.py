@@ -24,7 +24,7 @@ from benchmarks.common import report
 from benchmarks.engine.bench_decode import TEXT
 from benchmarks.options import model_parser, parse
 from branchwise import _C
-from branchwise.backend.cpu_pass import RecordedLayers
+from branchwise.backend.cpu.recorded import RecordedLayers
 from branchwise.engine.branch import StepLimits
 from branchwise.types import Sampling
 

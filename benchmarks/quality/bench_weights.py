@@ -19,7 +19,6 @@ import branchwise as bw
 from benchmarks import common
 from benchmarks.options import POLICY
 from branchwise.assets import asset_path
-from branchwise.backend.cpu import BLOCK_SLOTS
 from branchwise.cli.problems import read_problems
 from branchwise.config import Weights
 from branchwise.engine.kv import KvCache
@@ -36,7 +35,7 @@ def log_probabilities(model: Decoder, tokens: list[int]) -> Iterator[Tensor]:
     assert model.head is not None
     for begin in range(0, len(tokens), WINDOW):
         window = tokens[begin : begin + WINDOW]
-        kv = KvCache(model.config, len(window) // BLOCK_SLOTS + 2, model.dtype)
+        kv = KvCache(model.config, len(window) // model.backend.block_slots + 2, model.dtype, model.backend)
         node = kv.tree.add_root()
         for at in range(0, len(window), CHUNK):
             part = window[at : at + CHUNK]

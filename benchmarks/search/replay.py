@@ -20,7 +20,7 @@ from torch import Tensor
 
 import branchwise as bw
 from branchwise._C import lineage_child
-from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.engine.branch import StepLimits
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
@@ -139,7 +139,7 @@ def replay_engine(recording: Recording, *, max_rows: int, batch_rows: int = 512,
         embed=lambda tokens: tokens[:, None].float(),
         through_layers=lambda residual, plan, pool: backend.last_rows(residual, plan),
     )  # fmt: skip
-    caches = [KvCache(cast(Any, config), ROOM, torch.float32) for _ in range(2)]
+    caches = [KvCache(cast(Any, config), ROOM, torch.float32, backend) for _ in range(2)]
     tokenizer = cast(Any, recording)
     steps = StepEngine(cast(Any, model), tokenizer, caches[0], max_rows=max_rows, **options)
     steps.sampler = tokenizer

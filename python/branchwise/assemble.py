@@ -10,7 +10,7 @@ import torch
 from branchwise import _C, env
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
-from branchwise.backend.weight_cache import open_weight_cache
+from branchwise.backend.cpu.weight_cache import open_weight_cache
 from branchwise.config import EngineConfig, ResolvedConfig
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
@@ -47,10 +47,10 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     check_weights(backend, given, dtype, config.weights)
     tokenizer = checkpoint.tokenizer()
     return_freed()
-    model = load_decoder(checkpoint, dtype, backend=backend, weights=config.weights, cache=cache)
+    model = load_decoder(checkpoint, dtype, backend, weights=config.weights, cache=cache)
     prm_model = None
     if judge_checkpoint is not None:
-        prm_model = load_prm(judge_checkpoint, dtype, config.prm_format, backend, config.weights, cache)
+        prm_model = load_prm(judge_checkpoint, dtype, backend, config.prm_format, config.weights, cache)
     memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
     configs = [model.config] + ([prm_model.model.config] if prm_model is not None else [])
     blocks = kv_blocks(configs, dtype, backend, memory)

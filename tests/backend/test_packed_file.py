@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.cpu_linear import BlockLinear, GatedLinear, Packed, PackedLinear, gated_linear
-from branchwise.backend.packed_file import DamagedFile, PackedFile, write_packed
+from branchwise.backend.cpu.linear import BlockLinear, GatedLinear, Packed, PackedLinear, gated_linear
+from branchwise.backend.cpu.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.weights.blocks import BlockFormat, Blocks, quantise
 from large_memory import in_large_memory
 
@@ -129,7 +129,7 @@ def test_layers_come_back_from_a_file(path: Path) -> None:
             assert layer.fused == (place == "a.fused")
             assert layer.out_features == given[place].out_features
             assert torch.equal(layer(x), given[place](x))
-        tiles = file.tiles("tiles")
+        tiles = file.head("tiles")
     assert [tile.out_features for tile in tiles] == [64, 40]
     assert torch.equal(tiles[0](x), given["tiles.0"](x))
     other = path.with_name("other")
@@ -141,7 +141,7 @@ def read_all(path: Path, key: str = KEY) -> None:
     with PackedFile(path, key) as file:
         for place in ("a.mixed", "a.fused", "a.plain"):
             file.gated(place, "silu")
-        file.tiles("tiles")
+        file.head("tiles")
 
 
 def test_every_byte_counts(path: Path) -> None:

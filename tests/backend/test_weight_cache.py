@@ -13,16 +13,15 @@ from gguf import GGMLQuantizationType as Kind
 import branchwise as bw
 from branchwise import _C
 from branchwise.assets import asset_path
-from branchwise.backend import packed_file, weight_cache
-from branchwise.backend.cpu import CpuBackend
-from branchwise.backend.cpu_linear import multiplied_by_onednn
-from branchwise.backend.weight_cache import WeightCache, open_weight_cache
+from branchwise.backend.cpu import packed_file, weight_cache
+from branchwise.backend.cpu.backend import CpuBackend
+from branchwise.backend.cpu.linear import multiplied_by_onednn
+from branchwise.backend.cpu.weight_cache import PackedFolder, open_weight_cache
 from branchwise.errors import ConfigError
 from branchwise.models.decoder import Decoder
-from branchwise.models.load import load_decoder
 from branchwise.weights import open_checkpoint
 from checkpoints import FAMILY_CONFIGS, MemoryCheckpoint, random_checkpoint
-from model_tools import all_logits
+from model_tools import all_logits, cpu_decoder
 from weights.samples import tiny_model, write_gguf
 
 TOKENS = list(range(3, 43))
@@ -68,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(model: object, folder: Path, dtype: torch.dtype = torch.float32, form: str = "int8", **options) -> Decoder:
-    return load_decoder(model, dtype, weights=form, cache=WeightCache(folder), **options)
+    return cpu_decoder(model, dtype, weights=form, cache=PackedFolder(folder), **options)
 
 
 @pytest.mark.parametrize("family", FAMILY_CONFIGS)
@@ -86,7 +85,7 @@ def test_logits_are_the_same_bit_for_bit_and_no_matrix_is_read(
 ) -> None:
     wide = {"intermediate_size": 80} if form in ("int8", "dense") else {}  # not whole panels: gate and up stay apart
     model = FileCheckpoint(tmp_path / "tiny.gguf", family, **wide)
-    expected = all_logits(load_decoder(model, dtype, weights=form), TOKENS)
+    expected = all_logits(cpu_decoder(model, dtype, weights=form), TOKENS)
     assert torch.equal(all_logits(load(model, folder, dtype, form), TOKENS), expected)
     model.read.clear()
     decoder = load(model, folder, dtype, form)
@@ -111,7 +110,7 @@ def test_blocks_of_a_file_are_kept_in_all_their_formats(tmp_path: Path, folder: 
 
 def test_every_form_and_state_of_a_model_has_a_file_of_its_own(model: FileCheckpoint, folder: Path) -> None:
     def path(dtype: torch.dtype = torch.float32, form: str = "int8", head: bool = True) -> Path:
-        return WeightCache(folder).model(model, dtype, form, head).path
+        return PackedFolder(folder).model(model, dtype, form, head).path
 
     seen = [path(), path(torch.bfloat16), path(form="q4"), path(head=False)]
     file = model.files()[0]
@@ -130,7 +129,7 @@ def test_every_form_and_state_of_a_model_has_a_file_of_its_own(model: FileCheckp
 
 def test_the_key_changes_with_the_version_and_the_layout(model: FileCheckpoint, folder: Path, monkeypatch) -> None:
     def path() -> Path:
-        return WeightCache(folder).model(model, torch.float32, "int8", True).path
+        return PackedFolder(folder).model(model, torch.float32, "int8", True).path
 
     before = path()
     monkeypatch.setattr(weight_cache, "_C", SimpleNamespace(PANEL_FORMAT=_C.PANEL_FORMAT + 1))
@@ -182,7 +181,7 @@ def test_where_no_file_can_be_written_the_model_works(model: FileCheckpoint, fol
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(packed_file, "save_file", full)
-    expected = all_logits(load_decoder(model, torch.float32, weights="int8"), TOKENS)
+    expected = all_logits(cpu_decoder(model, torch.float32, weights="int8"), TOKENS)
     with pytest.warns(RuntimeWarning, match=r"tiny-.*could not be written: .*No space left.*make room"):
         decoder = load(model, folder)
     assert torch.equal(all_logits(decoder, TOKENS), expected)
@@ -194,7 +193,7 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, model: FileCheckpoin
     file.write_bytes(b"")
     for given in (file, file / "below"):
         with pytest.raises(ConfigError, match=r"weight_cache='.*file.*' is, or lies in, a file: name a folder"):
-            WeightCache(given)
+            PackedFolder(given)
     with pytest.raises(ConfigError, match="weight_cache=''"):
         bw.Engine(weight_cache="")
 
@@ -210,7 +209,7 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, model: FileCheckpoin
     assert model.read == set(), "the model was read first"
     monkeypatch.setattr(Path, "mkdir", denied)
     with pytest.raises(ConfigError, match="cannot be written"):
-        WeightCache(tmp_path / "new")
+        PackedFolder(tmp_path / "new")
 
 
 def test_what_cannot_be_kept_is_refused_before_models_load(tmp_path: Path) -> None:

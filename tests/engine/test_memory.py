@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from branchwise.assets import asset_path
-from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.engine.kv import Demand
 from branchwise.engine.memory import MIB, check_weights, parameter_count, plan_memory, resolve_dtype
 from branchwise.errors import ConfigError, OutOfMemory

@@ -13,10 +13,10 @@ from branchwise.engine.branch import Tree
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.forest import Forest
 from branchwise.models.decoder import Decoder
-from branchwise.models.load import load_decoder
 from branchwise.types import Node, Sampling
 from checkpoints import random_checkpoint
 from engine.test_step_engine import make_engine, open_tree, run_until_idle, steps_of
+from model_tools import cpu_decoder
 
 MODEL: list[Decoder] = []
 
@@ -32,7 +32,7 @@ class ManyTokensStop:
 
 def model() -> Decoder:
     if not MODEL:
-        MODEL.append(load_decoder(random_checkpoint("llama", seed=11), torch.float32))
+        MODEL.append(cpu_decoder(random_checkpoint("llama", seed=11), torch.float32))
     return MODEL[0]
 
 

@@ -13,9 +13,9 @@ from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeError
 from branchwise.models.decoder import Decoder
-from branchwise.models.load import load_decoder
 from branchwise.types import Node, Sampling
 from checkpoints import FAMILY_CONFIGS, character_tokenizer, random_checkpoint
+from model_tools import cpu_decoder
 
 Steps = dict[tuple[int, ...], tuple[list[int], float, str | None]]
 
@@ -33,7 +33,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def make_engine(model: Decoder, blocks: int = 2000, **options: int) -> StepEngine:
-    return StepEngine(model, character_tokenizer(), KvCache(model.config, blocks, model.dtype), **options)
+    return StepEngine(
+        model, character_tokenizer(), KvCache(model.config, blocks, model.dtype, model.backend), **options
+    )
 
 
 def open_tree(engine: StepEngine, prompt: list[int], sampling: Sampling, key: int = 1, branches: int = 8) -> Tree:
@@ -88,7 +90,7 @@ def alone(model: Decoder, prompt: list[int], path: tuple[int, ...], sampling: Sa
 @pytest.fixture(params=["llama-fp32", "qwen2-bf16", "gemma3-fp32", "mistral-bf16"])
 def model(request: pytest.FixtureRequest) -> Decoder:
     family, dtype = request.param.split("-")
-    return load_decoder(random_checkpoint(family, seed=11), DTYPES[dtype])
+    return cpu_decoder(random_checkpoint(family, seed=11), DTYPES[dtype])
 
 
 @pytest.fixture(params=[1, 2])
@@ -165,7 +167,7 @@ def test_all_kv_comes_back(model: Decoder) -> None:
 
 def test_prefix_is_read_once_for_all_branches() -> None:
     """The tree attention path is taken: keys of a shared prompt are read once, not once a branch."""
-    model = load_decoder(random_checkpoint("llama"), torch.float32)
+    model = cpu_decoder(random_checkpoint("llama"), torch.float32)
     engine = make_engine(model)
     tree = open_tree(engine, list(range(4, 90)) * 3, Sampling(1.0), branches=8)
     engine.expand(tree, tree.root, 8)
@@ -176,7 +178,7 @@ def test_prefix_is_read_once_for_all_branches() -> None:
 
 @pytest.mark.parametrize("family", FAMILY_CONFIGS)
 def test_every_family_decodes(family: str) -> None:
-    engine = make_engine(load_decoder(random_checkpoint(family), torch.bfloat16))
+    engine = make_engine(cpu_decoder(random_checkpoint(family), torch.bfloat16))
     tree = open_tree(engine, [5, 6, 7], Sampling(0.7))
     engine.expand(tree, tree.root, 4)
     nodes = run_until_idle(engine)
@@ -185,7 +187,7 @@ def test_every_family_decodes(family: str) -> None:
 
 
 def test_caps_end_steps_and_solutions() -> None:
-    engine = make_engine(load_decoder(random_checkpoint("llama", seed=2), torch.float32))
+    engine = make_engine(cpu_decoder(random_checkpoint("llama", seed=2), torch.float32))
     tree = engine.open(
         [5, 6], lineage=1, branches=2, max_steps=9, limits=StepLimits(30, 12), sampling=Sampling(1.0), seed=0,
         delimiter="\0",
@@ -197,7 +199,7 @@ def test_caps_end_steps_and_solutions() -> None:
 
 
 def test_bad_requests_are_refused() -> None:
-    engine = make_engine(load_decoder(random_checkpoint("llama"), torch.float32), blocks=60)
+    engine = make_engine(cpu_decoder(random_checkpoint("llama"), torch.float32), blocks=60)
     with pytest.raises(InputError, match="prompt is empty"):
         open_tree(engine, [], Sampling())
     with pytest.raises(InputError, match=r"3000 tokens.*context is 2048"):
@@ -224,7 +226,7 @@ def test_bad_requests_are_refused() -> None:
 
 
 def test_running_out_of_kv_leaves_the_engine_usable() -> None:
-    engine = make_engine(load_decoder(random_checkpoint("llama"), torch.float32), blocks=24)
+    engine = make_engine(cpu_decoder(random_checkpoint("llama"), torch.float32), blocks=24)
     tree = open_tree(engine, [5] * 40, Sampling(1.0), branches=1)  # promised one branch, asked for many
     engine.expand(tree, tree.root, 40)
     with pytest.raises(OutOfMemory):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend import cpu_linear
+from branchwise.backend.cpu import linear
 from large_memory import in_large_memory
 
 SHAPES = [(1, 1), (31, 33), (32, 32), (70, 300), (100, 896), (64, 1100), (40, 4864)]
@@ -101,7 +101,7 @@ def test_layers_are_compact_where_it_pays(isa_name: str) -> None:
     before = _C.isa()
     _C._use_isa(isa_name)
     try:
-        assert cpu_linear.pack_dense(weights(64, 64)).compact == (isa_name == "amx")
+        assert linear.pack_dense(weights(64, 64)).compact == (isa_name == "amx")
     finally:
         _C._use_isa(before)
 

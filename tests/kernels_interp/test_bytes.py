@@ -12,7 +12,7 @@ import torch
 
 from branchwise import _C
 from branchwise.backend.base import AttentionShape
-from branchwise.backend.triton_plan import TritonPlan, cheaper_path
+from branchwise.backend.gpu.plan import TritonPlan, cheaper_path
 from branchwise_kernels.attention_cost import attention_bytes
 from branchwise_kernels.layout import LARGE_TILE, SMALL_TILE, plan_from
 from branchwise_kernels.row_attention import row_attention

@@ -9,7 +9,7 @@ import torch
 
 from branchwise.api import Engine
 from branchwise.assets import asset_path
-from branchwise.backend.interpreter import InterpBackend
+from branchwise.backend.gpu.interpreter import InterpBackend
 from branchwise.engine.decode_loop import DecodeLoop
 from branchwise.errors import ConfigError
 from branchwise.search import scored_engine

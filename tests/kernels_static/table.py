@@ -10,7 +10,6 @@ from pathlib import Path
 
 import triton
 
-from branchwise.backend.trace import TraceBackend
 from branchwise_kernels import (
     gated_activation,
     kv_copy,
@@ -25,6 +24,7 @@ from branchwise_kernels import (
 )
 from kernels_static.facts import LIMITS, Facts, facts_of
 from kernels_static.production import MODELS, launches
+from kernels_static.trace import TraceBackend
 
 MODULES = (
     gated_activation, kv_copy, lm_head_sample, merge_states, prm_head, rms_norm, rope_and_store, row_attention,

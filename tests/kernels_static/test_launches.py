@@ -14,7 +14,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from branchwise.assets import asset_path
-from branchwise.backend.trace import Launch, TraceBackend
 from branchwise.engine.decode_loop import DecodeLoop, LoopRow
 from branchwise.engine.kv import KvCache
 from branchwise.engine.runner import Feed, Runner
@@ -24,6 +23,7 @@ from branchwise.text.steps import StepDetector
 from branchwise.types import Sampling
 from branchwise.weights import open_checkpoint
 from checkpoints import random_checkpoint
+from kernels_static.trace import Launch, TraceBackend
 
 FILE = Path(__file__).with_name("launches.json")
 ROWS = 20
@@ -57,7 +57,7 @@ def policy():
     """The bundled policy in bf16, compiled for sm_90."""
     backend = TraceBackend(90)
     checkpoint = open_checkpoint(str(asset_path("policy-small")))
-    return backend, checkpoint, load_decoder(checkpoint, torch.bfloat16, backend=backend)
+    return backend, checkpoint, load_decoder(checkpoint, torch.bfloat16, backend)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_the_list_is_the_one_checked_in(loop):
 def test_gemma_launches_few_too(policy):
     """Two norms a layer more than any other family."""
     backend, checkpoint = policy[0], random_checkpoint("gemma3")
-    model = load_decoder(checkpoint, torch.bfloat16, backend=backend)
+    model = load_decoder(checkpoint, torch.bfloat16, backend)
     launches, host = recorded(backend, started(backend, checkpoint, model)[1])
     assert (len(launches) - 4) / model.config.n_layers <= MOST_PER_LAYER  # last norm, two of the draw, automaton
     assert len(host.others) <= 3, host.others  # embedding, its scale; position of the draw

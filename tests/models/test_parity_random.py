@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from branchwise.backend.cpu import LazyEmbedding
-from branchwise.models.load import load_decoder
+from branchwise.backend.cpu.backend import LazyEmbedding
 from branchwise.weights import open_checkpoint
 from checkpoints import FAMILY_CONFIGS, SMALL, random_checkpoint
-from model_tools import all_logits
+from model_tools import all_logits, cpu_decoder
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this test")
 
@@ -38,7 +37,7 @@ def test_logits_equal_transformers(family: str, length: int) -> None:
     checkpoint = random_checkpoint(family, seed=length)
     tokens = torch.randint(3, 90, (length,), generator=torch.Generator().manual_seed(7)).tolist()
     expected = oracle_logits(family, checkpoint, tokens)
-    given = all_logits(load_decoder(checkpoint, torch.float32), tokens, chunk=64)
+    given = all_logits(cpu_decoder(checkpoint, torch.float32), tokens, chunk=64)
     assert (given - expected).abs().max() <= LOGIT_TOLERANCE
     assert torch.equal(given.argmax(1), expected.argmax(1))
 
@@ -52,7 +51,7 @@ def test_a_saved_folder_loads_and_agrees(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     tokens = list(range(3, 60))
-    given = all_logits(load_decoder(open_checkpoint(tmp_path), torch.float32), tokens)
+    given = all_logits(cpu_decoder(open_checkpoint(tmp_path), torch.float32), tokens)
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0]
     assert (given - expected).abs().max() <= LOGIT_TOLERANCE

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import branchwise as bw
-from branchwise.models.load import load_decoder
 from branchwise.weights import open_checkpoint
-from model_tools import all_logits
+from model_tools import all_logits, cpu_decoder
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this test")
 
@@ -103,7 +102,7 @@ def test_logits_equal_transformers(models_dir: Path, name: str) -> None:
         pytest.skip(f"{path} is absent")
     checkpoint = open_checkpoint(path)
     tokens = checkpoint.tokenizer().encode("\n".join(PROMPTS))
-    given = all_logits(load_decoder(checkpoint, torch.float32), tokens)
+    given = all_logits(cpu_decoder(checkpoint, torch.float32), tokens)
     with torch.no_grad():
         expected = oracle(path)(torch.tensor([tokens])).logits[0]
     assert (given[:, : expected.shape[1]] - expected).abs().max() <= LOGIT_TOLERANCE

@@ -10,16 +10,15 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
 import branchwise as bw
-from branchwise.backend.cpu_linear import BlockLinear
+from branchwise.backend.cpu.linear import BlockLinear
 from branchwise.config import EngineConfig
 from branchwise.engine.memory import check_weights
 from branchwise.errors import ConfigError
-from branchwise.models.load import load_decoder
 from branchwise.weights import open_checkpoint
 from branchwise.weights.blocks import QUANTISED, quantise
 from branchwise.weights.matrix import read_matrix, weight_bytes
 from checkpoints import FAMILY_CONFIGS, MemoryCheckpoint, random_checkpoint
-from model_tools import all_logits
+from model_tools import all_logits, cpu_decoder
 from tolerances import INT8_LOGITS_REL_L2
 from weights.samples import tiny_model, write_gguf
 
@@ -48,16 +47,16 @@ def assert_same_model(given: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("form", QUANTISED)
 def test_logits_are_those_of_the_rounded_weights(family: str, form: str) -> None:
     checkpoint = random_checkpoint(family, seed=5)
-    model = load_decoder(checkpoint, torch.float32, weights=form)
+    model = cpu_decoder(checkpoint, torch.float32, weights=form)
     assert isinstance(model.layers[0].qkv, BlockLinear)
-    expected = all_logits(load_decoder(rounded(checkpoint, form), torch.float32), TOKENS)
+    expected = all_logits(cpu_decoder(rounded(checkpoint, form), torch.float32), TOKENS)
     assert_same_model(all_logits(model, TOKENS), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", QUANTISED)
 def test_a_row_does_not_depend_on_its_batch(form: str, dtype: torch.dtype) -> None:
-    model = load_decoder(random_checkpoint("qwen2", seed=2), dtype, weights=form)
+    model = cpu_decoder(random_checkpoint("qwen2", seed=2), dtype, weights=form)
     assert torch.equal(all_logits(model, TOKENS, chunk=64), all_logits(model, TOKENS, chunk=7))
 
 
@@ -69,8 +68,8 @@ def test_a_file_is_used_as_it_is_stored(architecture: str, tmp_path: Path) -> No
 
     path = write_gguf(tmp_path / "m.gguf", architecture, tiny_model(architecture), kind_of=kind_of)
     checkpoint = open_checkpoint(path)
-    model = load_decoder(checkpoint, torch.float32, weights="stored")
-    assert_same_model(all_logits(model, TOKENS), all_logits(load_decoder(checkpoint, torch.float32), TOKENS))
+    model = cpu_decoder(checkpoint, torch.float32, weights="stored")
+    assert_same_model(all_logits(model, TOKENS), all_logits(cpu_decoder(checkpoint, torch.float32), TOKENS))
     dense = read_matrix(checkpoint, "model.layers.0.self_attn.q_proj.weight", "dense", torch.float32)
     blocks = read_matrix(checkpoint, "model.layers.0.self_attn.q_proj.weight", "stored", torch.float32)
     assert torch.allclose(blocks.dense(), dense, atol=1e-6)
@@ -88,7 +87,7 @@ def test_forms_take_the_memory_that_is_told() -> None:
 
 def test_a_device_without_integer_products_says_so() -> None:
     pytest.importorskip("triton", reason="the backends of the GPU need Triton")
-    from branchwise.backend.triton import TritonBackend
+    from branchwise.backend.gpu.backend import TritonBackend
 
     backend = TritonBackend.__new__(TritonBackend)
     backend.name = "cuda"
@@ -114,6 +113,6 @@ def test_a_real_file_predicts_the_same_words(models_dir: Path) -> None:
     checkpoint = open_checkpoint(path)
     tokens = checkpoint.tokenizer().encode("The capital of France is Paris, and the capital of Italy is Rome. " * 4)
     stored, dense = (
-        all_logits(load_decoder(checkpoint, torch.bfloat16, weights=form), tokens) for form in ("stored", "dense")
+        all_logits(cpu_decoder(checkpoint, torch.bfloat16, weights=form), tokens) for form in ("stored", "dense")
     )
     assert (stored.argmax(1) == dense.argmax(1)).float().mean() > 0.9

@@ -12,11 +12,12 @@ import torch
 from branchwise.engine.kv import KvCache
 from branchwise.errors import CheckpointError, ConfigError, InputError, StaleNodeError, TokenizerError
 from branchwise.scoring.formats import detect_format
-from branchwise.scoring.prm import Prm, load_prm
+from branchwise.scoring.prm import Prm
 from branchwise.scoring.scorer import PrmTree, Scorer
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Node
 from checkpoints import MemoryCheckpoint, character_tokenizer, random_checkpoint
+from model_tools import cpu_prm
 
 PROBLEM = "What is 12+3*4-5?"
 FORMATS = {
@@ -52,7 +53,7 @@ def tag_tokenizer() -> Tokenizer:
 
 
 def make_scorer(prm: Prm, batch_rows: int = 512) -> Scorer:
-    return Scorer(prm, KvCache(prm.model.config, 1000, prm.model.dtype), batch_rows=batch_rows)
+    return Scorer(prm, KvCache(prm.model.config, 1000, prm.model.dtype, prm.model.backend), batch_rows=batch_rows)
 
 
 def make_tree(seed: int = 0) -> list[Node]:
@@ -93,7 +94,7 @@ def full_scores(prm: Prm, node: Node) -> list[float]:
     for index, step in enumerate(node.path):
         ids = ids + prm.format.step(index, step.text)
         ends.append(len(ids) - 1)
-    kv = KvCache(prm.model.config, len(ids) // 32 + 2, prm.model.dtype)
+    kv = KvCache(prm.model.config, len(ids) // 32 + 2, prm.model.dtype, prm.model.backend)
     handle = kv.tree.add_root()
     kv.tree.append(handle, len(ids))
     plan = kv.planner.build(np.array([handle], np.int64), np.array([len(ids)], np.int32))
@@ -104,7 +105,7 @@ def full_scores(prm: Prm, node: Node) -> list[float]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_incremental_equals_full(name: str, dtype: torch.dtype) -> None:
-    prm = load_prm(checkpoint_for(name), dtype)
+    prm = cpu_prm(checkpoint_for(name), dtype)
     nodes = make_tree()
     one_by_one, by_level, rest = make_scorer(prm), make_scorer(prm, batch_rows=7), make_scorer(prm)
     expected = score_in(one_by_one, open_prm(one_by_one, nodes), [[node] for node in nodes[1:]])
@@ -128,7 +129,7 @@ def test_incremental_equals_full(name: str, dtype: torch.dtype) -> None:
 
 def test_steps_that_say_the_same_are_scored_once() -> None:
     """Two roots' children with one text share a path, below them too; each node gets its score, the first one pays."""
-    prm = load_prm(checkpoint_for("qwen-prm"), torch.float32)
+    prm = cpu_prm(checkpoint_for("qwen-prm"), torch.float32)
     scorer = make_scorer(prm)
     root = Node(0, None, 0, 0, 1)
     twins = [Node(i, root, i, 1, 1, text="1+1=2\n\n", finish="stop") for i in (1, 2)]
@@ -161,7 +162,7 @@ def test_token_ids_of_the_formats() -> None:
     decode = character_tokenizer().decode
 
     def text(name: str) -> str:
-        step_format = load_prm(checkpoint_for(name), torch.float32).format
+        step_format = cpu_prm(checkpoint_for(name), torch.float32).format
         ids = step_format.prompt("Q?") + step_format.step(0, "one\n\n") + step_format.step(1, "two\nmore\n\n")
         return (tag_tokenizer().decode if name == "math-shepherd" else decode)(ids)
 
@@ -173,7 +174,7 @@ def test_token_ids_of_the_formats() -> None:
 
 
 def test_memory_comes_back_and_blank_steps_have_no_score() -> None:
-    prm = load_prm(checkpoint_for("qwen-prm"), torch.float32)
+    prm = cpu_prm(checkpoint_for("qwen-prm"), torch.float32)
     scorer, nodes = make_scorer(prm), make_tree()
     tree = open_prm(scorer, nodes)
     score_in(scorer, tree, [nodes[1:]])
@@ -192,20 +193,20 @@ def test_bad_prms_are_refused() -> None:
     plain = random_checkpoint("qwen2", heads="mlp2")
     plain._tokenizer = tag_tokenizer()
     with pytest.raises(TokenizerError, match="<extra_0>"):
-        load_prm(plain, torch.float32)
+        cpu_prm(plain, torch.float32)
     with pytest.raises(ConfigError, match="expected auto or one of"):
-        load_prm(checkpoint_for("rlhflow"), torch.float32, "nonsense")
+        cpu_prm(checkpoint_for("rlhflow"), torch.float32, "nonsense")
     with pytest.raises(ConfigError, match="needs score"):
-        load_prm(checkpoint_for("rlhflow"), torch.float32, "qwen-prm")
+        cpu_prm(checkpoint_for("rlhflow"), torch.float32, "qwen-prm")
     with pytest.raises(TokenizerError, match="as one token"):
-        load_prm(checkpoint_for("rlhflow"), torch.float32, "math-shepherd")
+        cpu_prm(checkpoint_for("rlhflow"), torch.float32, "math-shepherd")
     damaged = checkpoint_for("skywork")
     del damaged.tensors["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(CheckpointError, match=r"1 tensors are missing: model.layers.1.mlp.up_proj.weight"):
-        load_prm(damaged, torch.float32)
+        cpu_prm(damaged, torch.float32)
 
 
 def test_a_problem_longer_than_the_context_is_refused() -> None:
-    scorer = make_scorer(load_prm(checkpoint_for("skywork"), torch.float32))
+    scorer = make_scorer(cpu_prm(checkpoint_for("skywork"), torch.float32))
     with pytest.raises(InputError, match=r"context is 2048"):
         scorer.open(Node(0, None, 0, 0, 1), "x" * 3000, 4, 100, 10)

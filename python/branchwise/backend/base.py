@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from branchwise._C import AttentionPlan, KvTree
 from branchwise.weights.blocks import Matrix
+from branchwise.weights.checkpoint import Checkpoint
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -22,6 +23,7 @@ ReadMatrix = Callable[[int, int], Matrix]  # the same of a matrix, in the form t
 Plan = Any  # an attention plan as the backend's own kernels read it: opaque to everyone else
 Layers = Callable[[Tensor, Plan, Sequence[Tensor]], Tensor]  # (residual, plan, KV pool by layer) -> [feeds, hidden]
 HeadKind = Literal["pair", "mlp", "value"]
+Value = TypeVar("Value")
 AttentionPath = Literal["tree", "rows"]  # shared segments read once, or every row on its own
 
 
@@ -131,6 +133,38 @@ class PrmHead(Protocol):
 
     def __call__(self, hidden: Tensor) -> Floats:
         """hidden: [rows, hidden], any float dtype -> [rows] fp32."""
+        ...
+
+
+class KeptLayers(Protocol):
+    """Layers that a backend has kept as its kernels read them, each at the place it was written under."""
+
+    def linear(self, place: str, bias: Tensor | None = None) -> Linear: ...
+
+    def gated(self, place: str, activation: str) -> Linear: ...
+
+    def head(self, place: str) -> Any:
+        """lm_head in the form that `Backend.sampler` takes."""
+        ...
+
+
+class KeptModel(Protocol):
+    """What is kept of one model in one form; it may not be there yet."""
+
+    def read(self, build: Callable[[KeptLayers], Value]) -> Value | None:
+        """What `build` makes of the layers; None when they are of no use. ConfigError: none could be written."""
+        ...
+
+    def write(self, layers: Mapping[str, Any]) -> None:
+        """Keep the layers of a model by place: what `Backend.linear`, `gated` and `head` gave."""
+        ...
+
+
+class WeightCache(Protocol):
+    """Where a backend keeps the matrices of models from one start to the next."""
+
+    def model(self, checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -> KeptModel:
+        """What is kept of a model; head: whether its lm_head is part of it."""
         ...
 
 

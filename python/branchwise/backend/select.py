@@ -18,15 +18,15 @@ def open_backend(device: str) -> Backend:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
-        from branchwise.backend.cpu import CpuBackend
+        from branchwise.backend.cpu.backend import CpuBackend
 
         return CpuBackend()
     if importlib.util.find_spec("triton") is None:
         raise ConfigError(f"device={device!r} needs Triton: pip install 'branchwise[gpu]', or use device='cpu'")
     if device == "interpreter":
-        from branchwise.backend.interpreter import InterpBackend
+        from branchwise.backend.gpu.interpreter import InterpBackend
 
         return InterpBackend()
-    from branchwise.backend.cuda import CudaBackend
+    from branchwise.backend.gpu.cuda import CudaBackend
 
     return CudaBackend(int(device[5:]) if ":" in device else None)

@@ -9,7 +9,6 @@ import torch
 
 from branchwise._C import KvTree
 from branchwise.backend.base import Backend
-from branchwise.backend.cpu import CpuBackend
 from branchwise.errors import OutOfMemory
 from branchwise.models.families import DecoderConfig
 
@@ -59,10 +58,8 @@ class KvCache:
     """
 
     def __init__(
-        self, config: DecoderConfig, n_blocks: int, dtype: torch.dtype, backend: Backend | None = None,
-        kv_memory: int | None = None,
-    ) -> None:  # fmt: skip
-        backend = CpuBackend() if backend is None else backend
+        self, config: DecoderConfig, n_blocks: int, dtype: torch.dtype, backend: Backend, kv_memory: int | None = None
+    ) -> None:
         self.block_slots = backend.block_slots
         self.tree = KvTree(n_blocks, self.block_slots)
         self.planner = backend.planner(self.tree)

@@ -9,11 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from branchwise.backend.base import Backend, Embedding, Linear
-from branchwise.backend.cpu import CpuBackend
+from branchwise.backend.base import Backend, Embedding, KeptLayers, Linear, WeightCache
 from branchwise.backend.memory import return_freed
-from branchwise.backend.packed_file import PackedFile
-from branchwise.backend.weight_cache import WeightCache
 from branchwise.errors import CheckpointError
 from branchwise.models.decoder import Decoder, Layer, rope_tables
 from branchwise.models.families import DecoderConfig, decoder_config
@@ -34,24 +31,23 @@ _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias")
 def load_decoder(
     checkpoint: Checkpoint,
     dtype: torch.dtype,
+    backend: Backend,
     extra: Iterable[str] = (),
     head: bool = True,
-    backend: Backend | None = None,
     weights: str = "dense",
     cache: WeightCache | None = None,
 ) -> Decoder:
-    """Read a decoder in `dtype`, each tensor straight to its place on the backend (default: the CPU).
+    """Read a decoder in `dtype`, each tensor straight to its place on the backend.
 
     extra: names of tensors that belong to somebody else (a PRM's head); head: whether lm_head is wanted;
     weights: form of its matrices, as `EngineConfig.weights` names it; cache: where they are kept as they are packed.
     CheckpointError names every missing and every leftover tensor, and any whose shape does not fit the config.
     """
-    backend = CpuBackend() if backend is None else backend
     config = decoder_config(checkpoint.config, checkpoint.source)
     reader = _Reader(checkpoint, dtype, expected_shapes(config), backend, weights)
     reader.check_names(set(extra), head_needed=head and not config.tied)
     kept = None if cache is None else cache.model(checkpoint, dtype, weights, head)
-    decoder = None if kept is None else kept.read(lambda file: _build(reader, config, head, _FromCache(file)))
+    decoder = None if kept is None else kept.read(lambda layers: _build(reader, config, head, _FromCache(layers)))
     if decoder is None:
         packed: dict[str, Any] = {}
         names = [f"model.layers.{index}.{name}.weight" for index in range(config.n_layers) for name in _MATRICES]
@@ -165,9 +161,7 @@ class _FromCheckpoint:
 
     def head(self, words: int, tied: Embedding | None) -> Any:
         name = HEAD if tied is None else EMBEDDING
-        output = self.reader.backend.head(self.reader.matrix_rows(name), words, tied)
-        if isinstance(output, list):
-            self.packed |= {f"lm_head.{index}": tile for index, tile in enumerate(output)}
+        self.packed["lm_head"] = output = self.reader.backend.head(self.reader.matrix_rows(name), words, tied)
         return output
 
     def _done(self, name: str, layer: Linear) -> Linear:
@@ -176,19 +170,19 @@ class _FromCheckpoint:
 
 
 class _FromCache:
-    """Layers from a file of the cache: no matrix is read."""
+    """Layers that the backend kept: no matrix is read."""
 
-    def __init__(self, file: PackedFile) -> None:
-        self.file = file
+    def __init__(self, kept: KeptLayers) -> None:
+        self.kept = kept
 
     def linear(self, names: list[str], bias: Tensor | None) -> Linear:
-        return self.file.linear(names[0], bias)
+        return self.kept.linear(names[0], bias)
 
     def gated(self, gate: str, up: str, activation: str) -> Linear:
-        return self.file.gated(gate, activation)
+        return self.kept.gated(gate, activation)
 
     def head(self, words: int, tied: Embedding | None) -> Any:
-        return self.file.tiles("lm_head")
+        return self.kept.head("lm_head")
 
 
 class _Reader:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from branchwise.backend.base import Backend, PrmHead
-from branchwise.backend.cpu import CpuBackend
-from branchwise.backend.weight_cache import WeightCache
+from branchwise.backend.base import Backend, PrmHead, WeightCache
 from branchwise.models.decoder import Decoder
 from branchwise.models.families import decoder_config
 from branchwise.models.load import load_decoder
@@ -29,18 +27,17 @@ class Prm:
 
 
 def load_prm(
-    checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto", backend: Backend | None = None,
-    weights: str = "dense", cache: WeightCache | None = None,
+    checkpoint: Checkpoint, dtype: torch.dtype, backend: Backend, format_name: str = "auto", weights: str = "dense",
+    cache: WeightCache | None = None,
 ) -> Prm:  # fmt: skip
     """Load a PRM; any causal LM with a chat template can serve as one (it judges by "+" and "-").
 
     The trunk is read in `dtype`, its matrices in the form `weights`, heads in fp32; an lm_head that no head needs is
     not kept.
     """
-    backend = CpuBackend() if backend is None else backend
     config = decoder_config(checkpoint.config, checkpoint.source)
     tokenizer = checkpoint.tokenizer()
     step_format, head = make_format(format_name, checkpoint, config, tokenizer)
     extra = {name for tensors in HEAD_TENSORS.values() for name in tensors}
-    model = load_decoder(checkpoint, dtype, extra=extra, head=False, backend=backend, weights=weights, cache=cache)
+    model = load_decoder(checkpoint, dtype, backend, extra=extra, head=False, weights=weights, cache=cache)
     return Prm(model, backend.prm_head(head.kind, head.tensors), step_format, tokenizer, checkpoint.source)

@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from branchwise.backend.triton import TritonBackend
+from branchwise.backend.gpu.backend import TritonBackend
 from branchwise.errors import ConfigError
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
-from branchwise.backend.triton_plan import TritonPlan
-from branchwise.backend.triton_sampler import TritonSampler, check_finite, draw_tensors, fill
+from branchwise.backend.gpu.plan import TritonPlan
+from branchwise.backend.gpu.sampler import TritonSampler, check_finite, draw_tensors, fill
 from branchwise_kernels.layout import Growth, PlanSize, update
 from branchwise_kernels.step_state import LENGTH, RUNNING, StepState, step_state
 

@@ -28,10 +28,10 @@ from branchwise.backend.base import (
     ReadMatrix,
     ReadRows,
 )
+from branchwise.backend.gpu.loop import TritonLoop, loop_key
+from branchwise.backend.gpu.plan import TritonPlan, cheaper_path
+from branchwise.backend.gpu.sampler import TritonSampler
 from branchwise.backend.memory import cpu_kv_budget, free_memory
-from branchwise.backend.triton_loop import TritonLoop, loop_key
-from branchwise.backend.triton_plan import TritonPlan, cheaper_path
-from branchwise.backend.triton_sampler import TritonSampler
 from branchwise.errors import ConfigError
 from branchwise.weights.blocks import Matrix
 from branchwise_kernels.gated_activation import gelu_mul, silu_mul

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from branchwise.backend.triton import TritonBackend
+from branchwise.backend.gpu.backend import TritonBackend
 
 
 @dataclass(frozen=True, slots=True)

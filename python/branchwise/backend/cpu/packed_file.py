@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.cpu_linear import GatedLinear, Packed, PackedLinear
+from branchwise.backend.cpu.linear import GatedLinear, Packed, PackedLinear
 from branchwise.errors import CheckpointError
 from branchwise.weights.read_ahead import ReadAhead
 from branchwise.weights.safetensors_file import read_header
@@ -76,8 +76,8 @@ class PackedFile:
         fused = f"{place}.{FUSED}"
         return GatedLinear(self._read(fused) if fused in self._parts else self.linear(place), activation)
 
-    def tiles(self, place: str) -> list[PackedLinear]:
-        """The layers of a place that is a list."""
+    def head(self, place: str) -> list[PackedLinear]:
+        """The tiles of an lm_head."""
         begin = f"{place}."
         count = len({name[len(begin) :].split(".")[0] for name in self._parts if name.startswith(begin)})
         return [self.linear(f"{place}.{index}") for index in range(count)]
@@ -185,7 +185,10 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _named(layers: Mapping[str, Any]) -> Iterable[tuple[str, Packed]]:
+    single: dict[str, Any] = {}
     for place, layer in layers.items():
+        single |= {f"{place}.{i}": tile for i, tile in enumerate(layer)} if isinstance(layer, list) else {place: layer}
+    for place, layer in single.items():
         assert layer.packed, f"{place}: oneDNN has this layer"
         if isinstance(layer, GatedLinear) and layer.fused:
             yield f"{place}.{FUSED}", layer.packed[0]

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 
 from branchwise import _C, __version__
 from branchwise.backend.base import Backend
-from branchwise.backend.cpu import CpuBackend
-from branchwise.backend.cpu_linear import multiplied_by_onednn, reads_compact
-from branchwise.backend.packed_file import DamagedFile, PackedFile, write_packed
+from branchwise.backend.cpu.backend import CpuBackend
+from branchwise.backend.cpu.linear import multiplied_by_onednn, reads_compact
+from branchwise.backend.cpu.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.errors import CheckpointError, ConfigError
 from branchwise.weights.blocks import QUANTISED
 from branchwise.weights.checkpoint import Checkpoint
@@ -69,7 +69,7 @@ class CachedModel:
             )  # fmt: skip
 
 
-class WeightCache:
+class PackedFolder:
     """A folder with a file for every model and form. ConfigError: there can be no such folder."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -89,7 +89,7 @@ class WeightCache:
 def open_weight_cache(
     folder: str | os.PathLike[str] | None, backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype,
     weights: str,
-) -> WeightCache | None:  # fmt: skip
+) -> PackedFolder | None:  # fmt: skip
     """The cache in a folder; None for None. ConfigError where these weights cannot be kept, or not there."""
     if folder is None:
         return None
@@ -106,7 +106,7 @@ def open_weight_cache(
             f"weight_cache={str(folder)!r} cannot keep dense {name} weights: oneDNN packs them here, in a form of its"
             f" own. Choose {other}weights='int8', 'q8' or 'q4', or leave weight_cache out"
         )
-    return WeightCache(folder)
+    return PackedFolder(folder)
 
 
 def _stored(checkpoint: Checkpoint) -> bool:

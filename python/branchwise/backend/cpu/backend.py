@@ -27,8 +27,8 @@ from branchwise.backend.base import (
     ReadMatrix,
     ReadRows,
 )
-from branchwise.backend.cpu_linear import BlockLinear, DenseLinear, OwnLinear, gated_linear
-from branchwise.backend.cpu_pass import RecordedLayers
+from branchwise.backend.cpu.linear import BlockLinear, DenseLinear, OwnLinear, gated_linear
+from branchwise.backend.cpu.recorded import RecordedLayers
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 from branchwise.config import Weights
 from branchwise.weights.blocks import Matrix

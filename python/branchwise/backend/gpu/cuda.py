@@ -1,4 +1,4 @@
-"""The GPU: torch.cuda for memory, streams and graphs; everything else is in `triton.py`.
+"""The GPU: torch.cuda for memory, streams and graphs; everything else is in `backend.py`.
 
 Policy and PRM have a stream each, the policy's with priority: what it decodes is what everybody waits for. Both models
 are read on the default stream, so each stream waits for that one first. Nothing here runs on import.
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from branchwise.backend.triton import TritonBackend
+from branchwise.backend.gpu.backend import TritonBackend
 from branchwise.errors import ConfigError
 
 LEAST_CAPABILITY = (8, 0)  # bf16 products and asynchronous copies
