@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 import branchwise as bw
 from branchwise import _C
-from branchwise.engine.kv import Demand, KvCache
+from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.errors import OutOfMemory
-from branchwise.strategies.registry import make_strategy
+from branchwise.strategies import Limits, make_strategy
 from e2e.test_bundled_pair import facts
 
 SIZE = 32
 QUESTIONS = ["12+3*4-5+60=?", "7*8+5-20=?", "(31+4)*2-9=?", "90-4*7+11=?"]
 
 
-def grown(demand: Demand, group: int, expand: int, lengths: random.Random) -> int:
+def grown(demand: KvDemand, group: int, expand: int, lengths: random.Random) -> int:
     """The most blocks that a search by levels holds: steps of any length, any of them kept, as in `LevelSearch`."""
     tree = _C.KvTree(5000, SIZE)
     root = tree.add_root()
@@ -72,12 +72,12 @@ def test_a_search_by_levels_stays_within_its_demand(
     shape: tuple[int, int, int], prompt: int, tokens: int, step: int, steps: int, lengths: random.Random
 ) -> None:
     n, group, expand = shape
-    demand = Demand(prompt, n, n // expand, tokens, step, steps)
+    demand = KvDemand(prompt, n, n // expand, tokens, step, steps)
     assert grown(demand, group, expand, lengths) <= demand.blocks(SIZE)
 
 
 def test_the_demand_of_pruned_branches_is_a_step() -> None:
-    paths, pruned = (Demand(100, 16, kept, 512, 128, 12).blocks(SIZE) for kept in (16, 4))
+    paths, pruned = (KvDemand(100, 16, kept, 512, 128, 12).blocks(SIZE) for kept in (16, 4))
     assert paths == 5 + 16 * (16 + 12)
     assert pruned == 5 + 4 * (16 + 12) + 16 * 5
 
@@ -85,9 +85,9 @@ def test_the_demand_of_pruned_branches_is_a_step() -> None:
 @given(st.sampled_from([(16, 16), (16, 4), (8, 1), (12, 3)]), st.integers(1, 2000))
 def test_the_largest_n_that_fits(shape: tuple[int, int], blocks: int) -> None:
     ratio = shape[0] // shape[1]
-    most = Demand(70, *shape, 300, 64, 9).most_branches(SIZE, blocks)
+    most = KvDemand(70, *shape, 300, 64, 9).most_branches(SIZE, blocks)
     assert most % ratio == 0
-    fits = [Demand(70, n, n // ratio, 300, 64, 9).blocks(SIZE) <= blocks for n in (most or ratio, most + ratio)]
+    fits = [KvDemand(70, n, n // ratio, 300, 64, 9).blocks(SIZE) <= blocks for n in (most or ratio, most + ratio)]
     assert fits == [most > 0, False]
 
 
@@ -102,15 +102,13 @@ def plenty() -> Iterator[bw.Engine]:
 def test_searches_run_in_what_is_reserved_for_one(plenty: bw.Engine, name: str, speculate: bool) -> None:
     """In the least memory that one search is admitted to, problems find what they find in plenty of it."""
     options = {"n": 16} | ({} if name == "best_of_n" else {"expand": 4})
-    strategy = make_strategy(name, **options)
-    tree = plenty.backend.open(
-        bw.Problem("a", max(QUESTIONS, key=len)), 16, strategy.max_steps, bw.Sampling(), 0, use_scores=True,
-        kept=getattr(strategy, "kept", None),
-    )  # fmt: skip
+    demand = make_strategy(name, **options).demand(Limits(300, 48))
+    settings = bw.types.Settings(max_tokens=300, max_step_tokens=48)
+    tree = plenty.pair.open(bw.Problem("a", max(QUESTIONS, key=len)), demand, settings)
     assert tree is not None
-    assert tree.prm is not None
-    blocks = max(tree.policy.reserved_blocks, tree.prm.reserved_blocks)
-    plenty.backend.close(tree)
+    assert tree.judge is not None
+    blocks = max(tree.policy.reserved_blocks, tree.judge.reserved_blocks)
+    plenty.pair.close(tree)
     least = blocks * sum(map(bytes_of, caches(plenty)))
     with bw.Engine(kv_memory=least, max_tokens=300, max_step_tokens=48, speculate=speculate) as engine:
         assert [cache.n_blocks for cache in caches(engine)] == [blocks, blocks]

@@ -9,7 +9,7 @@ import torch
 
 from branchwise.assets import asset_path
 from branchwise.backend.cpu.backend import CpuBackend
-from branchwise.engine.kv import Demand
+from branchwise.engine.kv import KvDemand
 from branchwise.engine.memory import MIB, check_weights, parameter_count, plan_memory, resolve_dtype
 from branchwise.errors import ConfigError, OutOfMemory
 from branchwise.weights import open_checkpoint
@@ -34,7 +34,7 @@ def pair():
     return [open_checkpoint(str(asset_path(name))) for name in ("policy-small", "prm")]
 
 
-SEARCH = Demand(prompt=100, branches=16, kept=16, tokens=256, step_tokens=256, steps=10)
+SEARCH = KvDemand(prompt=100, branches=16, paths=16, tokens=256, step_tokens=256, steps=10)
 
 
 def test_the_split_adds_up(pair):
@@ -57,7 +57,7 @@ def test_weights_that_do_not_fit(pair):
 
 def test_a_search_that_does_not_fit_names_the_largest_n(pair):
     def of(n):
-        return replace(SEARCH, branches=n, kept=n)
+        return replace(SEARCH, branches=n, paths=n)
 
     with pytest.raises(OutOfMemory, match=r"n=\d+ is the most, or lower max_tokens") as error:
         plan_memory(CpuBackend(), pair, torch.float32, of(5000), kv_memory=8 * MIB)

@@ -8,8 +8,8 @@ from typing import Any, cast
 from branchwise.engine.rows import Opening, RowQueue
 
 
-def opening(branch: Any, n: int) -> Opening:
-    return Opening(cast(Any, None), branch, n)
+def opening(parent: Any, n: int) -> Opening:
+    return Opening(cast(Any, None), parent, 0, n, cast(Any, None))
 
 
 def test_a_prompt_counts_once_however_many_wish_for_its_children() -> None:

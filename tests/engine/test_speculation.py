@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from branchwise.engine.branch import Tree
+from branchwise.engine.policy_tree import PolicyTree
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.forest import Forest
 from branchwise.models.decoder import Decoder
 from branchwise.types import Node, Sampling
 from checkpoints import random_checkpoint
-from engine.test_step_engine import make_engine, open_tree, run_until_idle, steps_of
+from engine.test_step_engine import expand, make_engine, open_tree, run_until_idle, steps_of
 from model_tools import cpu_decoder
 
 MODEL: list[Decoder] = []
@@ -41,19 +41,19 @@ def draw(node: Node, what: str, below: int) -> int:
     return zlib.crc32(f"{node.lineage_path} {what}".encode()) % below
 
 
-def act(engine: StepEngine, tree: Tree, node: Node, salt: str) -> None:
+def act(engine: StepEngine, tree: PolicyTree, node: Node, salt: str) -> None:
     """Prune a finished step, or ask for some children."""
     n = draw(node, salt, 4)
     if n == 0 or node.finish != "stop" or node.depth == tree.max_steps:
         engine.prune(tree, node)
     else:
-        engine.expand(tree, node, n)
+        expand(engine, tree, node, n)
     engine.kv.tree.check()
 
 
-def grow(engine: StepEngine, tree: Tree, salt: str, *, polls: int = 10**9) -> None:
+def grow(engine: StepEngine, tree: PolicyTree, salt: str, *, polls: int = 10**9) -> None:
     """Expand and prune by the rule of `act`, each step some polls after it was done, until nothing is left to do."""
-    engine.expand(tree, tree.root, 3)
+    expand(engine, tree, tree.root, 3)
     waiting: list[tuple[int, Node]] = []  # polls until its turn, and the step
     while (waiting or not engine.idle) and polls:
         polls -= 1
@@ -66,10 +66,10 @@ def grow(engine: StepEngine, tree: Tree, salt: str, *, polls: int = 10**9) -> No
             act(engine, tree, node, salt)
 
 
-def started(*, speculate: bool, blocks: int = 400, max_rows: int = 64) -> tuple[StepEngine, Tree]:
+def started(*, speculate: bool, blocks: int = 400, max_rows: int = 64) -> tuple[StepEngine, PolicyTree]:
     engine = make_engine(model(), blocks, speculate=speculate, max_rows=max_rows)
     tree = open_tree(engine, list(range(4, 75)), Sampling(8.0), branches=2)
-    tree.detector = ManyTokensStop()  # type: ignore[assignment]
+    engine._detectors["\n\n"] = tree.states[tree.root].detector = ManyTokensStop()  # type: ignore[assignment]
     return engine, tree
 
 
@@ -105,19 +105,19 @@ def test_a_tree_can_be_closed_in_any_state(salt: str, polls: int) -> None:
     grow(engine, tree, salt, polls=polls)
     engine.close(tree)
     engine.kv.tree.check()
-    engine.expand(other, other.root, 2)
+    expand(engine, other, other.root, 2)
     assert len(run_until_idle(engine)) == 2  # nothing of the closed tree is reported
     engine.close(other)
     assert_empty(engine)
 
 
-def level(engine: StepEngine, tree: Tree) -> list[Node]:
+def level(engine: StepEngine, tree: PolicyTree) -> list[Node]:
     """A level under a barrier: of the steps that stopped every other one is expanded, the rest pruned."""
-    lowest = max((node.depth for node in tree.branches if not tree.branches[node].ahead), default=0)
-    leaves = [node for node in tree.branches if node.depth == lowest and not tree.branches[node].ahead]
+    lowest = max((node.depth for node in tree.states if not tree.states[node].speculative), default=0)
+    leaves = [node for node in tree.states if node.depth == lowest and not tree.states[node].speculative]
     for place, node in enumerate(sorted(leaves, key=lambda node: node.lineage_path)):
         if place % 2 == 0 and (node is tree.root or tree.may_go_on(node)):
-            engine.expand(tree, node, 8 if node is tree.root else 2)
+            expand(engine, tree, node, 8 if node is tree.root else 2)
         else:
             engine.prune(tree, node)
     return run_until_idle(engine)
@@ -145,17 +145,17 @@ def test_it_takes_free_blocks_only_and_is_dropped_first(monkeypatch: pytest.Monk
 
 def test_what_was_written_in_vain_is_counted() -> None:
     engine, tree = started(speculate=True)
-    engine.expand(tree, tree.root, 8)
+    expand(engine, tree, tree.root, 8)
     nodes = run_until_idle(engine)
-    ahead = [item.branch.node for item in engine.rows.ahead.children.values()]
+    ahead = [item.state.node for item in engine.rows.ahead.children.values()]
     assert ahead
     assert tree.cost.speculated_tokens == sum(len(node.tokens) for node in ahead)
     assert tree.cost.generated_tokens == sum(len(node.tokens) for node in nodes)
     first = next(iter(engine.rows.ahead.children)).node
-    engine.expand(tree, first, 1)
+    expand(engine, tree, first, 1)
     run_until_idle(engine)
     assert first.children[0] in ahead
-    for node in list(tree.branches):
+    for node in list(tree.states):
         engine.prune(tree, node)
     assert tree.cost.generated_tokens == sum(len(node.tokens) for node in [*nodes, *first.children])
 
@@ -163,7 +163,7 @@ def test_what_was_written_in_vain_is_counted() -> None:
 def test_no_step_is_written_after_the_last() -> None:
     engine, tree = started(speculate=True)
     tree.max_steps = 1
-    engine.expand(tree, tree.root, 8)
+    expand(engine, tree, tree.root, 8)
     run_until_idle(engine)
     assert not engine.rows.ahead.children
     assert tree.cost.speculated_tokens == 0

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from branchwise._C import lineage_root
-from branchwise.engine.branch import StepLimits, Tree
+from branchwise.engine.policy_tree import PolicyTree
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeError
 from branchwise.models.decoder import Decoder
-from branchwise.types import Node, Sampling
+from branchwise.types import Node, Sampling, Settings, StepOptions
 from checkpoints import FAMILY_CONFIGS, character_tokenizer, random_checkpoint
 from model_tools import cpu_decoder
 
@@ -38,14 +38,22 @@ def make_engine(model: Decoder, blocks: int = 2000, **options: int) -> StepEngin
     )
 
 
-def open_tree(engine: StepEngine, prompt: list[int], sampling: Sampling, key: int = 1, branches: int = 8) -> Tree:
-    tree = engine.open(
-        prompt, lineage=lineage_root(key), branches=branches, max_steps=6, limits=StepLimits(60, 20),
-        sampling=sampling, seed=5, delimiter="\n\n",
-    )  # fmt: skip
+def open_tree(engine: StepEngine, prompt: list[int], sampling: Sampling, key: int = 1, branches: int = 8) -> PolicyTree:
+    settings = Settings(sampling, max_tokens=60, max_step_tokens=20, seed=5)
+    engine._detectors["\n\n"] = SomeTokensStop()  # type: ignore[assignment]
+    tree = engine.open(prompt, lineage=lineage_root(key), branches=branches, paths=branches, steps=6, settings=settings)
     assert tree is not None
-    tree.detector = SomeTokensStop()  # type: ignore[assignment]
     return tree
+
+
+def options_of(tree: PolicyTree) -> StepOptions:
+    """How the steps of a tree are written if nobody says otherwise."""
+    settings = tree.settings
+    return StepOptions(settings.sampling, settings.stop, settings.max_step_tokens)
+
+
+def expand(engine: StepEngine, tree: PolicyTree, node: Node, n: int) -> int:
+    return engine.expand(tree, node, n, options_of(tree))
 
 
 def run_until_idle(engine: StepEngine) -> list[Node]:
@@ -55,12 +63,12 @@ def run_until_idle(engine: StepEngine) -> list[Node]:
     return done
 
 
-def grow(engine: StepEngine, trees: list[Tree], width: int, depth: int) -> None:
+def grow(engine: StepEngine, trees: list[PolicyTree], width: int, depth: int) -> None:
     """Every node gets `width` children, breadth first; all trees together."""
     frontier = [(tree, tree.root) for tree in trees]
     for level in range(depth):
         for tree, node in frontier:
-            engine.expand(tree, node, width if level < 2 else 1)
+            expand(engine, tree, node, width if level < 2 else 1)
         run_until_idle(engine)
         frontier = [(t, child) for t, node in frontier for child in node.children if child.finish == "stop"]
 
@@ -81,8 +89,8 @@ def alone(model: Decoder, prompt: list[int], path: tuple[int, ...], sampling: Sa
     tree = open_tree(engine, prompt, sampling, key, branches=1)
     node = tree.root
     for index in path:
-        node.children += [Node(0, node, place, 1, 0) for place in range(index)]  # indices taken, nothing decoded
-        engine.expand(tree, node, 1)
+        tree.states[node].asked = index  # indices taken, nothing decoded
+        expand(engine, tree, node, 1)
         (node,) = run_until_idle(engine)
     return {step.lineage_path: (step.tokens, step.logprob, step.finish) for step in node.path}
 
@@ -135,10 +143,10 @@ def test_results_do_not_depend_on_batch_limits_or_company(model: Decoder) -> Non
 def test_expanding_twice_gives_further_children(model: Decoder) -> None:
     at_once, in_turn = (make_engine(model) for _ in range(2))
     first, second = (open_tree(engine, list(range(4, 40)), Sampling(1.0)) for engine in (at_once, in_turn))
-    at_once.expand(first, first.root, 3)
+    expand(at_once, first, first.root, 3)
     run_until_idle(at_once)
     for n in (1, 2):
-        in_turn.expand(second, second.root, n)
+        expand(in_turn, second, second.root, n)
         run_until_idle(in_turn)
     assert steps_of(first.root) == steps_of(second.root)
 
@@ -151,12 +159,12 @@ def test_all_kv_comes_back(model: Decoder) -> None:
     held = engine.kv.n_blocks - engine.kv.tree.n_free_blocks
     assert 0 < held <= tree.reserved_blocks
     assert 0 < tree.kv_tokens <= engine.kv.tree.held_slots
-    for node in [node for node in tree.branches if node is not tree.root]:
+    for node in [node for node in tree.states if node is not tree.root]:
         engine.prune(tree, node)
         engine.prune(tree, node)  # again: nothing happens
         engine.kv.tree.check()
     assert tree.kv_tokens == tree.prompt_tokens
-    engine.expand(tree, tree.root, 2)
+    expand(engine, tree, tree.root, 2)
     engine.poll()
     engine.close(tree)
     engine.close(tree)
@@ -170,7 +178,7 @@ def test_prefix_is_read_once_for_all_branches() -> None:
     model = cpu_decoder(random_checkpoint("llama"), torch.float32)
     engine = make_engine(model)
     tree = open_tree(engine, list(range(4, 90)) * 3, Sampling(1.0), branches=8)
-    engine.expand(tree, tree.root, 8)
+    expand(engine, tree, tree.root, 8)
     run_until_idle(engine)
     stats = engine.runner.stats
     assert stats.kv_bytes_unshared > 3 * stats.kv_bytes_read
@@ -180,7 +188,7 @@ def test_prefix_is_read_once_for_all_branches() -> None:
 def test_every_family_decodes(family: str) -> None:
     engine = make_engine(cpu_decoder(random_checkpoint(family), torch.bfloat16))
     tree = open_tree(engine, [5, 6, 7], Sampling(0.7))
-    engine.expand(tree, tree.root, 4)
+    expand(engine, tree, tree.root, 4)
     nodes = run_until_idle(engine)
     assert len(nodes) == 4
     assert all(node.finish and node.tokens and node.logprob <= 0 for node in nodes)
@@ -188,12 +196,10 @@ def test_every_family_decodes(family: str) -> None:
 
 def test_caps_end_steps_and_solutions() -> None:
     engine = make_engine(cpu_decoder(random_checkpoint("llama", seed=2), torch.float32))
-    tree = engine.open(
-        [5, 6], lineage=1, branches=2, max_steps=9, limits=StepLimits(30, 12), sampling=Sampling(1.0), seed=0,
-        delimiter="\0",
-    )  # fmt: skip
+    settings = Settings(Sampling(1.0), "\0", max_tokens=30, max_step_tokens=12)
+    tree = engine.open([5, 6], lineage=1, branches=2, paths=2, steps=9, settings=settings)
     assert tree is not None
-    engine.expand(tree, tree.root, 2)
+    expand(engine, tree, tree.root, 2)
     for node in run_until_idle(engine):
         assert (node.finish, len(node.tokens)) == ("length", 12) or node.finish == "eos"
 
@@ -214,26 +220,26 @@ def test_bad_requests_are_refused() -> None:
     engine.close(largest)
     tree = open_tree(engine, [5, 6], Sampling(), branches=2)
     with pytest.raises(ConfigError, match="at least 1 child"):
-        engine.expand(tree, tree.root, 0)
-    engine.expand(tree, tree.root, 1)
+        expand(engine, tree, tree.root, 0)
+    expand(engine, tree, tree.root, 1)
     (node,) = run_until_idle(engine)
     engine.prune(tree, node)
     with pytest.raises(StaleNodeError, match="pruned"):
-        engine.expand(tree, node, 1)
+        expand(engine, tree, node, 1)
     engine.close(tree)
     with pytest.raises(StaleNodeError, match="closed"):
-        engine.expand(tree, tree.root, 1)
+        expand(engine, tree, tree.root, 1)
 
 
 def test_running_out_of_kv_leaves_the_engine_usable() -> None:
     engine = make_engine(cpu_decoder(random_checkpoint("llama"), torch.float32), blocks=24)
     tree = open_tree(engine, [5] * 40, Sampling(1.0), branches=1)  # promised one branch, asked for many
-    engine.expand(tree, tree.root, 40)
+    expand(engine, tree, tree.root, 40)
     with pytest.raises(OutOfMemory):
         run_until_idle(engine)
     engine.kv.tree.check()
     engine.close(tree)
     assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
     again = open_tree(engine, [5] * 40, Sampling(1.0), branches=1)
-    engine.expand(again, again.root, 1)
+    expand(engine, again, again.root, 1)
     assert len(run_until_idle(engine)) == 1
