@@ -1,4 +1,4 @@
-"""An engine without models for command line tests: the real driver over a scripted step engine."""
+"""An engine without models for command line tests: the real driver over a scripted pair."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from branchwise.search.driver import run
 from branchwise.types import Problem, Result
-from search.scripted import ScriptedEngine
+from search.scripted import ScriptedPair, run
 
 
 @dataclass
@@ -28,12 +27,15 @@ class FakeEngine:
         return None
 
     def solve(self, question: str, strategy: Any, **options: Any) -> Result:
-        return next(self.solve_many([Problem("question", question)], strategy, **options))
+        result = next(self.solve_many([Problem("question", question)], strategy, **options))
+        if result.error is not None:
+            raise result.error
+        return result
 
     def solve_many(self, problems: Any, strategy: Any, **options: Any) -> Iterator[Result]:
         options["max_in_flight"] = options.get("max_in_flight") or 2
-        backend = ScriptedEngine(order=random.Random(0))
-        found = run(problems, strategy, backend, grade=lambda answer, gold: answer == gold, **options)
+        pair = ScriptedPair(order=random.Random(0))
+        found = run(problems, strategy, pair, grade=lambda answer, gold: answer == gold, **options)
         for count, result in enumerate(found):
             if count == self.interrupt_after:
                 raise KeyboardInterrupt

@@ -14,10 +14,10 @@ from rich.console import Console
 from branchwise.cli.live import LiveTree, describe
 from branchwise.cli.options import SearchOptions, parse_size
 from branchwise.errors import ConfigError
-from branchwise.search import BeamSearch, run
+from branchwise.strategies import BeamSearch
 from branchwise.types import Problem
 from cli.fake_engine import FakeEngine
-from search.scripted import ScriptedEngine
+from search.scripted import ScriptedPair, run
 
 
 def test_a_pipe_gets_the_final_tree_in_plain_text(command, engine):
@@ -99,7 +99,7 @@ def test_a_terminal_sees_the_tree_grow():
             console.print(view.render())
         frames.append(shown.get())
 
-    engine = ScriptedEngine(order=random.Random(2))
+    engine = ScriptedPair(order=random.Random(2))
     (result,) = run([Problem("p", "1+1=?")], BeamSearch(n=8, expand=4), engine, max_in_flight=1, on_event=listen)
     assert all(len(frame.splitlines()) <= 20 for frame in frames)
     text = "".join(frames)
@@ -125,7 +125,7 @@ def test_solve_on_a_terminal_draws_and_cleans_up(monkeypatch):
 def test_output_for_a_terminal_without_unicode_is_ascii():
     raw = io.BytesIO()
     console = Console(file=io.TextIOWrapper(raw, encoding="ascii"), width=80)
-    (result,) = run([Problem("p", "1+1=?")], BeamSearch(n=8, expand=4), ScriptedEngine(), max_in_flight=1)
+    (result,) = run([Problem("p", "1+1=?")], BeamSearch(n=8, expand=4), ScriptedPair(), max_in_flight=1)
     console.print(describe(result, console))
     console.file.flush()
     assert b"|- " in raw.getvalue()

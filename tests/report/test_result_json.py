@@ -6,16 +6,16 @@ import json
 import random
 
 from branchwise.report.result_json import result_to_dict
-from branchwise.search import BeamSearch, run
+from branchwise.strategies import BeamSearch
 from branchwise.types import Problem
-from search.scripted import ScriptedEngine
+from search.scripted import ScriptedPair, run
 
 
 def test_a_result_survives_json():
     problem = Problem("p", "1+1=?", answer="1")
     strategy = BeamSearch(n=8, expand=4, max_steps=6)
     grade = str.__eq__
-    (result,) = run([problem], strategy, ScriptedEngine(order=random.Random(1)), max_in_flight=1, grade=grade)
+    (result,) = run([problem], strategy, ScriptedPair(order=random.Random(1)), max_in_flight=1, grade=grade)
     made = json.loads(json.dumps(result_to_dict(result), allow_nan=False))
     assert (made["id"], made["problem"], made["gold"], made["correct"]) == ("p", "1+1=?", "1", result.correct)
     nodes = {node["id"]: node for node in made["tree"]}

@@ -15,13 +15,13 @@ from branchwise.cli import models
 from branchwise.cli.options import STRATEGY_OPTIONS, Json, SearchOptions, with_search_options
 from branchwise.cli.output import make_console, print_json
 from branchwise.cli.problems import read_problems
-from branchwise.errors import ResultsError
+from branchwise.errors import BranchwiseError, ResultsError
 from branchwise.types import Cost, Problem, Result
 
 if TYPE_CHECKING:
     from branchwise.report.results_file import Record, ResultsFile
     from branchwise.report.tally import Tally
-    from branchwise.types import Strategy
+    from branchwise.strategies.protocol import Strategy
 
 _RESULT = "id, question, answer, correct, cost, wall_seconds"
 
@@ -56,12 +56,17 @@ def evaluate(
         if tally.problems:
             rest = "going on with the rest" if left else "nothing is left to do"
             notes.print(f"{path} holds {tally.problems} of {len(problems)} results: {rest}", soft_wrap=True)
-        if left:
-            _run(results, tally, left, options, in_flight)
+        failed = _run(results, tally, left, options, in_flight) if left else {}
     if json:
-        print_json({"results": str(path), "settings": settings_of(options, strategy), **tally.as_dict()})
+        facts = {"results": str(path), "settings": settings_of(options, strategy), "failed": failed}
+        print_json({**facts, **tally.as_dict()})
     else:
         _print_summary(tally, path, strategy.name, len(problems))
+    if failed:
+        first, why = next(iter(failed.items()))
+        raise BranchwiseError(
+            f"{len(failed)} of {len(problems)} problems failed and are not in {path}, the first of them {first!r}: {why}"
+        )
 
 
 def settings_of(options: SearchOptions, strategy: Strategy) -> dict[str, Any]:
@@ -79,10 +84,11 @@ def settings_of(options: SearchOptions, strategy: Strategy) -> dict[str, Any]:
 
 def _run(
     results: ResultsFile, tally: Tally, problems: list[Problem], options: SearchOptions, in_flight: int | None
-) -> None:
-    """Search what is left, and write each result as it comes."""
+) -> dict[str, str]:
+    """Search what is left, and write each result as it comes; the errors of those that failed, by id."""
     from branchwise.cli.eval_progress import EvalProgress
 
+    failed: dict[str, str] = {}
     try:
         with models.open_engine(options) as engine, EvalProgress(tally, tally.problems + len(problems)) as progress:
             last = time.monotonic()
@@ -90,6 +96,9 @@ def _run(
                 problems, options.make_strategy(), max_in_flight=in_flight, on_event=progress.event
             )
             for result in found:
+                if result.error is not None:
+                    failed[result.problem.id] = str(result.error)
+                    continue
                 now = time.monotonic()
                 results.append(_record(result, now - last))
                 tally.wall_seconds += now - last
@@ -100,6 +109,7 @@ def _run(
         raise KeyboardInterrupt(
             f"interrupted: {len(results.done)} results are safe in {results.path}; run the same command again to go on"
         ) from None
+    return failed
 
 
 def _record(result: Result, wall_seconds: float) -> Record:

@@ -15,7 +15,7 @@ from branchwise.config import EngineConfig
 from branchwise.errors import ConfigError
 
 if TYPE_CHECKING:
-    from branchwise.types import Strategy
+    from branchwise.strategies.protocol import Strategy
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": GIB, "t": GIB << 10}
 STRATEGY_OPTIONS = ("n", "expand", "max_steps", "aggregate", "vote")
@@ -139,11 +139,13 @@ class SearchOptions:
 
     def make_strategy(self) -> Strategy:
         """The strategy with the options that were given. ConfigError says what cannot work, before models load."""
+        from branchwise.strategies.protocol import Limits
         from branchwise.strategies.registry import make_strategy
 
         given = {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}
         strategy = make_strategy(self.strategy, **given)
-        if strategy.uses_scores and self.policy is not None and self.prm is None:
+        needs = strategy.demand(Limits(self.max_tokens, EngineConfig().max_step_tokens))
+        if needs.scores and self.policy is not None and self.prm is None:
             raise ConfigError(
                 f"strategy {strategy.name!r} needs step scores: name a process reward model with --prm,"
                 " or choose --strategy majority, which needs none"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from branchwise.tree import walk
 from branchwise.types import Node, Result
 
 
@@ -23,6 +23,8 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
         "votes": [{"answer": answer, "weight": weight} for answer, weight in result.votes],
         "why": result.why,
         "strategy": result.strategy,
+        "cut": result.cut,
+        "error": None if result.error is None else str(result.error),
         "cost": asdict(result.cost),
         "candidates": [
             {"node": each.node.id, "answer": each.answer, "score": each.score, "finish": each.finish}
@@ -30,7 +32,7 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
         ],
     }
     if tree:
-        made["tree"] = [_node(node) for node in _walk(result.tree)]
+        made["tree"] = [_node(node) for node in walk(result.tree)]
     return made
 
 
@@ -47,10 +49,3 @@ def _node(node: Node) -> dict[str, Any]:
         "finish": node.finish,
         "pruned": node.pruned,
     }
-
-
-def _walk(root: Node) -> Iterator[Node]:
-    level = [root]
-    while level:
-        yield from level
-        level = [child for node in level for child in node.children]

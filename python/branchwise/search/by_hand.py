@@ -14,6 +14,7 @@ from branchwise.search.request import Board, Expansion, Scoring
 from branchwise.search.service import Service
 from branchwise.search.ticket import Ticket
 from branchwise.strategies.protocol import Demand
+from branchwise.tree import walk
 from branchwise.types import Node, Problem, Settings, StepOptions
 
 
@@ -44,7 +45,7 @@ class Opening(Generic[TreeT]):
             self.opened = HandTree(tree, self.settings)
         return tree is not None
 
-    is_over = True
+    needs_room = is_over = True
 
     def advance(self) -> None: ...
     def cut(self) -> None: ...
@@ -66,6 +67,8 @@ class HandJob(Generic[TreeT]):
     hand: HandTree[TreeT]
     request: Expansion[TreeT] | Scoring[TreeT] | None = None
     deadline: float | None = None
+
+    needs_room = False
 
     def begin(self) -> bool:
         if self.hand.closed:
@@ -109,7 +112,7 @@ class StepTree:
     def __init__(self, service: Service[Any], hand: HandTree[Any]) -> None:
         self._service = service
         self._hand = hand
-        self._finalizer = weakref.finalize(self, _close, service, hand)
+        self._finalizer = weakref.finalize(self, _close, service, hand, wait=False)
 
     @property
     def root(self) -> Node:
@@ -161,11 +164,12 @@ class StepTree:
 
     def prune(self, node: Node) -> None:
         """Free a node and everything under it; what grows there is given up."""
-        self._service.at_once(lambda: _prune(self._service, self._hand, node))
+        self._service.at_once(lambda: _prune(self._service, self._hand, node), wait=True)
 
     def close(self) -> None:
         """Free the tree; again, it does nothing."""
-        self._finalizer()
+        self._finalizer.detach()
+        _close(self._service, self._hand, wait=True)
 
     def __enter__(self) -> StepTree:
         return self
@@ -221,22 +225,19 @@ def _prune(service: Service[Any], hand: HandTree[Any], top: Node) -> None:
     """Give up what is in flight below a node, then free it with all of it."""
     if hand.closed:
         return
-    below = [top]
-    for node in below:  # grows as it is read
-        below += node.children
-    gone = set(below)
+    gone = set(walk(top))
     for job in list(hand.jobs):
         request = job.request
         asked = request.nodes if isinstance(request, Scoring) else [request.node] if request is not None else []
         if gone.intersection(asked):
             service.end(job, StaleNodeError("the node was pruned while this was in flight"))
-    for node in reversed(below):
+    for node in walk(top):
         if not node.pruned:
             node.pruned = True
             service.pair.prune(hand.tree, node)
 
 
-def _close(service: Service[Any], hand: HandTree[Any]) -> None:
+def _close(service: Service[Any], hand: HandTree[Any], *, wait: bool) -> None:
     def close() -> None:
         if not hand.closed:
             for job in list(hand.jobs):
@@ -244,4 +245,5 @@ def _close(service: Service[Any], hand: HandTree[Any]) -> None:
             hand.closed = True
             service.pair.close(hand.tree)
 
-    service.at_once(close)
+    if not hand.closed:
+        service.at_once(close, wait=wait)

@@ -29,6 +29,11 @@ class Job(Protocol):
 
     deadline: float | None  # time.monotonic() at which `cut` is called
 
+    @property
+    def needs_room(self) -> bool:
+        """Whether it opens a tree; what works in an open one waits for nobody."""
+        ...
+
     def begin(self) -> bool:
         """Take what it needs and ask for its first steps; False while there is no room."""
         ...

@@ -118,20 +118,32 @@ class Service(Generic[TreeT]):
         self.pair.free()
         self._mailbox.ring()
 
-    def at_once(self, order: Callable[[], None]) -> None:
+    def at_once(self, order: Callable[[], None], *, wait: bool = False) -> None:
         """Have something done that frees memory: now where nobody runs the service, else between two steps.
 
-        A finaliser may call this anywhere, also in the middle of a step.
+        A finaliser may call this anywhere, also in the middle of a step. wait: return when it is done, but for a call
+        from inside a step.
         """
         box, me = self._mailbox, threading.get_ident()
         if self._closed:
             return
-        box.post(order)
+        done = threading.Event()
+
+        def carry_out() -> None:
+            try:
+                order()
+            finally:
+                done.set()
+                box.ring()
+
+        box.post(carry_out)
         if box.thread is None and self._take_over(me, settle=False):
             try:
                 self._take_orders()
             finally:
                 self._hand_over()
+        if wait and box.inside != me:
+            self.wait(lambda: done.is_set() or self._closed)
 
     def end(self, job: Job, error: Exception) -> None:
         """End a job that is running, or waits for room, with an error: from an order only."""
@@ -250,27 +262,35 @@ class Service(Generic[TreeT]):
         self._mailbox.ring()
 
     def _admit(self) -> None:
-        """Begin the jobs that find room, first come, first served."""
-        while self._waiting and not (self._full and self._running):
-            ticket = self._waiting[0]
-            job = ticket.job
-            try:
-                begun = ticket.cancelled() or job.begin()
-            except BaseException as error:
-                self._end(ticket, error)
-                if not isinstance(error, Exception):
-                    raise
-                continue
-            self._full = not begun
-            if not begun:
+        """Begin the jobs that find room, first come, first served; those that need none do not wait."""
+        for ticket in [ticket for ticket in self._waiting if not ticket.job.needs_room]:
+            self._begin(ticket)
+        while True:
+            ticket = next(iter(self._waiting), None)
+            if ticket is None or (self._full and self._running):
+                return
+            self._full = not self._begin(ticket)
+            if self._full:
                 self._check_room(ticket)
-                break
+                return
             self._blocked_since = None
-            self._waiting.popleft()
-            if not ticket.cancelled():
-                self._running[job] = ticket
-                if job.is_over:
-                    self._served[job] = None
+
+    def _begin(self, ticket: Ticket[Any]) -> bool:
+        """Let a job that waits begin; False when it found no room."""
+        try:
+            if not ticket.cancelled() and not ticket.job.begin():
+                return False
+        except BaseException as error:
+            self._end(ticket, error)
+            if not isinstance(error, Exception):
+                raise
+            return True
+        self._waiting.remove(ticket)
+        if not ticket.cancelled():
+            self._running[ticket.job] = ticket
+            if ticket.job.is_over:
+                self._served[ticket.job] = None
+        return True
 
     def _check_room(self, ticket: Ticket[Any]) -> None:
         """Nothing else runs, so only who holds a tree by hand can make room: refuse, after a while if it may be so."""

@@ -38,6 +38,8 @@ class Session(Generic[TreeT]):
     asks, so what it decides depends on no timing. Node ids mean nothing until `finish` numbers the tree breadth first.
     """
 
+    needs_room = True
+
     def __init__(self, problem: Problem, options: SearchOptions, pair: Pair[TreeT], board: Board) -> None:
         self.problem = problem
         self.deadline = options.deadline

@@ -41,7 +41,7 @@ class Ticket(Generic[Value]):
 
     def cancel(self) -> bool:
         """Give up: rows and KV are free at the next step. False when it has ended already."""
-        return self._future.cancel() and self._service.forget(self)
+        return not self.done() and self._future.cancel() and self._service.forget(self)
 
     def add_done_callback(self, callback: Callable[[Ticket[Value]], None]) -> None:
         """Call back when it has ended, in the thread that runs the service, or at once."""

@@ -1,0 +1,549 @@
+"""The service: many clients on one pair, from any thread, and nothing of a job left behind however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from branchwise.errors import EngineStateError, OutOfMemory, StaleNodeError, StrategyError
+from branchwise.search import driver
+from branchwise.search.by_hand import Opening, StepTree, expand_all, wait_for
+from branchwise.search.protocol import Progress
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions
+from branchwise.search.ticket import Ticket
+from branchwise.strategies import Ask, BeamSearch, Demand, Drop, Finish, Majority, Reply, State, Strategy
+from branchwise.strategies.protocol import Action
+from branchwise.tree import walk
+from branchwise.types import Node, Problem, Result, Settings
+from search.scripted import STRATEGIES, Script, ScriptedPair, shape
+
+BEAM = BeamSearch(n=4, expand=2, max_steps=5)
+
+
+@pytest.fixture
+def service() -> Iterator[Service[Any]]:
+    made: Service[Any] = Service(ScriptedPair())
+    yield made
+    made.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("branchwise")]
+
+
+def submit(service: Service[Any], name: str, strategy: Strategy, **options: Any) -> Ticket[Result]:
+    return driver.submit(service, Problem(name, name), SearchOptions(strategy, Settings(), **options))
+
+
+def open_tree(service: Service[Any], name: str = "hand", branches: int = 8) -> StepTree:
+    job = Opening(service.pair, Problem(name, name), Demand(branches, branches, 40, scores=True), Settings())
+    return StepTree(service, service.submit(job).result())
+
+
+def steps(nodes: list[Node]) -> list[tuple[object, ...]]:
+    return [(node.lineage_path, node.text, node.finish, node.score) for node in nodes]
+
+
+def alone(name: str, strategy: Strategy) -> object:
+    return shape(submit(Service(ScriptedPair()), name, strategy).result())
+
+
+# --- events reach those who wait for them -------------------------------------------------------------------------
+
+
+def test_a_tree_grown_by_hand_beside_a_half_consumed_generator(service: Service[Any]) -> None:
+    """The generator's events came up while the tree was polled, were swallowed, and it never ended."""
+    results = driver.run([Problem(f"p{i}", f"p{i}") for i in range(6)], service, SearchOptions(BEAM, Settings()), max_in_flight=4)
+    found = [next(results)]
+    with open_tree(service) as tree:
+        kids = tree.expand(tree.root, 4)
+        assert all(score is not None for score in tree.score(kids))
+    found += results
+    assert {each.problem.id: shape(each) for each in found} == {f"p{i}": alone(f"p{i}", BEAM) for i in range(6)}
+
+
+def test_two_generators_on_one_service(service: Service[Any]) -> None:
+    options = SearchOptions(BEAM, Settings()), SearchOptions(Majority(n=3, max_steps=4), Settings())
+    problems = [Problem(f"p{i}", f"p{i}") for i in range(5)]
+    runs = [driver.run(problems, service, each, max_in_flight=3) for each in options]
+    found: list[list[Result]] = [[], []]
+    for _ in range(5):
+        for place, results in enumerate(runs):
+            found[place].append(next(results))
+    for place, each in enumerate(options):
+        assert {r.problem.id: shape(r) for r in found[place]} == {p.id: alone(p.id, each.strategy) for p in problems}
+
+
+def test_many_trees_grow_in_one_batch(service: Service[Any]) -> None:
+    trees = [open_tree(service, f"t{i}") for i in range(4)]
+    polls = service.pair.polls
+    groups = wait_for(expand_all([(tree, tree.root, 2 + i % 2) for i, tree in enumerate(trees)], {"score": True}))
+    together = service.pair.polls - polls
+    for i, (tree, group) in enumerate(zip(trees, groups, strict=True)):
+        other = Service(ScriptedPair())
+        single = open_tree(other, f"t{i}")
+        kids = single.expand(single.root, 2 + i % 2)
+        single.score(kids)
+        assert steps(group) == steps(kids)
+        assert group == tree.root.children
+    assert together < 4 * 6
+
+
+# --- 200 tickets, threads and event loops ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """One ticket: a search, or a tree grown by hand for some levels."""
+
+    name: str
+    strategy: Strategy | None
+    width: int
+
+    def outcome(self, service: Service[Any]) -> object:
+        if self.strategy is not None:
+            return shape(submit(service, self.name, self.strategy).result())
+        with open_tree(service, self.name) as tree:
+            return self._grown(tree, lambda node, n: tree.expand(node, n, score=True))
+
+    async def aoutcome(self, service: Service[Any]) -> object:
+        if self.strategy is not None:
+            return shape(await submit(service, self.name, self.strategy))
+        job = Opening(service.pair, Problem(self.name, self.name), Demand(8, 8, 40, scores=True), Settings())
+        with StepTree(service, await service.submit(job)) as tree:
+            kids = await tree.aexpand(tree.root, self.width, score=True)
+            grown = [kids] + [await tree.aexpand(kid, 2, score=True) for kid in kids if kid.finish == "stop"]
+            return [steps(group) for group in grown]
+
+    def _grown(self, tree: StepTree, expand: Any) -> object:
+        kids = expand(tree.root, self.width)
+        return [steps(group) for group in [kids] + [expand(kid, 2) for kid in kids if kid.finish == "stop"]]
+
+
+def mixed(count: int) -> list[Work]:
+    return [Work(f"w{i}", None if i % 4 == 0 else STRATEGIES[i % len(STRATEGIES)], 1 + i % 3) for i in range(count)]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_200_tickets_from_threads_and_event_loops_are_what_they_are_alone(order: int) -> None:
+    work = mixed(200)
+    expected = {each.name: each.outcome(Service(ScriptedPair())) for each in work}
+    random.Random(order).shuffle(work)
+    pair = ScriptedPair(order=random.Random(order), room=150)
+    service: Service[Any] = Service(pair)
+    found: dict[str, object] = {}
+    failed: list[BaseException] = []
+
+    def in_thread(share: list[Work]) -> None:
+        try:
+            found.update((each.name, each.outcome(service)) for each in share)
+        except BaseException as error:
+            failed.append(error)
+
+    def in_loop(share: list[Work]) -> None:
+        async def every() -> None:
+            outcomes = await asyncio.gather(*(each.aoutcome(service) for each in share))
+            found.update(zip((each.name for each in share), outcomes, strict=True))
+
+        try:
+            asyncio.run(every())
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=in_thread, args=(work[i:120:8],)) for i in range(8)]
+    threads += [threading.Thread(target=in_loop, args=(work[120 + i :: 2],)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert found == expected
+    assert pair.open_trees == []
+    assert not service.board.growing
+    assert not service.board.scoring
+    service.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("branchwise")]
+
+
+# --- who may run it -----------------------------------------------------------------------------------------------
+
+
+def test_a_single_caller_needs_no_thread(service: Service[Any]) -> None:
+    before = threading.active_count()
+    submit(service, "p", BEAM).result()
+    assert threading.active_count() == before
+
+
+def test_the_loop_moves_to_a_thread_and_back(service: Service[Any]) -> None:
+    service.start()
+    service.start()
+    ran_in: list[str] = []
+    watch = lambda _: ran_in.append(threading.current_thread().name)  # noqa: E731
+    assert shape(submit(service, "p", BEAM, on_event=watch).result()) == alone("p", BEAM)
+    assert set(ran_in) == {"branchwise-service"}
+    service.stop()
+    service.stop()
+    ran_in.clear()
+    submit(service, "p", BEAM, on_event=watch).result()
+    assert set(ran_in) == {threading.current_thread().name}
+
+
+def test_a_callback_that_waits_for_the_engine_is_refused(service: Service[Any]) -> None:
+    def wait(event: Progress) -> None:
+        submit(service, "inner", BEAM).result()
+
+    other = submit(service, "other", BEAM)
+    with pytest.raises(EngineStateError, match="waits for the engine that is calling it"):
+        submit(service, "outer", BEAM, on_event=wait).result()
+    assert shape(other.result()) == alone("other", BEAM)
+
+
+def test_a_callback_may_submit_and_cancel(service: Service[Any]) -> None:
+    tickets: list[Ticket[Result]] = []
+
+    def more(event: Progress) -> None:
+        if event.kind == "started":
+            tickets.append(submit(service, "inner", BEAM))
+            tickets.append(submit(service, "unwanted", BEAM))
+            tickets[-1].cancel()
+
+    submit(service, "outer", BEAM, on_event=more).result()
+    assert shape(tickets[0].result()) == alone("inner", BEAM)
+    with pytest.raises(CancelledError):
+        tickets[1].result()
+
+
+def test_step_belongs_to_one_thread(service: Service[Any]) -> None:
+    refused: list[BaseException] = []
+
+    def step() -> None:
+        try:
+            service.step()
+        except EngineStateError as error:
+            refused.append(error)
+
+    def meanwhile(event: Progress) -> None:
+        if event.kind == "started":
+            thread = threading.Thread(target=step)
+            thread.start()
+            thread.join()
+            step()
+
+    submit(service, "p", BEAM, on_event=meanwhile).result()
+    assert len(refused) == 2
+
+
+def test_a_closed_service_ends_what_is_open_and_refuses_more() -> None:
+    pair = ScriptedPair()
+    service: Service[Any] = Service(pair)
+    ticket = submit(service, "p", BEAM)
+    tree = open_tree(service)
+    service.close()
+    service.close()
+    with pytest.raises(EngineStateError, match="closed before"):
+        ticket.result()
+    with pytest.raises(EngineStateError, match="is closed"):
+        submit(service, "p", BEAM)
+    with pytest.raises(EngineStateError, match="is closed"):
+        tree.expand(tree.root)
+    tree.close()
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_nobody_holds_a_service_that_nobody_uses(background: bool) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        service: Service[Any] = Service(ScriptedPair())
+        if background:
+            service.start()
+        submit(service, "p", BEAM).result()
+        tree = open_tree(service)
+        tree.expand(tree.root, 3, score=True)
+        tree.close()
+        alive = weakref.ref(service)
+        thread = service._mailbox.thread
+        del service, tree
+        if thread is not None:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+# --- how jobs end -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("polls", range(8))
+def test_cancelled_in_any_state_it_leaves_nothing_and_harms_nobody(polls: int) -> None:
+    pair = ScriptedPair(Script(eos=5), order=random.Random(polls))
+    service: Service[Any] = Service(pair)
+    kept, given_up = submit(service, "kept", BEAM), submit(service, "given up", STRATEGIES[polls])
+    for _ in range(polls):
+        service.step()
+    assert given_up.cancel()
+    assert given_up.cancelled()
+    assert {tree.problem.id for tree in pair.open_trees} <= {"kept"}
+    expected = shape(submit(Service(ScriptedPair(Script(eos=5))), "kept", BEAM).result())
+    assert shape(kept.result()) == expected
+    assert pair.open_trees == []
+    assert not given_up.cancel()
+
+
+def test_an_awaiting_task_that_is_cancelled_frees_its_search(service: Service[Any]) -> None:
+    async def main() -> None:
+        task = asyncio.ensure_future(_await(submit(service, "p", BeamSearch(n=8, expand=2, max_steps=10_000))))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await submit(service, "q", BEAM)
+
+    async def _await(ticket: Ticket[Result]) -> Result:
+        return await ticket
+
+    service.pair.script = replace(service.pair.script, eos=0, length=0)
+    service.pair.slow = lambda node: 1
+    asyncio.run(main())
+    assert service.pair.open_trees == []
+
+
+def test_a_deadline_takes_the_best_so_far() -> None:
+    pair = ScriptedPair(Script(eos=25, length=0), slow=lambda node: 10 * node.index)
+    service: Service[Any] = Service(pair)
+    patient, hasty = (submit(service, "p", Majority(n=8, max_steps=30)) for _ in range(2))
+    while not any(node.is_final for tree in pair.open_trees for node in walk(tree.root)):
+        service.step()
+    hasty.job.deadline = 0.0
+    result = hasty.result()
+    assert result.cut == "time"
+    assert result.error is None
+    assert result.candidates
+    assert len(result.candidates) <= 8
+    assert all(node.finish for node in walk(result.tree) if node.parent)
+    assert patient.result().cut is None
+    assert pair.open_trees == []
+    late = submit(service, "p", BEAM, deadline=0.0).result()
+    assert (late.cut, late.candidates) == ("time", [])
+
+
+def test_a_search_that_waits_for_a_tree_by_hand_is_refused_by_a_single_caller() -> None:
+    service: Service[Any] = Service(ScriptedPair(room=10))
+    with open_tree(service):
+        with pytest.raises(OutOfMemory, match="trees opened by hand"):
+            submit(service, "p", BEAM).result()
+    submit(service, "p", BEAM).result()
+
+
+def test_a_search_waits_for_those_before_it() -> None:
+    pair = ScriptedPair(room=8)
+    service: Service[Any] = Service(pair)
+    large = submit(service, "large", Majority(n=8, max_steps=4))
+    small = [submit(service, f"p{i}", BEAM) for i in range(3)]
+    tree = open_tree(service, branches=8)
+    assert large.done()
+    assert all(ticket.done() for ticket in small)
+    tree.close()
+
+
+# --- trees grown by hand ------------------------------------------------------------------------------------------
+
+
+def test_a_tree_that_is_dropped_frees_its_room(service: Service[Any]) -> None:
+    tree = open_tree(service)
+    tree.expand(tree.root, 2)
+    del tree
+    gc.collect()
+    assert service.pair.open_trees == []
+
+
+def test_what_grows_below_a_pruned_node_is_given_up(service: Service[Any]) -> None:
+    service.pair.script = Script(eos=0, length=0)
+    tree = open_tree(service)
+    left, right = tree.expand(tree.root, 2)
+    below, beside = tree.submit(left, 3), tree.submit(right, 2)
+    service.step()
+    tree.prune(left)
+    with pytest.raises(StaleNodeError, match="pruned while"):
+        below.result()
+    assert len(beside.result()) == 2
+    assert left.children == []
+    with pytest.raises(StaleNodeError):
+        tree.expand(left)
+    waiting = tree.submit(right, 2)
+    tree.close()
+    with pytest.raises(StaleNodeError, match="closed"):
+        waiting.result()
+    with pytest.raises(StaleNodeError, match="closed"):
+        tree.score([right])
+
+
+def test_a_cancelled_expansion_leaves_the_tree_as_it_was(service: Service[Any]) -> None:
+    service.pair.script = Script(eos=0, length=0)
+    service.pair.slow = lambda node: 5
+    tree = open_tree(service)
+    ticket = tree.submit(tree.root, 4)
+    for _ in range(3):
+        service.step()
+    ticket.cancel()
+    assert tree.root.children == []
+    assert [kid.index for kid in tree.expand(tree.root, 2)] == [4, 5]
+
+
+# --- what a strategy may say --------------------------------------------------------------------------------------
+
+
+class Rule:
+    """A strategy for tests: one function of (state, nodes of the last reply or None)."""
+
+    name = "rule"
+
+    def __init__(self, act: Any, *, branches: int = 8, scores: bool = True) -> None:
+        self._act = act
+        self._demand = Demand(branches, branches, 40, scores)
+
+    def demand(self, limits: object) -> Demand:
+        return self._demand
+
+    def start(self, problem: Problem, root: Node, random: Any) -> State:
+        state = State(problem, root)
+        self.random = random
+        self.next: list[Action] = self._act(state, None)
+        return state
+
+    def propose(self, state: State) -> list[Action]:
+        actions, self.next = self.next, []
+        return actions
+
+    def observe(self, state: State, replies: list[Reply]) -> None:
+        self.next = self._act(state, replies[0].nodes) or []
+
+    def select(self, state: State) -> Any:
+        return Majority(n=1).select(state)
+
+
+def refusal(act: Any) -> str:
+    """The message of the one search that fails, beside one that does not."""
+    pair = ScriptedPair(Script(eos=0, length=0))
+    service: Service[Any] = Service(pair)
+    bad, good = submit(service, "bad", Rule(act)), submit(service, "good", BEAM)
+    assert not good.result().error
+    with pytest.raises(StrategyError) as caught:
+        bad.result()
+    assert pair.open_trees == []
+    assert "strategy 'rule' on problem 'bad': " in str(caught.value)
+    return str(caught.value)
+
+
+def test_broken_words_are_named() -> None:
+    def later(*actions: Any) -> Any:
+        def act(state: State, nodes: list[Node] | None) -> list[Action]:
+            return [Ask(state.root, 2)] if nodes is None else [make(state, nodes) for make in actions]
+
+        return act
+
+    assert "n=0 chains" in refusal(lambda state, nodes: [Ask(state.root, 0)])
+    assert "steps=0" in refusal(lambda state, nodes: [Ask(state.root, 1, steps=0)])
+    assert "asked for nothing" in refusal(lambda state, nodes: [])
+    assert "expected Ask, Drop or Finish" in refusal(lambda state, nodes: ["root"])
+    assert "its demand is 8" in refusal(lambda state, nodes: [Ask(state.root, 9)])
+    stranger = Node(0, None, 0, 0, 0)
+    assert "dropped or is not its own" in refusal(lambda state, nodes: [Ask(stranger, 1)])
+    drop, ask = (lambda state, nodes: Drop(nodes[0])), (lambda state, nodes: Ask(nodes[0], 1))
+    assert "(0,) twice" in refusal(later(drop, drop))
+    assert "node (0,), which was dropped" in refusal(later(drop, ask))
+    assert "observe() raised ZeroDivisionError" in refusal(later(lambda state, nodes: 1 / 0))
+    assert "start() raised KeyError" in refusal(lambda state, nodes: {}[0])
+
+
+def test_nothing_can_be_asked_of_a_step_that_ended() -> None:
+    service: Service[Any] = Service(ScriptedPair(Script(eos=100)))
+    rule = Rule(lambda state, nodes: [Ask(state.root, 1)] if nodes is None else [Ask(nodes[0], 1)])
+    with pytest.raises(StrategyError, match="which has ended: 'eos'"):
+        submit(service, "p", rule).result()
+
+
+def test_finish_and_drop_give_up_what_grows() -> None:
+    def act(state: State, nodes: list[Node] | None) -> list[Action]:
+        if nodes is None:
+            return [Ask(state.root, 1, lane="quick"), Ask(state.root, 3, lane="slow")]
+        state.finished += nodes
+        return [Finish()]
+
+    pair = ScriptedPair(Script(eos=0, length=0), slow=lambda node: 100 * (node.index > 0))
+    result = submit(Service(pair), "p", Rule(act)).result()
+    assert [node.lineage_path for node in walk(result.tree)] == [(), (0,)]
+    assert pair.polls < 50
+
+    def drop(state: State, nodes: list[Node] | None) -> list[Action]:
+        if nodes is None:
+            return [Ask(state.root, 2)]
+        if nodes[0].depth == 1:
+            return [Ask(nodes[0], 1, lane=0), Ask(nodes[1], 1, lane=1)]
+        left, right = state.root.children
+        assert nodes[0].parent is right
+        state.finished += nodes
+        return [Drop(left)]
+
+    pair = ScriptedPair(Script(eos=0, length=0), slow=lambda node: 100 * (node.lineage_path == (0, 0)))
+    result = submit(Service(pair), "p", Rule(drop)).result()
+    assert {node.lineage_path: node.pruned for node in walk(result.tree)} == {
+        (): False, (0,): True, (1,): False, (1, 0): False,
+    }  # fmt: skip
+    assert pair.polls < 50
+
+
+def test_chains_of_steps_and_what_is_scored() -> None:
+    def act(state: State, nodes: list[Node] | None) -> list[Action]:
+        if nodes is None:
+            return [
+                Ask(state.root, 2, steps=3, score="last", lane=0), Ask(state.root, 1, steps=2, lane=1),
+                Ask(state.root, 1, score=False, lane=2),
+            ]  # fmt: skip
+        state.finished += nodes
+        return []
+
+    result = submit(Service(ScriptedPair(Script(eos=0, length=0))), "p", Rule(act)).result()
+    scored = {node.lineage_path: node.score is not None for node in walk(result.tree) if node.parent}
+    assert scored == {
+        (0,): False, (1,): False, (2,): True, (3,): False, (0, 0): False, (1, 0): False, (2, 0): True,
+        (0, 0, 0): True, (1, 0, 0): True,
+    }  # fmt: skip
+    assert sorted(each.node.lineage_path for each in result.candidates) == [(0, 0, 0), (1, 0, 0), (2, 0), (3,)]
+
+
+def test_replies_of_a_lane_come_in_the_order_of_the_asks() -> None:
+    for order in range(5):
+        seen: list[int] = []
+
+        def act(state: State, nodes: list[Node] | None, seen: list[int] = seen) -> list[Action]:
+            if nodes is None:
+                return [Ask(state.root, 1) for _ in range(6)]
+            seen.append(nodes[0].index)
+            return []
+
+        submit(Service(ScriptedPair(order=random.Random(order))), "p", Rule(act)).result()
+        assert seen == list(range(6))
+
+
+def test_random_numbers_belong_to_seed_and_node() -> None:
+    drawn: dict[tuple[int, int], list[float]] = {}
+    for seed in (0, 1):
+        for order in (0, 1):
+            rule = Rule(lambda state, nodes: [Ask(state.root, 4)] if nodes is None else [])
+            options = SearchOptions(rule, Settings(seed=seed))
+            pair = ScriptedPair(order=random.Random(order))
+            result = driver.submit(Service(pair), Problem("p", "p"), options).result()
+            drawn[seed, order] = [rule.random(node, draw) for node in walk(result.tree) for draw in (0, 1)]
+    assert drawn[0, 0] == drawn[0, 1]
+    assert not set(drawn[0, 0]) & set(drawn[1, 0])
+    assert len(set(drawn[0, 0])) == 10
+    assert all(0 <= number < 1 for number in drawn[0, 0])
