@@ -15,8 +15,8 @@ from branchwise._C import lineage_child
 from branchwise.api import INSTRUCTION, Engine
 from branchwise.engine.branch import StepLimits
 from branchwise.search.driver import run
-from branchwise.strategies.registry import make_strategy
 from branchwise.search.scored_engine import ScoredEngine
+from branchwise.strategies.registry import make_strategy
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Cost, Finish, Node, Problem, Sampling
 from branchwise.weights import open_checkpoint

@@ -21,8 +21,8 @@ from benchmarks.common import append
 from benchmarks.options import load_problems, open_engine, parse_search, search_parser
 from benchmarks.search.replay import Recording, record, replay_engine, save_recording
 from branchwise.search.driver import run
-from branchwise.strategies.registry import make_strategy
 from branchwise.search.scored_engine import ScoredEngine
+from branchwise.strategies.registry import make_strategy
 from branchwise.types import Problem, Result, Strategy
 
 

@@ -14,8 +14,8 @@ from benchmarks.vs.workloads import TEMPERATURE, SearchTask
 from branchwise import _C
 from branchwise.engine.branch import StepLimits
 from branchwise.scoring.scorer import Scorer
-from branchwise.strategies.candidates import ended
 from branchwise.search.scored_engine import ScoredEngine
+from branchwise.strategies.candidates import ended
 from branchwise.types import Node, Problem, Result, Sampling
 
 

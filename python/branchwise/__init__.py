@@ -17,10 +17,12 @@ from branchwise.errors import (
     BranchwiseError,
     CheckpointError,
     ConfigError,
+    EngineStateError,
     InputError,
     OutOfMemory,
     ResultsError,
     StaleNodeError,
+    StrategyError,
     TokenizerError,
 )
 from branchwise.strategies.beam import BeamSearch
@@ -28,7 +30,8 @@ from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
 from branchwise.strategies.dvts import DVTS
 from branchwise.strategies.greedy import Greedy
 from branchwise.strategies.majority import Majority
-from branchwise.types import Cost, Node, Problem, Result, Sampling
+from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Random, Reply, State, Strategy
+from branchwise.types import Cost, Node, Problem, Result, Sampling, Selection
 
 if TYPE_CHECKING:
     from branchwise.api import Engine
@@ -36,23 +39,35 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "DVTS",
+    "Ask",
     "BeamSearch",
     "BestOfN",
     "BranchwiseError",
     "CheckpointError",
     "ConfigError",
     "Cost",
+    "Demand",
+    "Drop",
     "Engine",
+    "EngineStateError",
+    "Finish",
     "Greedy",
     "InputError",
+    "Limits",
     "Majority",
     "Node",
     "OutOfMemory",
     "Problem",
+    "Random",
+    "Reply",
     "Result",
     "ResultsError",
     "Sampling",
+    "Selection",
     "StaleNodeError",
+    "State",
+    "Strategy",
+    "StrategyError",
     "TokenizerError",
     "WeightedBestOfN",
 ]

@@ -194,7 +194,6 @@ class Engine:
     @property
     def pair(self) -> ModelPair:
         """The policy and the judge as the service sees them. EngineStateError: the engine is closed."""
-        self._service.check_open()
         pair = self._service.pair
         assert isinstance(pair, ModelPair)
         return pair

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from branchwise import _C, env
+from branchwise.backend.cpu.weight_cache import open_weight_cache
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
-from branchwise.backend.cpu.weight_cache import open_weight_cache
 from branchwise.config import EngineConfig, ResolvedConfig
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache

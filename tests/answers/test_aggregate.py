@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchwise.errors import ConfigError, InputError
 from branchwise.answers.aggregate import AGGREGATES, aggregate
+from branchwise.errors import ConfigError, InputError
 from branchwise.types import Aggregate
 
 probabilities = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8)

@@ -12,8 +12,9 @@ import torch
 
 import branchwise as bw
 from branchwise.assets import asset_path
+from branchwise.strategies import Demand
 from branchwise.strategies.registry import STRATEGIES
-from branchwise.types import Result
+from branchwise.types import Result, Settings
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_every_strategy_runs_and_counts(engine: bw.Engine, problems: list[bw.Pro
         assert len(result.candidates) == options(name).get("n", 1)
         assert result.correct is not None
         assert result.cost.generated_tokens == sum(len(node.tokens) for node in walk(result))
-        assert (result.cost.prm_tokens > 0) == STRATEGIES[name].uses_scores
+        assert (result.cost.prm_tokens > 0) == (name not in ("greedy", "majority"))
     assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
     assert engine.judge is not None
     assert engine.judge.kv.tree.n_free_blocks == engine.judge.kv.n_blocks
@@ -136,13 +137,40 @@ def test_mistakes_are_named(engine: bw.Engine) -> None:
 
 
 def test_solutions_are_capped_by_the_context_of_the_prm(problems: list[bw.Problem]) -> None:
-    """A step that the PRM has no room for would end the whole run: the cap is lowered beforehand."""
+    """A step that the PRM has no room for would end the search: the cap is lowered beforehand."""
     with bw.Engine(kv_memory=1 << 30, max_tokens=2048) as engine:
         assert engine.judge is not None
-        tree = engine.backend.open(problems[0], 4, 8, bw.Sampling(), 0, use_scores=True)
+        tree = engine.pair.open(problems[0], Demand(4, 4, 8, scores=True), Settings(max_tokens=2048))
         assert tree is not None
-        assert tree.prm is not None
-        longest = tree.prm.prompt_tokens + tree.policy.limits.max_tokens + 8  # 8 markers
-        assert longest == engine.judge.context
-        assert tree.policy.limits.max_step_tokens <= tree.policy.limits.max_tokens
-        engine.backend.close(tree)
+        assert tree.judge is not None
+        caps = tree.policy.settings
+        assert tree.judge.prompt_tokens + caps.max_tokens + 8 == engine.judge.context  # 8 markers
+        assert caps.max_step_tokens <= caps.max_tokens
+        engine.pair.close(tree)
+
+
+def test_a_tree_by_hand_grows_deeper_than_it_is_wide() -> None:
+    """The number of branches was taken for the number of steps: one branch had room for one step."""
+    steps = 20
+    with bw.Engine(kv_memory=256 << 20, max_tokens=300) as engine, engine.open("12+3*4-5=?", branches=1) as tree:
+        node = tree.root
+        for _ in range(steps):
+            (node,) = tree.expand(node, max_tokens=3, stop="\0", temperature=0.0)
+            node.finish = "stop"  # steps of 3 tokens, whatever they say
+        used = engine.policy.kv.n_blocks - engine.policy.kv.tree.n_free_blocks
+        assert node.depth == steps
+        assert steps <= used <= engine.policy.kv.n_reserved
+
+
+def test_an_engine_closes_for_good() -> None:
+    engine = bw.Engine(kv_memory=64 << 20)
+    tree = engine.open("1+1=?", branches=4)
+    ticket = engine.submit("1+2=?", "majority", n=4)
+    engine.close()
+    engine.close()
+    with pytest.raises(bw.EngineStateError, match="closed before"):
+        ticket.result()
+    for call in (lambda: engine.solve("1+1=?"), lambda: engine.open("1+1=?"), lambda: tree.expand(tree.root)):
+        with pytest.raises(bw.EngineStateError, match="is closed"):
+            call()
+    tree.close()

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from branchwise.engine.policy_tree import PolicyTree
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.forest import Forest
+from branchwise.engine.policy_tree import PolicyTree
 from branchwise.models.decoder import Decoder
 from branchwise.types import Node, Sampling
 from checkpoints import random_checkpoint

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from branchwise._C import lineage_root
-from branchwise.engine.policy_tree import PolicyTree
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
+from branchwise.engine.policy_tree import PolicyTree
 from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeError
 from branchwise.models.decoder import Decoder
 from branchwise.types import Node, Sampling, Settings, StepOptions

@@ -77,7 +77,9 @@ def test_no_room_at_all_is_an_error_of_that_problem() -> None:
 def test_one_problem_that_cannot_fit_harms_no_other() -> None:
     alone = {result.problem.id: shape(result) for result in run(problems(3), BEAM, ScriptedPair(), max_in_flight=1)}
     large = Problem("large", "large", strategy=Majority(n=99))
-    results = {each.problem.id: each for each in run([large, *problems(3)], BEAM, ScriptedPair(room=8), max_in_flight=4)}
+    results = {
+        each.problem.id: each for each in run([large, *problems(3)], BEAM, ScriptedPair(room=8), max_in_flight=4)
+    }
     assert isinstance(results.pop("large").error, OutOfMemory)
     assert {id: shape(result) for id, result in results.items()} == alone
 

@@ -65,7 +65,8 @@ def evaluate(
     if failed:
         first, why = next(iter(failed.items()))
         raise BranchwiseError(
-            f"{len(failed)} of {len(problems)} problems failed and are not in {path}, the first of them {first!r}: {why}"
+            f"{len(failed)} of {len(problems)} problems failed and are not in {path}: run again to try them again."
+            f" The first was {first!r}: {why}"
         )
 
 

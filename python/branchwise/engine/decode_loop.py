@@ -98,7 +98,9 @@ class DecodeLoop:
             loop = self._loops[detector, key] = self.backend.loop(key, parts)
         loop.start(plan, arrays, max(reserved))
         unread = [int(np.maximum(rewind - step, 0).sum()) for step in range(max(reserved))]
-        return Burst(rows, order, reserved, loop, [plan.kv_slots_read - count for count in unread], plan.kv_slots_unshared)
+        return Burst(
+            rows, order, reserved, loop, [plan.kv_slots_read - count for count in unread], plan.kv_slots_unshared
+        )
 
     def finish(self, burst: Burst) -> list[tuple[list[int], list[float]]]:
         """Wait for a burst: the tokens and log-probabilities that each row drew, in the order of its rows."""

@@ -55,7 +55,9 @@ class Forest:
         if n < 1:
             raise ConfigError(f"expand with n={n}: expected at least 1 child")
         if tree.closed or state is None or state.released:
-            raise StaleNodeError(f"node {node.lineage_path} was pruned or its tree closed: it can no longer be expanded")
+            raise StaleNodeError(
+                f"node {node.lineage_path} was pruned or its tree closed: it can no longer be expanded"
+            )
         if node.is_final or (node.parent is not None and node.finish is None):
             raise StaleNodeError(
                 f"node {node.lineage_path} has finish {node.finish!r}: only a step that stopped can be expanded"

@@ -29,9 +29,7 @@ class PassTiming:
         """Scores became known."""
         self._idled = 0.0
 
-    def least_rows(
-        self, policy_busy: bool, trees: Mapping[Node, PairTree], waiting: Mapping[Node, PairTree]
-    ) -> int:
+    def least_rows(self, policy_busy: bool, trees: Mapping[Node, PairTree], waiting: Mapping[Node, PairTree]) -> int:
         """New tokens that a pass should have now.
 
         trees: all open ones, by root    waiting: trees of the steps that wait for a score

@@ -10,9 +10,9 @@ from typing import Any, Generic
 from branchwise.config import check_sampling
 from branchwise.errors import ConfigError, StaleNodeError
 from branchwise.pair.protocol import Pair, TreeT
-from branchwise.search.request import Board, Expansion, Scoring
+from branchwise.search.request import Expansion, Scoring
 from branchwise.search.service import Service
-from branchwise.search.ticket import Ticket
+from branchwise.search.ticket import Ticket, Value
 from branchwise.strategies.protocol import Demand
 from branchwise.tree import walk
 from branchwise.types import Node, Problem, Settings, StepOptions
@@ -128,7 +128,8 @@ class StepTree:
 
         StaleNodeError: the node was pruned or has ended. OutOfMemory: no KV left; the tree stays as it was.
         """
-        return wait_for([self.submit(node, n, **options)])[0]
+        (children,) = wait_for([self.submit(node, n, **options)])
+        return children
 
     async def aexpand(self, node: Node, n: int = 1, **options: Any) -> list[Node]:
         """As `expand`, without blocking the event loop. Cancelled, it leaves the tree as it was."""
@@ -178,7 +179,7 @@ class StepTree:
         self.close()
 
 
-def wait_for(tickets: Sequence[Ticket[Any]]) -> list[Any]:
+def wait_for(tickets: Sequence[Ticket[Value]]) -> list[Value]:
     """The results of all tickets, which run in the same batches; an error or an interrupt gives up the others."""
     try:
         return [ticket.result() for ticket in tickets]

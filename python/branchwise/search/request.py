@@ -34,7 +34,8 @@ class Board:
 
     def requests(self) -> list[Request]:
         """All that is in flight."""
-        every = [*self.growing.values(), *(each for waiting in self.scoring.values() for each in waiting)]
+        every: list[Request] = list(self.growing.values())
+        every += [each for waiting in self.scoring.values() for each in waiting]
         return list(dict.fromkeys(every))
 
 
@@ -151,8 +152,8 @@ def check_score(node: Node, name: str) -> None:
     missing = node.score is None and bool(node.text.strip())
     if missing or (node.score is not None and math.isnan(node.score)):
         raise CheckpointError(
-            f"{name}, step {node.lineage_path}: the reward model gave the score {node.score}; its checkpoint is damaged or its"
-            " dtype overflows, try another dtype"
+            f"{name}, step {node.lineage_path}: the reward model gave the score {node.score}; its checkpoint is damaged"
+            " or its dtype overflows, try another dtype"
         )
 
 

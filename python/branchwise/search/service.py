@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic
 
 from branchwise.errors import EngineStateError, OutOfMemory
@@ -28,7 +29,7 @@ class Service(Generic[TreeT]):
     """Runs jobs on a pair. prepare: called once in every thread that is going to run kernels."""
 
     def __init__(self, pair: Pair[TreeT], prepare: Callable[[], None] = lambda: None) -> None:
-        self.pair = pair
+        self._pair = pair
         self.board = Board()
         self._prepare = prepare
         self._mailbox = Mailbox()
@@ -41,6 +42,12 @@ class Service(Generic[TreeT]):
         self._blocked_since: float | None = None
         self._closed = False
         weakref.finalize(self, self._mailbox.stop)
+
+    @property
+    def pair(self) -> Pair[TreeT]:
+        """The policy and the judge. EngineStateError: the service is closed."""
+        self.check_open()
+        return self._pair
 
     # --- for clients, from any thread --------------------------------------------------------------------------
 
@@ -65,7 +72,7 @@ class Service(Generic[TreeT]):
         box, me = self._mailbox, threading.get_ident()
         if box.inside == me and not done():
             raise EngineStateError(
-                "a callback or a strategy waits for the engine that is calling it: submit() and look at the ticket later"
+                "a callback or a strategy waits for the engine that calls it: submit() and look at its ticket later"
             )
         while not done():
             if self._take_over(me):
@@ -115,7 +122,7 @@ class Service(Generic[TreeT]):
         self._take_orders()
         for ticket in [*self._waiting, *self._running.values()]:
             self._end(ticket, EngineStateError("the engine was closed before this was done"))
-        self.pair.free()
+        self._pair.free()
         self._mailbox.ring()
 
     def at_once(self, order: Callable[[], None], *, wait: bool = False) -> None:
@@ -173,7 +180,7 @@ class Service(Generic[TreeT]):
             while self._served:
                 job = next(iter(self._served))
                 del self._served[job]
-                self._guard(job, lambda job=job: self._advance(job))
+                self._guard(job, partial(self._advance, job))
         finally:
             box.inside = None
         self._take_orders()
@@ -199,7 +206,7 @@ class Service(Generic[TreeT]):
         """A step or a score to those who wait for it."""
         for request in self.board.waiting(event):
             self._served[request.job] = None
-            self._guard(request.job, lambda request=request: request.take(event))
+            self._guard(request.job, partial(request.take, event))
 
     def _guard(self, job: Job, act: Callable[[], None]) -> None:
         """What a job raises ends that job alone."""
@@ -214,12 +221,12 @@ class Service(Generic[TreeT]):
 
     def _poll(self) -> None:
         """One turn of the pair. What goes wrong there is everybody's, but for want of memory."""
-        if self.pair.idle:
+        if self._pair.idle:
             for ticket in list(self._running.values()):
                 self._end(ticket, RuntimeError("nothing is in flight for a job that is not over"))
             return
         try:
-            self._events.extend(self.pair.poll())
+            self._events.extend(self._pair.poll())
         except OutOfMemory as error:
             self._make_room(error)
         except BaseException as error:  # an iteration was torn: nobody's rows are where they should be
@@ -231,7 +238,7 @@ class Service(Generic[TreeT]):
     def _make_room(self, error: OutOfMemory) -> None:
         """End the jobs of the tree that holds most beyond what it was promised."""
         requests = self.board.requests()
-        worst = max((request.tree for request in requests), key=self.pair.over)
+        worst = max((request.tree for request in requests), key=self._pair.over)
         for job in {request.job for request in requests if request.tree is worst}:
             self._end(self._running[job], error)
 
@@ -266,9 +273,9 @@ class Service(Generic[TreeT]):
         for ticket in [ticket for ticket in self._waiting if not ticket.job.needs_room]:
             self._begin(ticket)
         while True:
-            ticket = next(iter(self._waiting), None)
-            if ticket is None or (self._full and self._running):
+            if not self._waiting or (self._full and self._running):
                 return
+            ticket = self._waiting[0]
             self._full = not self._begin(ticket)
             if self._full:
                 self._check_room(ticket)

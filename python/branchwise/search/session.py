@@ -182,7 +182,9 @@ class Session(Generic[TreeT]):
         assert self._tree is not None
         node, most = ask.node, self._demand.branches
         if node not in self._held:
-            raise self._broken(f"it asked for children of node {node.lineage_path}, which was dropped or is not its own")
+            raise self._broken(
+                f"it asked for children of node {node.lineage_path}, which was dropped or is not its own"
+            )
         if node.is_final:
             raise self._broken(f"it asked for children of node {node.lineage_path}, which has ended: {node.finish!r}")
         if ask.n < 1 or ask.steps < 1:
@@ -190,8 +192,8 @@ class Session(Generic[TreeT]):
         in_flight = sum(each.n for lane in self._lanes.values() for each, _ in lane)
         if in_flight + ask.n > most:
             raise self._broken(
-                f"it wants {in_flight + ask.n} steps at once, but its demand is {most} branches: ask for less, or demand"
-                " more"
+                f"it wants {in_flight + ask.n} steps at once, but its demand is {most} branches: ask for less,"
+                " or demand more"
             )
         expansion = Expansion(
             self, self._pair, self._board, self._tree, node, ask.n, self._step_options(ask), ask.steps,

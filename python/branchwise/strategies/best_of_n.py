@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from branchwise.answers.vote import VOTES, Vote
 from branchwise.answers.aggregate import AGGREGATES
+from branchwise.answers.vote import VOTES, Vote
 from branchwise.strategies.candidates import choose_among
 from branchwise.strategies.chains import Chains
 from branchwise.strategies.options import check_choice, check_count

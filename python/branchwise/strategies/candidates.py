@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from branchwise.answers.aggregate import aggregate
 from branchwise.answers.extract import extract_answer
 from branchwise.answers.vote import Vote, choose
-from branchwise.answers.aggregate import aggregate
 from branchwise.strategies.protocol import State
 from branchwise.types import Aggregate, Candidate, Node, Selection
 

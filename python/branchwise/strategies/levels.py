@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from branchwise.answers.vote import VOTES, Vote
 from branchwise.answers.aggregate import AGGREGATES
+from branchwise.answers.vote import VOTES, Vote
 from branchwise.strategies.candidates import choose_among, ended, rank
 from branchwise.strategies.options import check_choice, check_count, check_groups
 from branchwise.strategies.protocol import Action, Ask, Demand, Drop, Limits, Random, Reply, State
