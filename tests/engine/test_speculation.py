@@ -69,7 +69,7 @@ def grow(engine: StepEngine, tree: PolicyTree, salt: str, *, polls: int = 10**9)
 def started(*, speculate: bool, blocks: int = 400, max_rows: int = 64) -> tuple[StepEngine, PolicyTree]:
     engine = make_engine(model(), blocks, speculate=speculate, max_rows=max_rows)
     tree = open_tree(engine, list(range(4, 75)), Sampling(8.0), branches=2)
-    engine._detectors["\n\n"] = tree.states[tree.root].detector = ManyTokensStop()  # type: ignore[assignment]
+    engine.detectors["\n\n"] = tree.states[tree.root].detector = ManyTokensStop()  # type: ignore[assignment]
     return engine, tree
 
 

@@ -40,7 +40,7 @@ def make_engine(model: Decoder, blocks: int = 2000, **options: int) -> StepEngin
 
 def open_tree(engine: StepEngine, prompt: list[int], sampling: Sampling, key: int = 1, branches: int = 8) -> PolicyTree:
     settings = Settings(sampling, max_tokens=60, max_step_tokens=20, seed=5)
-    engine._detectors["\n\n"] = SomeTokensStop()  # type: ignore[assignment]
+    engine.detectors["\n\n"] = SomeTokensStop()  # type: ignore[assignment]
     tree = engine.open(prompt, lineage=lineage_root(key), branches=branches, paths=branches, steps=6, settings=settings)
     assert tree is not None
     return tree

@@ -24,7 +24,7 @@ from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
 from branchwise.errors import InputError, OutOfMemory
 from branchwise.models.decoder import Decoder
-from branchwise.text.steps import StepDetector
+from branchwise.text.steps import StepDetectors
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import FinishReason, Node, Settings, StepOptions
 
@@ -42,12 +42,12 @@ class StepEngine:
         self.runner = Runner(model, kv)
         self.sampler = Sampler(model)
         self.rows = RowQueue(max_rows, prefill_rows)
-        self.forest = Forest(kv, self.rows, self.detector)
+        self.detectors = StepDetectors(tokenizer)
+        self.forest = Forest(kv, self.rows, self.detectors)
         self.speculate = speculate
         self.context = min(model.config.max_positions, len(next(iter(model.rope.values()))[0]))
         self.flops_per_token = 2.0 * model.config.matmul_parameters
         self._no_rows = model.backend.tensor(torch.empty(0, model.config.hidden_size, dtype=model.dtype))
-        self._detectors: dict[str, StepDetector] = {}
         backend = model.backend
         self.loop = DecodeLoop(model, self.sampler, kv, cast(BurstBackend, backend)) if backend.burst > 1 else None
         self._flying: tuple[list[Growing], Burst] | None = None
@@ -294,9 +294,3 @@ class StepEngine:
             item.tree.cost.generated_tokens += not item.state.speculative
         for tree, rows in by_tree.items():
             tree.count_iteration(rows, share * rows)
-
-    def detector(self, delimiter: str) -> StepDetector:
-        """The step detector of a delimiter; its automaton is shared by all trees."""
-        if delimiter not in self._detectors:
-            self._detectors[delimiter] = StepDetector(self.tokenizer, delimiter)
-        return self._detectors[delimiter]

@@ -6,7 +6,7 @@ that were written ahead, before anybody asked for them, are the first to go when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from branchwise._C import lineage_child
 from branchwise.engine.kv import KvCache, KvDemand
@@ -16,13 +16,11 @@ from branchwise.errors import ConfigError, StaleNodeError
 from branchwise.text.steps import StepDetector
 from branchwise.types import Node, Settings, StepOptions
 
-Detectors = Callable[[str], StepDetector]
-
 
 class Forest:
     """The trees on one KV cache, and what they want of the rows."""
 
-    def __init__(self, kv: KvCache, rows: RowQueue, detectors: Detectors) -> None:
+    def __init__(self, kv: KvCache, rows: RowQueue, detectors: Mapping[str, StepDetector]) -> None:
         self.kv = kv
         self.rows = rows
         self.detectors = detectors
@@ -40,7 +38,7 @@ class Forest:
             root, settings, len(prompt), blocks, max_steps=demand.steps, speculates=speculates, width=demand.branches
         )
         options = StepOptions(settings.sampling, settings.stop, settings.max_step_tokens)
-        detector = self.detectors(settings.stop)
+        detector = self.detectors[settings.stop]
         handle = self.kv.tree.add_root()
         tree.states[root] = NodeState(root, None, handle, len(prompt), list(prompt), options, detector)
         root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
@@ -97,7 +95,7 @@ class Forest:
         node = Node(id=len(tree.states), parent=parent.node, index=index, depth=parent.node.depth + 1, lineage=lineage)
         parent.holders += 1
         state = NodeState(
-            node, parent, handle, parent.end, [], options, self.detectors(options.stop),
+            node, parent, handle, parent.end, [], options, self.detectors[options.stop],
             speculative=opening.speculative,
         )  # fmt: skip
         tree.states[node] = state

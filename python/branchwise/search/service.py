@@ -58,10 +58,9 @@ class Service(Generic[TreeT]):
         self._mailbox.post(lambda: self._enter(ticket))
         return ticket
 
-    def forget(self, ticket: Ticket[Any]) -> bool:
+    def forget(self, ticket: Ticket[Any]) -> None:
         """A ticket was cancelled: free what it holds at the next step."""
         self.at_once(lambda: self._drop(ticket))
-        return True
 
     def wait(self, done: Callable[[], bool], timeout: float | None = None) -> None:
         """Return when `done()`: run the service meanwhile, or wait where another thread does.

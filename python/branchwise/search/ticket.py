@@ -23,6 +23,7 @@ class Ticket(Generic[Value]):
         self.number = 0  # in order of submission
         self._service = service
         self._future: Future[Value] = Future()
+        self._callbacks: list[Callable[[Ticket[Value]], None]] = []  # a future would keep them, and so this, for ever
 
     def done(self) -> bool:
         """Whether it has ended: with a result, an error, or cancelled."""
@@ -41,17 +42,19 @@ class Ticket(Generic[Value]):
 
     def cancel(self) -> bool:
         """Give up: rows and KV are free at the next step. False when it has ended already."""
-        return not self.done() and self._future.cancel() and self._service.forget(self)
+        return not self.done() and self._future.cancel() and self._forget()
 
     def add_done_callback(self, callback: Callable[[Ticket[Value]], None]) -> None:
         """Call back when it has ended, in the thread that runs the service, or at once."""
-        self._future.add_done_callback(lambda _: callback(self))
+        self._callbacks.append(callback)
+        if self.done():
+            self._notify()
 
     def __await__(self) -> Generator[Any, None, Value]:
         """Wait without blocking the event loop; the service's own thread runs it meanwhile."""
         self._service.start()
         future = asyncio.wrap_future(self._future)
-        future.add_done_callback(lambda done: self._service.forget(self) if done.cancelled() else None)
+        future.add_done_callback(lambda done: self._forget() if done.cancelled() else None)
         return future.__await__()
 
     def resolve(self, value: Value) -> bool:
@@ -59,9 +62,21 @@ class Ticket(Generic[Value]):
         if not self._future.set_running_or_notify_cancel():
             return False
         self._future.set_result(value)
+        self._notify()
         return True
 
     def fail(self, error: BaseException) -> None:
         """The job has ended with an error; nothing happens when the ticket was cancelled."""
         if not self._future.done() and self._future.set_running_or_notify_cancel():
             self._future.set_exception(error)
+            self._notify()
+
+    def _forget(self) -> bool:
+        """It was cancelled: free what it holds."""
+        self._service.forget(self)
+        self._notify()
+        return True
+
+    def _notify(self) -> None:
+        while self._callbacks:
+            self._callbacks.pop(0)(self)

@@ -67,6 +67,18 @@ class StepDetector:
         return 1 + matched, False
 
 
+class StepDetectors(dict[str, StepDetector]):
+    """The detector of every delimiter that was ever asked for; each automaton is shared by all trees."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, delimiter: str) -> StepDetector:
+        detector = self[delimiter] = StepDetector(self._tokenizer, delimiter)
+        return detector
+
+
 def _borders(pattern: bytes) -> list[int]:
     """For every k: the length of the longest proper prefix of `pattern[:k]` that is also its suffix."""
     borders = [0, 0]
