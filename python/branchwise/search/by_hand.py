@@ -22,6 +22,7 @@ from branchwise.types import Node, Problem, Settings, StepOptions
 class HandTree(Generic[TreeT]):
     """The service's side of a tree: what is open, and what is in flight in it."""
 
+    pair: Pair[TreeT]
     tree: TreeT
     settings: Settings
     closed: bool = False
@@ -42,7 +43,7 @@ class Opening(Generic[TreeT]):
     def begin(self) -> bool:
         tree = self.pair.open(self.problem, self.demand, self.settings)
         if tree is not None:
-            self.opened = HandTree(tree, self.settings)
+            self.opened = HandTree(self.pair, tree, self.settings)
         return tree is not None
 
     needs_room = is_over = True
@@ -235,7 +236,7 @@ def _prune(service: Service[Any], hand: HandTree[Any], top: Node) -> None:
     for node in walk(top):
         if not node.pruned:
             node.pruned = True
-            service.pair.prune(hand.tree, node)
+            hand.pair.prune(hand.tree, node)
 
 
 def _close(service: Service[Any], hand: HandTree[Any], *, wait: bool) -> None:
@@ -244,7 +245,7 @@ def _close(service: Service[Any], hand: HandTree[Any], *, wait: bool) -> None:
             for job in list(hand.jobs):
                 service.end(job, StaleNodeError("the tree was closed while this was in flight"))
             hand.closed = True
-            service.pair.close(hand.tree)
+            hand.pair.close(hand.tree)
 
     if not hand.closed:
         service.at_once(close, wait=wait)

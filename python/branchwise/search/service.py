@@ -117,8 +117,9 @@ class Service(Generic[TreeT]):
         if self._mailbox.runner not in (None, threading.get_ident()):
             self.start()  # whoever runs it lets go
         self.stop()
-        self._closed = True
         self._take_orders()
+        self._closed = True
+        self._take_orders()  # what came meanwhile is refused
         for ticket in [*self._waiting, *self._running.values()]:
             self._end(ticket, EngineStateError("the engine was closed before this was done"))
         self._pair.free()
