@@ -89,12 +89,8 @@ class TritonPrmHead:
         self.weights = PrmHeadWeights.of(kind, [tensor.to(device).contiguous() for tensor in tensors])
 
     def __call__(self, hidden: Tensor) -> Floats:
-        rows = len(hidden)
-        ends = torch.arange(rows, dtype=torch.int32, device=hidden.device)
-        probability = torch.empty(rows, device=hidden.device)
-        aggregates = torch.zeros(rows, 4, device=hidden.device)
-        counts = torch.zeros(rows, dtype=torch.int32, device=hidden.device)
-        prm_head(hidden, ends, self.weights, probability, aggregates, counts)
+        probability = torch.empty(len(hidden), device=hidden.device)
+        prm_head(hidden, self.weights, probability)
         scores: Floats = probability.cpu().numpy()
         return scores
 
