@@ -12,7 +12,6 @@ import torch
 
 from branchwise import _C, env
 from branchwise.answers.grade import Grader as AnswerGrader
-from branchwise.backend.cpu.weight_cache import open_weight_cache
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
 from branchwise.config import EngineConfig, ResolvedConfig, check_sampling
@@ -83,7 +82,7 @@ class Engine:
         judge_checkpoint = open_checkpoint(prm) if prm is not None else None
         dtype = resolve_dtype(config.dtype, checkpoint, backend)
         given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
-        cache = open_weight_cache(config.weight_cache, backend, given, dtype, config.weights)
+        cache = None if config.weight_cache is None else backend.weight_cache(config.weight_cache)
         check_weights(backend, given, dtype, config.weights)
         tokenizer = checkpoint.tokenizer()
         return_freed()
