@@ -24,12 +24,9 @@ from benchmarks.common import report
 from benchmarks.engine.bench_decode import TEXT
 from benchmarks.options import model_parser, parse
 from branchwise import _C
-from branchwise.backend.cpu.recorded import RecordedLayers
 from branchwise.engine.branch import StepLimits
 from branchwise.types import Sampling
 
-OPS = ("rms_norm", "add_rms_norm", "rope_store", "tree_attention")
-LINEARS = ("qkv", "output", "gated", "down")
 SAMPLER = ("begin", "tile", "finish")
 
 
@@ -70,46 +67,19 @@ class Timed:
 
 @contextmanager
 def kernels_timed(engine: bw.Engine) -> Iterator[Stopwatch]:
-    """Put a stopwatch on every kernel of the policy: the recorded pass or what it is made of, lm_head, the sampler."""
+    """Put a stopwatch on every kernel of the policy: the recorded pass, lm_head, the sampler."""
     watch = Stopwatch()
     steps = engine.policy
     layers: Any = steps.runner.layers
     sampler: Any = steps.sampler.fused
     head, fused = sampler.head, sampler.fused
+    calls, layers.calls = layers.calls, Timed(layers.calls, watch, "layers", ("run",))
     sampler.head = [Timed(tile, watch, "lm_head") for tile in head]
     sampler.fused = Timed(fused, watch, "sampler", SAMPLER)
     try:
-        if isinstance(layers, RecordedLayers):
-            calls, layers.calls = layers.calls, Timed(layers.calls, watch, "layers", ("run",))
-            try:
-                yield watch
-            finally:
-                layers.calls = calls
-        else:
-            with layers_timed(steps.model, watch):
-                yield watch
+        yield watch
     finally:
-        sampler.head, sampler.fused = head, fused
-
-
-@contextmanager
-def layers_timed(model: Any, watch: Stopwatch) -> Iterator[None]:
-    """Matrix products and the backend's operations one by one."""
-    backend = model.backend
-    before = [[getattr(layer, name) for name in LINEARS] for layer in model.layers]
-    for name in OPS:
-        setattr(backend, name, watch.wrap(name, getattr(backend, name)))
-    for layer in model.layers:
-        for name in LINEARS:
-            setattr(layer, name, Timed(getattr(layer, name), watch, "linear"))
-    try:
-        yield
-    finally:
-        for name in OPS:
-            delattr(backend, name)
-        for layer, linears in zip(model.layers, before, strict=True):
-            for name, linear in zip(LINEARS, linears, strict=True):
-                setattr(layer, name, linear)
+        layers.calls, sampler.head, sampler.fused = calls, head, fused
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from branchwise import _C
 from branchwise_kernels import reference
 from branchwise_kernels.attention_cost import attention_bytes
 from branchwise_kernels.gated_activation import gelu_mul, silu_mul
-from branchwise_kernels.kv_copy import kv_copy
 from branchwise_kernels.layout import CHUNK_SLOTS, MAX_ITEM_ROWS, PAGE, plan_from
 from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, lm_head_sample
 from branchwise_kernels.merge_states import merge_states
@@ -113,13 +112,6 @@ def elementwise(data: Data) -> Iterator[Case]:
 
     for op, twin in ((silu_mul, reference.silu_mul), (gelu_mul, reference.gelu_mul)):
         yield Case(twin.__name__, gate(op), gate(twin), 3 * rows * size.inter * width)
-    pool = data.tensor(2, 16, size.kv_heads, 2, PAGE, size.head_dim)
-    source, target = (torch.arange(8, dtype=torch.int32, device=data.device) + begin for begin in (0, 8))
-
-    def copy(op: Callable[..., None]) -> Callable[[], Written]:
-        return lambda: written(lambda whole: op(whole, source, target), pool.clone())
-
-    yield Case("kv_copy", copy(kv_copy), copy(reference.kv_copy), pool.numel() * width)
 
 
 def attention(data: Data) -> Iterator[Case]:
@@ -196,18 +188,14 @@ def sampling(data: Data) -> Iterator[Case]:
 
 def scoring(data: Data) -> Iterator[Case]:
     size, rows, dim = data.size, data.size.rows, data.size.hidden
-    hidden, ends = data.tensor(rows, dim), torch.arange(rows, dtype=torch.int32, device=data.device)
+    hidden = data.tensor(rows, dim)
     shapes = {"pair": [(2, dim)], "value": [(1, dim), (1,)], "mlp": [(dim, dim), (dim,), (2, dim), (2,)]}
     for kind, wanted in shapes.items():
         tensors = [data.tensor(*shape, dtype=torch.float32, scale=0.05) for shape in wanted]
         weights = PrmHeadWeights.of(kind, tensors)
 
         def run(op: Callable[..., None], weights: PrmHeadWeights = weights) -> Callable[[], Written]:
-            return lambda: written(
-                lambda p, aggregates, counts: op(hidden, ends, weights, p, aggregates, counts),
-                data.empty(rows, dtype=torch.float32), torch.zeros(rows, 4, device=data.device),
-                torch.zeros(rows, dtype=torch.int32, device=data.device),
-            )  # fmt: skip
+            return lambda: written(lambda p: op(hidden, weights, p), data.empty(rows, dtype=torch.float32))
 
         moved = hidden.numel() * data.dtype.itemsize + 4 * sum(tensor.numel() for tensor in tensors)
         yield Case(f"prm_head {kind}", run(prm_head), run(reference.prm_head), moved)

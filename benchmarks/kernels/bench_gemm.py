@@ -3,9 +3,9 @@
     PYTHONPATH=. python benchmarks/kernels/bench_gemm.py --rows 1 16 64 --save
 
 Every layer has weights of its own, so they come from memory as in a model. All formats take turns, pass by pass, so
-that noise hits all of them. oneDNN, which comes with torch, is timed beside our products: bf16 (where it has kernels
-for that) and fp32 with packed weights, and W8A8 without the cost of quantising x. What it may use is set outside:
-`ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16` keeps it from AMX, as `--isas avx512_bf16` does for ours.
+that noise hits all of them. A rival is timed beside our products: oneDNN, which comes with torch, in bf16 (where it has
+kernels for that) and fp32 with packed weights. What it may use is set outside: `ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16`
+keeps it from AMX, as `--isas avx512_bf16` does for ours.
 """
 
 from __future__ import annotations
@@ -69,20 +69,6 @@ def onednn(weight: Tensor) -> tuple[Product, int]:
     return lambda x, out: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""), weight.nbytes
 
 
-def onednn_w8a8(weight: Tensor) -> tuple[Product, int]:
-    """int8 x that someone else has quantised, one scale; a scale per output."""
-    values = torch.randint(-127, 128, weight.shape, dtype=torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(values, None)
-    scales, zeros = torch.rand(len(weight)), torch.zeros(len(weight), dtype=torch.int64)
-
-    def product(x: Tensor, out: Tensor) -> object:
-        return torch.ops.onednn.qlinear_pointwise(
-            x, 0.1, 0, packed, scales, zeros, None, 1.0, 0, torch.bfloat16, "none", [], ""
-        )
-
-    return product, values.nbytes
-
-
 def products(names: list[str], isas: list[str]) -> Iterator[tuple[str, str, torch.dtype, Any]]:
     """(name, instruction set, dtype of x, how to pack a weight) of everything that was asked for."""
     for name in names:
@@ -93,17 +79,14 @@ def products(names: list[str], isas: list[str]) -> Iterator[tuple[str, str, torc
                 yield name, "onednn", dtype, onednn
         elif name == "bf16-12bit":
             yield from ((name, isa, torch.bfloat16, lambda w: dense(w, compact=True)) for isa in isas)
-        elif name == "w8a8":
-            yield name, "onednn", torch.int8, onednn_w8a8
         else:
             yield from ((name, isa, torch.bfloat16, lambda w, name=name: codes(w, *FORMATS[name])) for isa in isas)
 
 
 def model(pack: Any, dtype: torch.dtype, layers: int, tiles: int) -> tuple[list[Weight], dict[str, int]]:
     """The products of an iteration in order, and the bytes of weights that each shape reads."""
-    kept = torch.bfloat16 if dtype == torch.int8 else dtype
     dense_weights = {
-        shape: (torch.randn(n, k) * 0.05).to(kept) for shape, (k, n) in (LAYER | {"head": HEAD_TILE}).items()
+        shape: (torch.randn(n, k) * 0.05).to(dtype) for shape, (k, n) in (LAYER | {"head": HEAD_TILE}).items()
     }
     order = list(LAYER) * layers + ["head"] * tiles
     sizes = dict.fromkeys(order, 0)
@@ -156,10 +139,9 @@ def bench(sides: list[Side], rows: int, budget: float, clock: common.Clock) -> l
     end = time.perf_counter() + budget
     while len(passes[0]) < 6 or time.perf_counter() < end:
         for side, seconds in zip(sides, passes, strict=True):
-            x = {k: torch.randn(rows, k).mul(10).to(side.dtype) for k, _ in (*LAYER.values(), HEAD_TILE)}
-            out_dtype = torch.bfloat16 if side.dtype == torch.int8 else side.dtype
+            x = {k: torch.randn(rows, k).to(side.dtype) for k, _ in (*LAYER.values(), HEAD_TILE)}
             shapes = {shape: LAYER.get(shape, HEAD_TILE) for shape in side.sizes}
-            out = {shape: torch.empty(rows, n, dtype=out_dtype) for shape, (_, n) in shapes.items()}
+            out = {shape: torch.empty(rows, n, dtype=side.dtype) for shape, (_, n) in shapes.items()}
             if side.isa != "onednn":
                 _C._use_isa(side.isa)
             seconds.append(one_pass(side.weights, x, out, now))
@@ -173,7 +155,7 @@ def main() -> None:
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: for one thread on a busy machine"
     )
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    everything = ["bf16", "bf16-12bit", "fp32", "w8a8", *FORMATS]
+    everything = ["bf16", "bf16-12bit", "fp32", *FORMATS]
     parser.add_argument("--formats", nargs="+", choices=everything, default=everything)
     parser.add_argument("--isas", nargs="+", choices=_C.supported_isas(), default=[_C.isa()])
     parser.add_argument("--budget", type=float, default=6.0, help="seconds per number of rows")

@@ -110,11 +110,6 @@ def merge_states(partial_out: Tensor, partial_max: Tensor, partial_sum: Tensor, 
         out[row] = (value / torch.where(total == 0, 1.0, total)[:, None]).reshape(-1).to(out.dtype)
 
 
-def kv_copy(pool: Tensor, source: Tensor, target: Tensor) -> None:
-    """See `kv_copy.kv_copy`."""
-    pool[:, target.long()] = pool[:, source.long()]
-
-
 def lm_head_sample(
     hidden: Tensor, weight: Tensor, draws: DrawTensors, softcap: float, workspace: HeadWorkspace, tokens: Tensor,
     logprobs: Tensor, filtered: bool,
@@ -205,22 +200,9 @@ def step_state(
     state.iteration.add_(1)
 
 
-def prm_head(
-    hidden: Tensor, ends: Tensor, weights: PrmHeadWeights, probability: Tensor, aggregates: Tensor, counts: Tensor
-) -> None:
+def prm_head(hidden: Tensor, weights: PrmHeadWeights, probability: Tensor) -> None:
     """See `prm_head.prm_head`."""
-    h = hidden[ends.long()].double()
+    h = hidden.double()
     if weights.inner is not None and weights.inner_bias is not None:
         h = (h @ weights.inner.double().T + weights.inner_bias.double()).relu()
-    p = torch.sigmoid(h @ weights.direction.double() + weights.bias.double())
-    probability.copy_(p)
-    begun = counts > 0
-    lowest, _, product, mean = aggregates.double().unbind(1)
-    parts = (
-        torch.minimum(torch.where(begun, lowest, 1.0), p),
-        p,
-        torch.where(begun, product, 1.0) * p,
-        (torch.where(begun, mean, 0.0) * counts + p) / (counts + 1),
-    )
-    aggregates.copy_(torch.stack(parts, 1))
-    counts += 1
+    probability.copy_(torch.sigmoid(h @ weights.direction.double() + weights.bias.double()))

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from branchwise import _C, env
-from branchwise.backend.cpu.weight_cache import open_weight_cache
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
 from branchwise.config import EngineConfig, ResolvedConfig
@@ -43,7 +42,7 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     judge_checkpoint = open_checkpoint(prm) if prm is not None else None
     dtype = resolve_dtype(config.dtype, checkpoint, backend)
     given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
-    cache = open_weight_cache(config.weight_cache, backend, given, dtype, config.weights)
+    cache = None if config.weight_cache is None else backend.weight_cache(config.weight_cache)
     check_weights(backend, given, dtype, config.weights)
     tokenizer = checkpoint.tokenizer()
     return_freed()

@@ -7,6 +7,7 @@ import os
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.cpu.linear import BlockLinear, GatedLinear, Packed, PackedLinear, gated_linear
+from branchwise.backend.cpu.linear import GatedLinear, Packed, PackedLinear, gated_linear, packed_linear
 from branchwise.backend.cpu.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.weights.blocks import BlockFormat, Blocks, quantise
 from large_memory import in_large_memory
@@ -98,16 +99,15 @@ def test_panels_that_do_not_fit_are_refused() -> None:
             _C.CodeWeight.stored(room[:4096] if form[1] == 0 else room, scale, shape, *form)
 
 
-def layers() -> dict[str, object]:
+def layers() -> dict[str, Any]:
     """One of each kind: of several formats, fused, not fused, and a list."""
     mixed = [blocks((4, 32, True), 32), matrix(33), blocks((6, 16, False), 34)]
     int8 = [quantise(matrix(rows), BlockFormat(8, 0, False)) for rows in (64, 65)]
     return {
-        "a.mixed": BlockLinear(mixed),
+        "a.mixed": packed_linear(mixed),
         "a.fused": gated_linear(int8[0], int8[0], "silu"),
         "a.plain": gated_linear(int8[1], int8[1], "silu"),
-        "tiles.0": BlockLinear(int8[:1]),
-        "tiles.1": BlockLinear([matrix(40, dtype=torch.bfloat16)]),
+        "tiles": [packed_linear(int8[:1]), packed_linear([matrix(40, dtype=torch.bfloat16)])],
     }
 
 
@@ -131,7 +131,7 @@ def test_layers_come_back_from_a_file(path: Path) -> None:
             assert torch.equal(layer(x), given[place](x))
         tiles = file.head("tiles")
     assert [tile.out_features for tile in tiles] == [64, 40]
-    assert torch.equal(tiles[0](x), given["tiles.0"](x))
+    assert torch.equal(tiles[0](x), given["tiles"][0](x))
     other = path.with_name("other")
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode, "others on the machine may not read it"

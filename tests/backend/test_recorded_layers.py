@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 from branchwise import _C
-from branchwise.backend.cpu.backend import CpuBackend
-from branchwise.backend.cpu.linear import multiplied_by_onednn
 from branchwise.backend.cpu.recorded import MOST_ROWS, RecordedLayers
 from branchwise.engine.kv import KvCache
 from branchwise.engine.runner import Feed, Runner
@@ -17,11 +15,6 @@ from checkpoints import FAMILY_CONFIGS, random_checkpoint
 from model_tools import cpu_decoder
 
 KV_BLOCKS = 64
-
-
-def own_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No product by oneDNN, as on machines with AMX: only then are passes recorded."""
-    monkeypatch.setattr("branchwise.backend.cpu.linear.multiplied_by_onednn", lambda dtype: False)
 
 
 def feeds_of(kv: KvCache, lengths: list[int]) -> list[Feed]:
@@ -35,11 +28,11 @@ def one_by_one(model: Decoder, kv: KvCache, feeds: list[Feed]) -> Tensor:
     return runner.forward(feeds)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILY_CONFIGS)
-def test_same_bits_as_single_calls(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
-    own_products(monkeypatch)
-    model = cpu_decoder(random_checkpoint(family, seed=1), torch.bfloat16)
-    kv, other = (KvCache(model.config, KV_BLOCKS, torch.bfloat16, model.backend) for _ in range(2))
+def test_same_bits_as_single_calls(family: str, dtype: torch.dtype) -> None:
+    model = cpu_decoder(random_checkpoint(family, seed=1), dtype)
+    kv, other = (KvCache(model.config, KV_BLOCKS, dtype, model.backend) for _ in range(2))
     runner = Runner(model, kv)
     assert isinstance(runner.layers, RecordedLayers)
     for lengths in ([5], [70, 3], [1, 1, 1], [MOST_ROWS + 1], [2]):
@@ -61,7 +54,6 @@ def test_the_last_row_of_a_feed_is_that_of_a_pass_over_every_row(family: str, dt
 
 
 def test_recorded_again_for_more_rows_and_another_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    own_products(monkeypatch)
     model = cpu_decoder(random_checkpoint("qwen2", seed=2), torch.bfloat16)
     recordings = []
     record = _C.record
@@ -76,10 +68,3 @@ def test_recorded_again_for_more_rows_and_another_pool(monkeypatch: pytest.Monke
     assert len(recordings) == 3
     runner.forward(feeds_of(second, [20]))
     assert torch.equal(given, one_by_one(model, first, feeds_of(first, [9])))  # what was returned stays as it is
-
-
-def test_products_of_onednn_are_called_one_by_one() -> None:
-    assert multiplied_by_onednn(torch.float32)
-    model = cpu_decoder(random_checkpoint("llama", seed=3), torch.float32)
-    assert isinstance(model.backend, CpuBackend)
-    assert model.backend.replayed(model.through_layers) == model.through_layers

@@ -14,9 +14,7 @@ import branchwise as bw
 from branchwise import _C
 from branchwise.assets import asset_path
 from branchwise.backend.cpu import packed_file, weight_cache
-from branchwise.backend.cpu.backend import CpuBackend
-from branchwise.backend.cpu.linear import multiplied_by_onednn
-from branchwise.backend.cpu.weight_cache import PackedFolder, open_weight_cache
+from branchwise.backend.cpu.weight_cache import PackedFolder
 from branchwise.errors import ConfigError
 from branchwise.models.decoder import Decoder
 from branchwise.weights import open_checkpoint
@@ -25,8 +23,6 @@ from model_tools import all_logits, cpu_decoder
 from weights.samples import tiny_model, write_gguf
 
 TOKENS = list(range(3, 43))
-PACKS_BF16 = "oneDNN packs bf16 on this machine: dense weights cannot be kept"
-ours = pytest.mark.skipif(multiplied_by_onednn(torch.bfloat16), reason=PACKS_BF16)
 
 
 class FileCheckpoint(MemoryCheckpoint):
@@ -77,7 +73,8 @@ def load(model: object, folder: Path, dtype: torch.dtype = torch.float32, form: 
         ("int8", torch.float32),
         ("q4", torch.bfloat16),
         ("q8", torch.float32),
-        pytest.param("dense", torch.bfloat16, marks=ours),
+        ("dense", torch.float32),
+        ("dense", torch.bfloat16),
     ],
 )
 def test_logits_are_the_same_bit_for_bit_and_no_matrix_is_read(
@@ -212,32 +209,16 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, model: FileCheckpoin
         PackedFolder(tmp_path / "new")
 
 
-def test_what_cannot_be_kept_is_refused_before_models_load(tmp_path: Path) -> None:
-    def refusal(**options: object) -> str:
-        with pytest.raises(ConfigError) as error:
-            bw.Engine(weight_cache=tmp_path / "cache", **options)
-        return str(error.value)
+def test_a_gpu_keeps_no_weights(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="the backends of the GPU need Triton")
+    from branchwise.backend.gpu.backend import TritonBackend
 
-    message = refusal(dtype="float32")
-    assert "cannot keep dense float32 weights" in message
-    assert ("dtype='bfloat16', or" in message) != multiplied_by_onednn(torch.bfloat16)
-    assert "weights='int8'" in message
-    assert "cannot keep dense float32" in refusal(dtype="float32", weights="stored")
-    gpu = SimpleNamespace(name="cuda")
-    with pytest.raises(ConfigError, match=r"device 'cuda' takes them from the checkpoint: .* device='cpu'"):
-        open_weight_cache(tmp_path, gpu, [], torch.bfloat16, "dense")
-    assert open_weight_cache(None, gpu, [], torch.bfloat16, "dense") is None
+    with pytest.raises(ConfigError, match=r"device 'triton' takes them from the checkpoint: .* device='cpu'"):
+        TritonBackend(torch.device("cpu")).weight_cache(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_blocks_of_a_file_are_kept_in_fp32_too_where_all_matrices_are(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "m.gguf", "qwen2", tiny_model("qwen2"), kind_of=lambda name: (
-        Kind.Q8_0 if name.endswith(("_proj.weight", "embed_tokens.weight")) else None
-    ))  # fmt: skip
-    assert open_weight_cache(tmp_path / "c", CpuBackend(), [open_checkpoint(path)], torch.float32, "stored") is not None
-
-
-@pytest.mark.parametrize(("form", "dtype"), [("int8", "auto"), pytest.param("dense", "bfloat16", marks=ours)])
+@pytest.mark.parametrize(("form", "dtype"), [("int8", "auto"), ("dense", "float32"), ("dense", "bfloat16")])
 def test_two_engines_after_another_give_the_same_tree(form: str, dtype: str, folder: Path) -> None:
     def answer(cache: Path | None) -> str:
         with bw.Engine(weights=form, dtype=dtype, weight_cache=cache, max_tokens=60) as engine:

@@ -101,7 +101,7 @@ def test_layers_are_compact_where_it_pays(isa_name: str) -> None:
     before = _C.isa()
     _C._use_isa(isa_name)
     try:
-        assert linear.pack_dense(weights(64, 64)).compact == (isa_name == "amx")
+        assert linear.packed_linear([weights(64, 64)]).packed[0].compact == (isa_name == "amx")
     finally:
         _C._use_isa(before)
 

@@ -16,7 +16,7 @@ from benchmarks.gpu.__main__ import REL_L2, kernels, worst
 from benchmarks.gpu.timing import Peaks
 
 OPS = {
-    "rms_norm", "add_rms_norm", "silu_mul", "gelu_mul", "rope_and_store", "tree_attention", "merge_states", "kv_copy",
+    "rms_norm", "add_rms_norm", "silu_mul", "gelu_mul", "rope_and_store", "tree_attention", "merge_states",
     "lm_head_sample", "step_state", "prm_head", "row_attention",
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from branchwise_kernels import gated_activation, kv_copy, reference, rms_norm
+from branchwise_kernels import gated_activation, reference, rms_norm
 from kernels_interp.harness.verify import poisoned, verify
 
 F64 = torch.float64
@@ -63,20 +63,6 @@ def test_extreme_gates_are_finite():
         getattr(gated_activation, op)(gate_up, out)
         getattr(reference, op)(gate_up, wanted)
         assert torch.allclose(out.double(), wanted, atol=1e-6), op
-
-
-def test_kv_copy_moves_whole_pages_of_all_layers(dtype, rng):
-    pool = torch.randn(3, 7, 2, 2, 64, 16, generator=rng).to(dtype)
-    source, target = torch.tensor([1, 6], dtype=torch.int32), torch.tensor([4, 0], dtype=torch.int32)
-    wanted = pool.clone()
-    reference.kv_copy(wanted, source, target)
-
-    def run():
-        copied = pool.clone()
-        kv_copy.kv_copy(copied, source, target)
-        return (copied,)
-
-    verify(run, [wanted.double()], dtype)
 
 
 def test_a_wrong_argument_is_named():

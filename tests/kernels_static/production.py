@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from branchwise_kernels.gated_activation import gelu_mul, silu_mul
-from branchwise_kernels.kv_copy import kv_copy
 from branchwise_kernels.layout import PAGE, PlanSize, empty_plan
 from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, lm_head_sample
 from branchwise_kernels.merge_states import merge_states
@@ -97,7 +96,6 @@ def launches(model: Model, rows: int) -> Iterator[tuple[str, Callable[[], None]]
                 lambda count=count, f=filtered: sample(model, count, f),
             )
     yield "step_state", lambda: advance(model, plan.positions, plan.slots, plan.pages)
-    yield "kv_copy", lambda: kv_copy(pool[None], plan.slots, plan.positions)
     if model.prm:
         yield f"prm_head_{model.prm}", lambda: judge(model, rows)
 
@@ -129,5 +127,4 @@ def judge(model: Model, rows: int) -> None:
         "mlp": [(model.hidden, model.hidden), (model.hidden,), (2, model.hidden), (2,)],
     }
     weights = PrmHeadWeights.of(model.prm, [torch.zeros(shape) for shape in shapes[model.prm]])
-    ends, probability = torch.zeros(rows, dtype=torch.int32), torch.zeros(rows)
-    prm_head(empty(rows, model.hidden), ends, weights, probability, torch.zeros(rows, 4), ends.clone())
+    prm_head(empty(rows, model.hidden), weights, torch.zeros(rows))

@@ -12,7 +12,6 @@ import triton
 
 from branchwise_kernels import (
     gated_activation,
-    kv_copy,
     lm_head_sample,
     merge_states,
     prm_head,
@@ -27,7 +26,7 @@ from kernels_static.production import MODELS, launches
 from kernels_static.trace import TraceBackend
 
 MODULES = (
-    gated_activation, kv_copy, lm_head_sample, merge_states, prm_head, rms_norm, rope_and_store, row_attention,
+    gated_activation, lm_head_sample, merge_states, prm_head, rms_norm, rope_and_store, row_attention,
     step_state, tree_attention,
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -212,6 +213,10 @@ class Backend(Protocol):
 
         pair: [2, hidden], good first    mlp: W0 [n, hidden], b0 [n], W1 [2, n], b1 [2]    value: w [1, hidden], b [1]
         """
+        ...
+
+    def weight_cache(self, folder: str | os.PathLike[str]) -> WeightCache:
+        """Keeps matrices in a folder. ConfigError where it cannot be, or where the device keeps none."""
         ...
 
     def replayed(self, layers: Layers) -> Layers:

@@ -1,10 +1,9 @@
-"""The CPU backend: everything but linear layers in C++. A row's result never depends on the rows beside it."""
+"""The CPU backend: every operation in C++. A row's result never depends on the rows beside it."""
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from math import prod
 from typing import Any, get_args
@@ -22,24 +21,22 @@ from branchwise.backend.base import (
     Floats,
     HeadKind,
     Ids,
-    Layers,
-    Linear,
     ReadMatrix,
     ReadRows,
 )
-from branchwise.backend.cpu.linear import BlockLinear, DenseLinear, OwnLinear, gated_linear
+from branchwise.backend.cpu.linear import PackedLinear, gated_linear, packed_linear
 from branchwise.backend.cpu.recorded import RecordedLayers
+from branchwise.backend.cpu.weight_cache import PackedFolder
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 from branchwise.config import Weights
-from branchwise.weights.blocks import Matrix
 from branchwise.weights.read_ahead import ReadAhead
 
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
 HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
 GROUP_ROWS = 256  # rows sampled at once: every group reads lm_head again; bounds the logits kept for top-k and top-p
 
-# Pages of 2 MiB for torch's large tensors, weights packed by oneDNN among them: streaming through small pages takes
-# half as long again. torch looks once, at its first allocation.
+# Pages of 2 MiB for torch's large tensors, as for our own memory: streaming through small pages takes half as long
+# again. torch looks once, at its first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
@@ -78,7 +75,7 @@ class LazyEmbedding:
 class TileSampler:
     """lm_head tile by tile, each tile sampled while it is in cache."""
 
-    def __init__(self, head: list[Linear], words: int, softcap: float) -> None:
+    def __init__(self, head: list[PackedLinear], words: int, softcap: float) -> None:
         self.head = head
         self.softcap = softcap
         self.fused = _C.HeadSampler(GROUP_ROWS, words)
@@ -116,7 +113,7 @@ class CpuPrmHead:
     def __init__(self, kind: HeadKind, tensors: list[Tensor]) -> None:
         self.link = self._links[kind]
         pairs = [(tensors[0], None)] if kind == "pair" else list(zip(tensors[::2], tensors[1::2], strict=True))
-        self.layers = [OwnLinear(weight, bias) for weight, bias in pairs]
+        self.layers = [packed_linear([weight], bias) for weight, bias in pairs]
 
     def __call__(self, hidden: Tensor) -> Floats:
         x = hidden.float()
@@ -143,35 +140,21 @@ class CpuBackend:
     add_rms_norm = staticmethod(_C.add_rms_norm)
     rope_store = staticmethod(_C.rope_store)
     kv_width = staticmethod(_C.kv_width)
+    linear = staticmethod(packed_linear)
+    gated = staticmethod(gated_linear)
 
-    def __init__(self) -> None:
-        self._own_products = True  # of all layers so far
-
-    def replayed(self, layers: Layers) -> Layers:
-        return RecordedLayers(layers) if self._own_products else layers
+    replayed = RecordedLayers
+    weight_cache = PackedFolder
 
     def embedding(self, read: ReadRows, words: int, width: int, dtype: torch.dtype) -> LazyEmbedding:
         return LazyEmbedding(read, words, width, dtype)
 
-    def linear(self, parts: Sequence[Matrix], bias: Tensor | None = None) -> Linear:
-        dense = [part for part in parts if isinstance(part, Tensor)]
-        if len(dense) < len(parts):
-            return BlockLinear(parts, bias)
-        linear = DenseLinear(torch.cat(dense) if len(dense) > 1 else dense[0], bias)
-        self._own_products &= linear.own
-        return linear
-
-    def gated(self, gate: Matrix, up: Matrix, activation: str) -> Linear:
-        linear = gated_linear(gate, up, activation)
-        self._own_products &= linear.own
-        return linear
-
-    def head(self, read: ReadMatrix, words: int, tied: Embedding | None) -> list[Linear]:
+    def head(self, read: ReadMatrix, words: int, tied: Embedding | None) -> list[PackedLinear]:
         tiles = []
         spans = [(begin, min(begin + HEAD_TILE_WORDS, words)) for begin in range(0, words, HEAD_TILE_WORDS)]
         with ReadAhead(lambda span: read(*span), spans) as matrix:
             for span in spans:
-                tiles.append(self.linear([matrix(span)]))
+                tiles.append(packed_linear([matrix(span)]))
                 return_freed()  # else what was read lies between the packed tiles, as large as they are
         return tiles
 

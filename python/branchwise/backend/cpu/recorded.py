@@ -1,4 +1,4 @@
-"""A pass through the layers as one call into C++, where all products are our own."""
+"""A pass through the layers as one call into C++."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,14 +16,10 @@ import torch
 from safetensors import SafetensorError
 
 from branchwise import _C, __version__
-from branchwise.backend.base import Backend
-from branchwise.backend.cpu.backend import CpuBackend
-from branchwise.backend.cpu.linear import multiplied_by_onednn, reads_compact
+from branchwise.backend.cpu.linear import reads_compact
 from branchwise.backend.cpu.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.errors import CheckpointError, ConfigError
-from branchwise.weights.blocks import QUANTISED
 from branchwise.weights.checkpoint import Checkpoint
-from branchwise.weights.matrix import EMBEDDING, HEAD, is_matrix
 
 Value = TypeVar("Value")
 
@@ -84,36 +80,6 @@ class PackedFolder:
     def model(self, checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -> CachedModel:
         """The file of a model; head: whether its lm_head is part of it."""
         return CachedModel(self._folder, checkpoint, dtype, weights, head)
-
-
-def open_weight_cache(
-    folder: str | os.PathLike[str] | None, backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype,
-    weights: str,
-) -> PackedFolder | None:  # fmt: skip
-    """The cache in a folder; None for None. ConfigError where these weights cannot be kept, or not there."""
-    if folder is None:
-        return None
-    if not isinstance(backend, CpuBackend):
-        raise ConfigError(
-            f"weight_cache={str(folder)!r} keeps weights as the CPU's kernels read them, device {backend.name!r} takes"
-            " them from the checkpoint: leave weight_cache out, or choose device='cpu'"
-        )
-    in_blocks = weights in QUANTISED or (weights == "stored" and all(map(_stored, checkpoints)))
-    if multiplied_by_onednn(dtype) and not in_blocks:
-        name = str(dtype).removeprefix("torch.")
-        other = "" if multiplied_by_onednn(torch.bfloat16) else "dtype='bfloat16', or "
-        raise ConfigError(
-            f"weight_cache={str(folder)!r} cannot keep dense {name} weights: oneDNN packs them here, in a form of its"
-            f" own. Choose {other}weights='int8', 'q8' or 'q4', or leave weight_cache out"
-        )
-    return PackedFolder(folder)
-
-
-def _stored(checkpoint: Checkpoint) -> bool:
-    """Whether every matrix is quantised in the file."""
-    names = checkpoint.names()
-    head = HEAD if HEAD in names else EMBEDDING
-    return all(checkpoint.block_format(name) is not None for name in names if name == head or is_matrix(name))
 
 
 def _state(checkpoint: Checkpoint) -> str:

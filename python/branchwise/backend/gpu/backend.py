@@ -6,6 +6,7 @@ Weights lie on the device as torch tensors and are multiplied by cuBLAS; every o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -27,6 +28,7 @@ from branchwise.backend.base import (
     LoopParts,
     ReadMatrix,
     ReadRows,
+    WeightCache,
 )
 from branchwise.backend.gpu.loop import TritonLoop, loop_key
 from branchwise.backend.gpu.plan import TritonPlan, cheaper_path
@@ -89,12 +91,8 @@ class TritonPrmHead:
         self.weights = PrmHeadWeights.of(kind, [tensor.to(device).contiguous() for tensor in tensors])
 
     def __call__(self, hidden: Tensor) -> Floats:
-        rows = len(hidden)
-        ends = torch.arange(rows, dtype=torch.int32, device=hidden.device)
-        probability = torch.empty(rows, device=hidden.device)
-        aggregates = torch.zeros(rows, 4, device=hidden.device)
-        counts = torch.zeros(rows, dtype=torch.int32, device=hidden.device)
-        prm_head(hidden, ends, self.weights, probability, aggregates, counts)
+        probability = torch.empty(len(hidden), device=hidden.device)
+        prm_head(hidden, self.weights, probability)
         scores: Floats = probability.cpu().numpy()
         return scores
 
@@ -121,6 +119,12 @@ class TritonBackend:
         return 1 << 30
 
     # --- weights and memory --------------------------------------------------------------------------------------
+
+    def weight_cache(self, folder: str | os.PathLike[str]) -> WeightCache:
+        raise ConfigError(
+            f"weight_cache={str(folder)!r} keeps weights as the CPU's kernels read them, device {self.name!r} takes"
+            " them from the checkpoint: leave weight_cache out, or choose device='cpu'"
+        )
 
     def replayed(self, layers: Layers) -> Layers:
         return layers  # bursts are recorded whole
