@@ -271,7 +271,7 @@ def test_nobody_holds_a_service_that_nobody_uses(background: bool) -> None:
         tree.expand(tree.root, 3, score=True)
         tree.close()
         alive = weakref.ref(service)
-        thread = service._mailbox.thread
+        thread = service._loop._thread
         del service, tree
         if thread is not None:
             thread.join(10)

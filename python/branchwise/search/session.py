@@ -10,11 +10,12 @@ from typing import Generic, TypeVar
 
 from branchwise.errors import BranchwiseError, StrategyError
 from branchwise.pair.protocol import Pair, TreeT
+from branchwise.search.branches import Branches
 from branchwise.search.keyed_random import KeyedRandom
 from branchwise.search.protocol import Callback, Progress, ProgressKind
 from branchwise.search.request import Board, Expansion
 from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Reply, State, Strategy
-from branchwise.tree import number, total_cost, walk
+from branchwise.tree import number, total_cost
 from branchwise.types import Grader, Node, Problem, Result, Selection, Settings, StepOptions
 
 Value = TypeVar("Value")
@@ -53,7 +54,7 @@ class Session(Generic[TreeT]):
         self._root = Node(0, None, 0, 0, 0)
         self._state: State | None = None
         self._lanes: dict[Hashable, deque[tuple[Ask, Expansion[TreeT]]]] = {}
-        self._held: dict[Node, int] = {}  # nodes the strategy may ask, with the number of their children it may
+        self._branches: Branches | None = None
         self._over = False
         self._cut = False
 
@@ -68,7 +69,7 @@ class Session(Generic[TreeT]):
             return False
         self._tree, self._root = tree, tree.root
         self._begun = time.perf_counter()
-        self._held[tree.root] = 0
+        self._branches = Branches(tree.root, self._free)
         self._tell("started", tree.root)
         random = KeyedRandom(self._options.settings.seed)
         self._state = self._call("start", lambda: self._strategy.start(self.problem, tree.root, random))
@@ -122,6 +123,7 @@ class Session(Generic[TreeT]):
             return
         self._cancel(lambda node: True)
         tree, self._tree = self._tree, None
+        self._branches = None  # it knows this session
         self._pair.close(tree)
 
     # --- replies -----------------------------------------------------------------------------------------------
@@ -132,23 +134,12 @@ class Session(Generic[TreeT]):
         if not lane:
             del self._lanes[key]
         nodes = expansion.result()
-        self._hold(ask.node, nodes)
+        assert self._branches is not None
+        self._branches.hold(ask.node, nodes)
         state = self._state
         assert state is not None
         self._call("observe", lambda: self._strategy.observe(state, [Reply(ask, nodes)]))
         self._propose_until_busy()
-
-    def _hold(self, ancestor: Node, nodes: list[Node]) -> None:
-        """The strategy may ask the steps of a reply, those between them and the asked one, too."""
-        for node in nodes:
-            step: Node | None = node
-            while step is not None and step is not ancestor and step not in self._held:
-                assert step.parent is not None
-                self._held[step] = 0
-                self._held[step.parent] = self._held.get(step.parent, 0) + 1
-                if step.is_final:
-                    self._free(step)  # nothing can be asked of it: its last tokens need no room
-                step = step.parent
 
     # --- proposals ---------------------------------------------------------------------------------------------
 
@@ -173,15 +164,18 @@ class Session(Generic[TreeT]):
                 self._over = True
             else:
                 raise self._broken(f"propose() returned {action!r}: expected Ask, Drop or Finish")
-        for node in dropped:
-            self._fall(node.parent)
+        if dropped:
+            assert self._branches is not None
+            wanted = {ask.node for lane in self._lanes.values() for ask, _ in lane}
+            for node in dropped:
+                self._branches.fall(node.parent, wanted)
         return bool(actions)
 
     def _ask(self, ask: Ask) -> None:
         assert self._demand is not None
         assert self._tree is not None
         node, most = ask.node, self._demand.branches
-        if node not in self._held:
+        if self._branches is None or node not in self._branches:
             raise self._broken(
                 f"it asked for children of node {node.lineage_path}, which was dropped or is not its own"
             )
@@ -211,34 +205,16 @@ class Session(Generic[TreeT]):
         )
 
     def _drop(self, top: Node) -> None:
-        """Give up a node with all below it."""
-        if top not in self._held:
+        """Give up a node with all below it, what is in flight there, too."""
+        assert self._branches is not None
+        assert self._state is not None
+        if top not in self._branches:
             raise self._broken(f"it dropped node {top.lineage_path} twice, or dropped what is not its own")
         self._cancel(lambda node: top in (node, *_ancestors(node)))
-        assert self._state is not None
-        finished = set(self._state.finished)
-        for node in walk(top):
-            if node not in self._held:
-                continue
-            self._let_go(node)
-            if not node.children and node not in finished:
+        for node in self._branches.drop(top):
+            if not node.children and node not in self._state.finished:
                 node.pruned = True
                 self._tell("pruned", node)
-
-    def _fall(self, node: Node | None) -> None:
-        """An inner node goes with the last node below it; the root stays, for it may be asked again."""
-        while node is not None and node.parent is not None and self._held.get(node) == 0:
-            if any(ask.node is node for lane in self._lanes.values() for ask, _ in lane):
-                return
-            self._let_go(node)
-            node = node.parent
-
-    def _let_go(self, node: Node) -> None:
-        del self._held[node]
-        if node.parent in self._held:
-            self._held[node.parent] -= 1
-        if not node.is_final:  # else it was freed when it came
-            self._free(node)
 
     def _free(self, node: Node) -> None:
         assert self._tree is not None

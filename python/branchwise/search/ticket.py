@@ -20,7 +20,6 @@ class Ticket(Generic[Value]):
 
     def __init__(self, service: Service[Any], job: Job) -> None:
         self.job = job
-        self.number = 0  # in order of submission
         self._service = service
         self._future: Future[Value] = Future()
         self._callbacks: list[Callable[[Ticket[Value]], None]] = []  # a future would keep them, and so this, for ever
