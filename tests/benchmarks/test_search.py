@@ -11,6 +11,7 @@ import pytest
 import branchwise as bw
 from benchmarks.engines import checked
 from benchmarks.gpu.searches import bundled_problems
+from benchmarks.search.bench_by_hand import by_hand, solved
 from benchmarks.search.bench_occupancy import RowCounter, repeated, search
 from benchmarks.search.bench_prm import full_batches, prefill, token_terms, watch
 from benchmarks.search.replay import SETTINGS, Recording, record, replay_pair
@@ -64,6 +65,14 @@ def test_the_prm_is_fed_every_token_once(engine: bw.Engine) -> None:
     assert sum(batches) == sum(seen.rows)
     prefill(engine.judge, batches, 70)
     assert sum(seen.rows) == 2 * (expected - terms["shared"] - terms["blank"])
+
+
+def test_a_search_by_hand_grows_the_same_trees(engine: bw.Engine) -> None:
+    questions = [problem.text for problem in bundled_problems(3)]
+    beam = BeamSearch(n=8, expand=4)
+    found = solved(engine, questions, beam, seed=3)
+    assert found == by_hand(engine, questions, beam, seed=3)
+    assert set(found) == set(questions)
 
 
 def made_up(name: str, levels: list[list[tuple[int, int]]], group: int = 4) -> dict[str, Any]:
