@@ -41,28 +41,36 @@ def parse(parser: argparse.ArgumentParser, quick_policy: str = "policy-large") -
 
 def search_options(parser: argparse.ArgumentParser) -> None:
     """Add the PRM and the memory of a search."""
-    parser.add_argument("--prm", help="default: the policy itself, as a token-pair PRM")
+    parser.add_argument(
+        "--prm", help="default: the policy itself, as a token-pair PRM; the bundled one for the bundled one"
+    )
     parser.add_argument("--max-tokens", type=int, default=512, help="of a solution")
     parser.add_argument("--kv-memory", type=int, default=8 << 30, help="bytes")
+
+
+def problem_options(parser: argparse.ArgumentParser) -> None:
+    """Add the problems to solve, and how wide a search is."""
+    parser.add_argument("--problems", type=Path, help='JSON lines: "id", "problem", "answer"; default: bundled ones')
+    parser.add_argument("--limit", type=int, default=8, help="problems to solve")
+    parser.add_argument("--skip", type=int, default=0, help="problems to leave out before them")
+    parser.add_argument("-n", type=int, default=16)
+    parser.add_argument("--expand", type=int, default=4)
 
 
 def search_parser(description: str | None, results: str) -> argparse.ArgumentParser:
     """The options of every benchmark that solves problems."""
     parser = model_parser(description, results)
     search_options(parser)
-    parser.add_argument("--problems", type=Path, help='JSON lines: "id", "problem", "answer"; default: bundled ones')
-    parser.add_argument("--limit", type=int, default=8, help="problems to solve")
-    parser.add_argument("--skip", type=int, default=0, help="problems to leave out before them")
+    problem_options(parser)
     parser.add_argument("--strategy", default="beam", choices=["beam", "dvts"])
-    parser.add_argument("-n", type=int, default=16)
-    parser.add_argument("--expand", type=int, default=4)
     return parser
 
 
 def parse_search(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The options of a search; --quick takes the bundled pair and two problems."""
     options = parse(parser, "policy-small")
-    options.prm = options.prm or (str(asset_path("prm")) if options.quick else options.policy)
+    bundled = options.policy == str(asset_path("policy-small"))
+    options.prm = options.prm or (str(asset_path("prm")) if bundled else options.policy)
     if options.quick:
         options.limit, options.n, options.dtype, options.problems = 2, 8, "float32", None
     return options

@@ -15,9 +15,9 @@ import torch
 
 import branchwise as bw
 from benchmarks.common import report
+from benchmarks.engines import growing
 from benchmarks.options import model_parser, parse
 from branchwise import _C
-from branchwise.engine.branch import StepLimits
 from branchwise.models.decoder import Decoder
 from branchwise.types import Sampling
 
@@ -46,25 +46,18 @@ def matmuls_alone(model: Decoder, rows: int) -> float:
 
 def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict[str, object]:
     """Grow `rows` branches from one 110-token prompt by `tokens` tokens."""
-    steps = engine.policy
-    prompt = (steps.tokenizer.encode(TEXT) * 5)[:110]
-    steps.tokenizer.eos_ids = frozenset()  # every branch stays alive, so that all iterations have the same rows
-    tree = steps.open(
-        prompt, lineage=1, branches=rows, max_steps=1, limits=StepLimits(tokens + 8, tokens + 8), sampling=sampling,
-        seed=0, delimiter="\0never\0",
-    )  # fmt: skip
-    assert tree is not None
-    steps.expand(tree, tree.root, rows)
-    for _ in range(4):  # prompt and warm-up
-        steps.poll()
-        matmuls_alone(steps.model, rows)
+    policy = engine.policy
+    prompt = (policy.tokenizer.encode(TEXT) * 5)[:110]
     iterations, products = [], []
-    for _ in range(tokens - 4):
-        begin = time.perf_counter()
-        steps.poll()
-        iterations.append(time.perf_counter() - begin)
-        products.append(matmuls_alone(steps.model, rows))
-    steps.close(tree)
+    with growing(policy, prompt, rows, tokens + 8, sampling):
+        for _ in range(4):  # prompt and warm-up
+            policy.poll()
+            matmuls_alone(policy.model, rows)
+        for _ in range(tokens - 4):
+            begin = time.perf_counter()
+            policy.poll()
+            iterations.append(time.perf_counter() - begin)
+            products.append(matmuls_alone(policy.model, rows))
     iteration, product = statistics.median(iterations), statistics.median(products)
     return {
         "bench": "decode",

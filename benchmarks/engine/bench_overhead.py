@@ -22,9 +22,9 @@ import torch
 import branchwise as bw
 from benchmarks.common import report
 from benchmarks.engine.bench_decode import TEXT
+from benchmarks.engines import growing
 from benchmarks.options import model_parser, parse
 from branchwise import _C
-from branchwise.engine.branch import StepLimits
 from branchwise.types import Sampling
 
 SAMPLER = ("begin", "tile", "finish")
@@ -69,9 +69,8 @@ class Timed:
 def kernels_timed(engine: bw.Engine) -> Iterator[Stopwatch]:
     """Put a stopwatch on every kernel of the policy: the recorded pass, lm_head, the sampler."""
     watch = Stopwatch()
-    steps = engine.policy
-    layers: Any = steps.runner.layers
-    sampler: Any = steps.sampler.fused
+    layers: Any = engine.policy.runner.layers
+    sampler: Any = engine.policy.sampler.fused
     head, fused = sampler.head, sampler.fused
     calls, layers.calls = layers.calls, Timed(layers.calls, watch, "layers", ("run",))
     sampler.head = [Timed(tile, watch, "lm_head") for tile in head]
@@ -83,30 +82,20 @@ def kernels_timed(engine: bw.Engine) -> Iterator[Stopwatch]:
 
 
 @contextmanager
-def growing(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> Iterator[None]:
+def warm(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> Iterator[None]:
     """`rows` branches under one 110-token prompt, past their first iterations, none of which ends."""
-    steps = engine.policy
-    eos, steps.tokenizer.eos_ids = steps.tokenizer.eos_ids, frozenset()
-    tree = steps.open(
-        (steps.tokenizer.encode(TEXT) * 5)[:110], lineage=1, branches=rows, max_steps=1,
-        limits=StepLimits(tokens + 8, tokens + 8), sampling=sampling, seed=0, delimiter="\0never\0",
-    )  # fmt: skip
-    assert tree is not None
-    steps.expand(tree, tree.root, rows)
-    for _ in range(4):
-        steps.poll()
-    try:
+    prompt = (engine.policy.tokenizer.encode(TEXT) * 5)[:110]
+    with growing(engine.policy, prompt, rows, tokens + 8, sampling):
+        for _ in range(4):
+            engine.policy.poll()
         yield
-    finally:
-        steps.close(tree)
-        steps.tokenizer.eos_ids = eos
 
 
 def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict[str, Any]:
     """Medians over the iterations of one run."""
     iterations, others = [], []
     parts: dict[str, list[float]] = {}
-    with growing(engine, rows, tokens, sampling), kernels_timed(engine) as watch:
+    with warm(engine, rows, tokens, sampling), kernels_timed(engine) as watch:
         for _ in range(tokens - 4):
             watch.seconds.clear()
             begin = time.perf_counter()
@@ -135,7 +124,7 @@ def bench(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> dict
 def profile(engine: bw.Engine, rows: int, tokens: int, sampling: Sampling) -> None:
     """Print the functions that take the most time of their own; kernels stand among them as built-in functions."""
     profiler = cProfile.Profile()
-    with growing(engine, rows, tokens, sampling):
+    with warm(engine, rows, tokens, sampling):
         profiler.enable()
         for _ in range(tokens - 4):
             engine.policy.poll()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from benchmarks.engines import checked
 from benchmarks.gpu.vllm_steps import vllm_search
 from branchwise.api import Engine
 from branchwise.assets import asset_path
@@ -62,7 +63,7 @@ def search_speed(device: str, policy: str | None, prm: str | None, tiny: bool) -
     for strategy, n in (("beam", 2),) if tiny else SEARCHES:
         with Engine(policy, prm, device=device) as engine:
             begin = time.perf_counter()
-            results = list(engine.solve_many(problems, strategy, n=n, expand=2 if tiny else EXPAND))
+            results = checked(engine.solve_many(problems, strategy, n=n, expand=2 if tiny else EXPAND))
             spent = time.perf_counter() - begin
         yield {
             "kind": "search",

@@ -1,4 +1,4 @@
-"""vLLM in the place of the step engine: the same strategies, driver and PRM, with every step sampled by vLLM.
+"""vLLM in the place of the policy: the same strategies, service and PRM, with every step sampled by vLLM.
 
 What a user of vLLM would write: each level of the tree is one `generate` call over prompt + path, stopped at the
 delimiter, with prefix caching on. The PRM is branchwise's own, incremental one, which favours vLLM.
@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks.engines import checked
 from branchwise._C import lineage_child
-from branchwise.api import INSTRUCTION, Engine
-from branchwise.engine.branch import StepLimits
+from branchwise.api import Engine
+from branchwise.engine.rows import RowLoad
+from branchwise.errors import InputError, StaleNodeError
+from branchwise.models.families import decoder_config
+from branchwise.pair.pair import ModelPair
+from branchwise.pair.prompts import INSTRUCTION
 from branchwise.search.driver import run
-from branchwise.search.scored_engine import ScoredEngine
-from branchwise.strategies.registry import make_strategy
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions
+from branchwise.strategies import make_strategy
 from branchwise.text.tokenizer import Tokenizer
-from branchwise.types import Cost, Finish, Node, Problem, Sampling
+from branchwise.types import Cost, FinishReason, Node, Problem, Settings, StepOptions
 from branchwise.weights import open_checkpoint
 
 MEMORY_SHARE = 0.45  # of the GPU for vLLM; the PRM takes the rest
@@ -26,88 +32,138 @@ MEMORY_SHARE = 0.45  # of the GPU for vLLM; the PRM takes the rest
 
 @dataclass(eq=False)
 class VllmTree:
-    """One problem."""
+    """One problem, as `pair.protocol.PolicyTree`. vLLM does not tell its costs: `cost` has what was cancelled."""
 
     root: Node
     prompt: list[int]
-    limits: StepLimits
-    sampling: Sampling
-    delimiter: str
+    settings: Settings
+    width: int
     cost: Cost = field(default_factory=Cost)
+    asked: dict[Node, int] = field(default_factory=dict)  # children asked for so far, of every node that may be asked
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Children `first` to `first + n` of a node."""
+
+    tree: VllmTree
+    node: Node
+    first: int
+    n: int
+    options: StepOptions
 
 
 class VllmSteps:
-    """As much of `branchwise.engine.engine.StepEngine` as `ScoredEngine` needs; llm: a `vllm.LLM`."""
+    """`pair.protocol.Policy` over a `vllm.LLM`: one `generate` call for all that waits.
+
+    params: `vllm.SamplingParams`    context: tokens that the model can see
+    Log-probabilities are not asked for, as they cost time and no strategy reads them: those of all steps are 0.
+    """
 
     flops_per_token = 0.0
     overlaps = True  # all that waits is generated in one call: nothing is gained by letting scores wait
 
-    def __init__(self, llm: Any, wish: Any, tokenizer: Tokenizer) -> None:
-        self.llm, self.wish, self.tokenizer = llm, wish, tokenizer
-        self._queue: list[tuple[VllmTree, Node, int]] = []
-
-    def open(
-        self, prompt: Sequence[int], *, lineage: int, branches: int, max_steps: int, limits: StepLimits,
-        sampling: Sampling, seed: int, delimiter: str, kept: int | None = None,
-    ) -> VllmTree:  # fmt: skip
-        root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
-        return VllmTree(root, list(prompt), limits, sampling, delimiter)
-
-    def expand(self, tree: VllmTree, node: Node, n: int) -> None:
-        self._queue.append((tree, node, n))
-
-    def prune(self, tree: VllmTree, node: Node) -> None:
-        """vLLM evicts what it no longer needs by itself."""
-
-    def close(self, tree: VllmTree) -> None:
-        self._queue = [item for item in self._queue if item[0] is not tree]
-
-    def begin(self) -> None:
-        """vLLM decodes inside `generate` only."""
+    def __init__(self, llm: Any, params: Any, tokenizer: Tokenizer, context: int) -> None:
+        self.llm, self.params, self.tokenizer, self.context = llm, params, tokenizer, context
+        self._queue: list[Wish] = []
 
     @property
     def idle(self) -> bool:
         return not self._queue
 
+    @property
+    def load(self) -> RowLoad:
+        """All that waits is begun by the next call, so there are as many rows."""
+        openings: list[Any] = [(wish.tree, wish.n) for wish in self._queue]
+        return RowLoad(sum(n for _, n in openings), [], openings)
+
+    def open(
+        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int, settings: Settings
+    ) -> VllmTree:
+        """There always is room: vLLM computes again what its cache lost."""
+        room = self.context - len(prompt)
+        if not prompt or room < 2:
+            raise InputError(f"the prompt has {len(prompt)} tokens, the model's context is {self.context}")
+        root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
+        root.cost.prefill_tokens = len(prompt)
+        caps = {name: min(getattr(settings, name), room) for name in ("max_tokens", "max_step_tokens")}
+        return VllmTree(root, list(prompt), replace(settings, **caps), branches, asked={root: 0})
+
+    def expand(self, tree: VllmTree, node: Node, n: int, options: StepOptions) -> int:
+        if node not in tree.asked or node.is_final:
+            raise StaleNodeError(f"node {node.lineage_path} was pruned, or it has ended")
+        first = tree.asked[node]
+        tree.asked[node] += n
+        self._queue.append(Wish(tree, node, first, n, options))
+        return first
+
+    def prune(self, tree: VllmTree, node: Node) -> None:
+        """vLLM evicts by itself what it no longer needs."""
+        tree.asked.pop(node, None)
+        self._queue = [wish for wish in self._queue if wish.node is not node]
+
+    def cancel(self, tree: VllmTree, parent: Node, first: int, n: int) -> list[Node]:
+        wanted = range(first, first + n)
+        self._queue = [wish for wish in self._queue if wish.node is not parent or wish.first not in wanted]
+        gone = [child for child in parent.children if child.index in wanted]
+        parent.children = [child for child in parent.children if child.index not in wanted]
+        for node in gone:  # grows as it is read: breadth first
+            gone += node.children
+            self.prune(tree, node)
+            tree.cost.cancelled_tokens += len(node.tokens)
+        return gone
+
+    def close(self, tree: VllmTree) -> None:
+        tree.asked.clear()
+        self._queue = [wish for wish in self._queue if wish.tree is not tree]
+
+    def begin(self) -> None:
+        """vLLM decodes inside `generate` only."""
+
+    def over(self, tree: VllmTree) -> int:
+        """No tree was promised anything: vLLM shares its memory out by itself."""
+        return 0
+
     def poll(self) -> list[tuple[VllmTree, Node]]:
         """One `generate` call for everything that waits."""
-        queue, self._queue = self._queue, []
-        if not queue:
+        if not self._queue:
             return []
-        paths = [[token for step in node.path for token in step.tokens] for _, node, _ in queue]
-        prompts = [{"prompt_token_ids": tree.prompt + path} for (tree, _, _), path in zip(queue, paths, strict=True)]
-        wishes = [self._wish(tree, len(path), n) for (tree, _, n), path in zip(queue, paths, strict=True)]
-        done = self.llm.generate(prompts, wishes, use_tqdm=False)
-        found = []
-        for (tree, node, _), path, request in zip(queue, paths, done, strict=True):
-            for output in request.outputs:
-                found.append((tree, self._child(tree, node, output, len(path))))
-        return found
+        paths = [[token for step in wish.node.path for token in step.tokens] for wish in self._queue]
+        prompts = [{"prompt_token_ids": wish.tree.prompt + path} for wish, path in zip(self._queue, paths, strict=True)]
+        params = [self._params(wish, len(path)) for wish, path in zip(self._queue, paths, strict=True)]
+        done = self.llm.generate(prompts, params, use_tqdm=False)
+        queue, self._queue = self._queue, []
+        return [
+            (wish.tree, self._child(wish, index, output, len(path)))
+            for wish, path, request in zip(queue, paths, done, strict=True)
+            for index, output in enumerate(request.outputs, wish.first)
+        ]
 
-    def _wish(self, tree: VllmTree, used: int, n: int) -> Any:
-        sampling = tree.sampling
-        return self.wish(
-            n=n, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k or -1,
-            min_p=sampling.min_p, stop=[tree.delimiter], include_stop_str_in_output=True,
-            max_tokens=min(tree.limits.max_step_tokens, tree.limits.max_tokens - used),
+    def _params(self, wish: Wish, used: int) -> Any:
+        sampling, options = wish.options.sampling, wish.options
+        return self.params(
+            n=wish.n, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k or -1,
+            min_p=sampling.min_p, stop=[options.stop], include_stop_str_in_output=True,
+            max_tokens=min(options.max_tokens, wish.tree.settings.max_tokens - used),
         )  # fmt: skip
 
-    def _child(self, tree: VllmTree, node: Node, output: Any, used: int) -> Node:
-        index = len(node.children)
-        lineage = lineage_child(node.lineage, index)
-        child = Node(id=index, parent=node, index=index, depth=node.depth + 1, lineage=lineage)
-        node.children.append(child)
+    def _child(self, wish: Wish, index: int, output: Any, used: int) -> Node:
+        tree, parent = wish.tree, wish.node
+        lineage = lineage_child(parent.lineage, index)
+        child = Node(id=index, parent=parent, index=index, depth=parent.depth + 1, lineage=lineage)
         child.tokens, child.text = list(output.token_ids), output.text
         child.cost.generated_tokens = len(child.tokens)
-        child.finish = self._finish(tree, child, output.finish_reason, used)
+        child.finish = self._finish(wish, child, output.finish_reason, used)
+        parent.children.append(child)
+        tree.asked[child] = 0
         return child
 
-    def _finish(self, tree: VllmTree, child: Node, reason: str, used: int) -> Finish:
+    def _finish(self, wish: Wish, child: Node, reason: str, used: int) -> FinishReason:
         if not child.tokens or child.tokens[-1] in self.tokenizer.eos_ids:
             return "eos"
-        if reason != "stop" or used + len(child.tokens) >= tree.limits.max_tokens:
+        if reason != "stop" or used + len(child.tokens) >= wish.tree.settings.max_tokens:
             return "length"
-        return "stop" if tree.delimiter in child.text else "eos"
+        return "stop" if wish.options.stop in child.text else "eos"
 
 
 def vllm_search(
@@ -117,15 +173,14 @@ def vllm_search(
     from vllm import LLM, SamplingParams
 
     llm = LLM(policy, dtype="bfloat16", enable_prefix_caching=True, gpu_memory_utilization=MEMORY_SHARE)
-    steps: Any = VllmSteps(llm, SamplingParams, open_checkpoint(policy).tokenizer())
+    checkpoint = open_checkpoint(policy)
+    context = decoder_config(checkpoint.config, policy).max_positions
+    steps = VllmSteps(llm, SamplingParams, checkpoint.tokenizer(), context)
     with Engine(None, prm, device=device) as engine:  # for its PRM; the bundled policy beside it idles
-        limits = StepLimits(engine.config.max_tokens, engine.config.max_step_tokens)
-        scored = ScoredEngine(
-            steps, engine.judge, limits=limits, delimiter=engine.config.delimiter, instruction=INSTRUCTION
-        )
-        chosen = make_strategy(strategy, n=n, expand=expand)
+        service = Service(ModelPair(steps, engine.judge, instruction=INSTRUCTION))
+        options = SearchOptions(make_strategy(strategy, n=n, expand=expand), Settings())
         begin = time.perf_counter()
-        results = list(run(problems, chosen, scored, max_in_flight=max(1, engine.config.max_rows // n)))
+        results = checked(run(problems, service, options, max_in_flight=max(1, engine.config.max_rows // n)))
         spent = time.perf_counter() - begin
     return {
         "kind": "search",

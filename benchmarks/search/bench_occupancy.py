@@ -15,27 +15,30 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.common import append
+from benchmarks.engines import checked
 from benchmarks.options import load_problems, open_engine, parse_search, search_parser
-from benchmarks.search.replay import Recording, record, replay_engine, save_recording
+from benchmarks.search.replay import SETTINGS, Recording, record, replay_pair, save_recording
+from branchwise.pair.pair import ModelPair
 from branchwise.search.driver import run
-from branchwise.search.scored_engine import ScoredEngine
-from branchwise.strategies.registry import make_strategy
-from branchwise.types import Problem, Result, Strategy
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions
+from branchwise.strategies import Strategy, make_strategy
+from branchwise.types import Problem, Result, Settings
 
 
 class RowCounter:
-    """Rows that drew a token in every iteration of an engine's policy, and when its problems ran out."""
+    """Rows that drew a token in every iteration of a pair's policy, and when its problems ran out."""
 
-    def __init__(self, engine: ScoredEngine) -> None:
+    def __init__(self, pair: ModelPair) -> None:
         self.rows: list[int] = []
         self.passes: list[int] = []
         self.last_taken = 0  # iterations before the last problem was taken
-        steps, scorer = engine.engine, engine.judge
-        assert scorer is not None
-        draw, poll, forward = steps.sampler.draw, steps.poll, scorer.runner.forward
+        policy: Any = pair.policy
+        runner = cast(Any, pair.judge).runner
+        draw, poll, forward = policy.sampler.draw, policy.poll, runner.forward
 
         def draw_counted(hidden: Any, draws: Any) -> Any:
             self.rows[-1] = len(draws)
@@ -49,9 +52,7 @@ class RowCounter:
             self.passes.append(sum(len(feed.tokens) for feed in feeds))
             return forward(feeds)
 
-        steps.sampler.draw = draw_counted  # type: ignore[method-assign]
-        steps.poll = poll_counted  # type: ignore[method-assign]
-        scorer.runner.forward = forward_counted  # type: ignore[method-assign]
+        policy.sampler.draw, policy.poll, runner.forward = draw_counted, poll_counted, forward_counted
 
     def taking(self, problems: Iterable[Problem]) -> Iterator[Problem]:
         """The problems, noting when the last one is taken."""
@@ -67,11 +68,11 @@ class RowCounter:
 
 
 def search(
-    engine: ScoredEngine, problems: list[Problem], strategy: Strategy, in_flight: int, max_rows: int
+    pair: ModelPair, problems: list[Problem], options: SearchOptions, in_flight: int, max_rows: int
 ) -> tuple[list[Result], dict[str, Any]]:
     """Solve all problems; the results and what the rows did."""
-    counter = RowCounter(engine)
-    results = list(run(counter.taking(problems), strategy, engine, max_in_flight=in_flight))
+    counter, strategy = RowCounter(pair), options.strategy
+    results = checked(run(counter.taking(problems), Service(pair), options, max_in_flight=in_flight))
     whole, busy = counter.shares(max_rows)
     return results, {
         "bench": "occupancy",
@@ -93,9 +94,8 @@ def search(
 def live(options: argparse.Namespace, strategy: Strategy) -> list[dict[str, Any]]:
     """With the models; `--record` keeps the trees."""
     with open_engine(options, max_rows=options.rows[0]) as engine:
-        results, counts = search(
-            engine.backend, load_problems(options), strategy, options.in_flight[0], options.rows[0]
-        )
+        how = SearchOptions(strategy, Settings(max_tokens=options.max_tokens))
+        results, counts = search(engine.pair, load_problems(options), how, options.in_flight[0], options.rows[0])
         if options.record:
             save_recording(options.record, options, record(engine, results))
     return [counts]
@@ -114,8 +114,8 @@ def replayed(options: argparse.Namespace) -> list[dict[str, Any]]:
     records = []
     for rows in options.rows:
         for in_flight in options.in_flight:
-            engine = replay_engine(recording, max_rows=rows, speculate=options.speculate)
-            _, counts = search(engine, recording.problems, strategy, in_flight, rows)
+            pair = replay_pair(recording, max_rows=rows, speculate=options.speculate)
+            _, counts = search(pair, recording.problems, SearchOptions(strategy, SETTINGS), in_flight, rows)
             about = {"recording": options.replay.name, "repeat": options.repeat, "speculate": options.speculate}
             records.append(counts | about)
     return records

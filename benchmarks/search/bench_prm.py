@@ -23,6 +23,7 @@ import torch
 
 import branchwise as bw
 from benchmarks.common import append
+from benchmarks.engines import checked
 from benchmarks.options import load_problems, open_engine, parse_search, search_parser
 from benchmarks.search.replay import record, save_recording
 from branchwise import _C
@@ -139,7 +140,7 @@ def bench(
     assert scorer is not None
     seen.rows, seen.poll_s, seen.submit_s = [], 0.0, 0.0
     begin = time.perf_counter()
-    results = list(
+    results = checked(
         engine.solve_many(
             problems, options.strategy, n=options.n, expand=options.expand, max_in_flight=options.in_flight
         )

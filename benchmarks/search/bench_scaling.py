@@ -23,9 +23,10 @@ import torch
 
 import branchwise as bw
 from benchmarks.common import append
+from benchmarks.engines import checked
 from benchmarks.options import model_parser, open_engine, parse_search, search_options
 from branchwise import _C
-from branchwise.search import BeamSearch
+from branchwise.strategies import BeamSearch
 from branchwise.tree import walk
 from branchwise.types import Problem, Result
 
@@ -110,7 +111,7 @@ def bench(engine: bw.Engine, point: Point, seconds: Seconds, run: int) -> dict[s
     problems = problems_of(engine, point, run)
     seconds.policy = seconds.prm = 0.0
     begin = time.perf_counter()
-    results = list(engine.solve_many(problems, strategy, max_in_flight=point.in_flight))
+    results = checked(engine.solve_many(problems, strategy, max_in_flight=point.in_flight))
     whole = time.perf_counter() - begin
     accepted = accepted_tokens(results)
     generated = sum(result.cost.generated_tokens for result in results)
@@ -144,7 +145,8 @@ def main() -> None:
     group, records, seconds = f"scaling-{time.time_ns() // 1_000_000}", [], Seconds()
     with open_engine(options, prm_format="auto") as engine:
         engine.policy.tokenizer.eos_ids = frozenset()
-        engine.policy.detector = lambda _: FixedSteps(options.step_tokens)  # type: ignore[method-assign,assignment]
+        steps: Any = FixedSteps(options.step_tokens)
+        engine.policy.forest.detectors = lambda _: steps
         seconds.watch(engine)
         bench(engine, replace(Point(), in_flight=2), seconds, -1)  # warm-up
         for curve, point in points(options):

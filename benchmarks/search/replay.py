@@ -1,6 +1,6 @@
 """Searches recorded and replayed: what every step's length, score and end were, without the models that made them.
 
-A replay runs the real driver, strategy, step engine and scorer over models that compute nothing, so that hundreds of
+A replay runs the real service, strategy, step engine and scorer over models that compute nothing, so that hundreds of
 schedules are tried in seconds. Results do not depend on the schedule, so one recording serves them all.
 """
 
@@ -21,16 +21,17 @@ from torch import Tensor
 import branchwise as bw
 from branchwise._C import lineage_child
 from branchwise.backend.cpu.backend import CpuBackend
-from branchwise.engine.branch import StepLimits
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
+from branchwise.pair.pair import ModelPair
+from branchwise.pair.prompts import problem_lineage, prompt_ids
 from branchwise.scoring.scorer import Scorer
-from branchwise.search.scored_engine import ScoredEngine, problem_lineage
 from branchwise.tree import walk
-from branchwise.types import Problem, Result
+from branchwise.types import Problem, Result, Settings
 
 Json = dict[str, Any]
 ROOM = 1 << 18  # KV blocks of either model: admission is not what is replayed
+SETTINGS = Settings(max_tokens=1 << 12, max_step_tokens=1 << 12)  # no cap ends a step of a recording
 
 
 def record(engine: bw.Engine, results: Iterable[Result]) -> list[Json]:
@@ -48,7 +49,7 @@ def record(engine: bw.Engine, results: Iterable[Result]) -> list[Json]:
             path = ".".join(map(str, node.lineage_path))
             same_as = first.setdefault(tuple(step.text for step in node.path), path)
             steps[path] = [len(node.tokens), len(ids), node.score, node.is_final, same_as]
-        prompt = len(engine.backend.prompt_ids(result.problem))
+        prompt = len(prompt_ids(engine.policy.tokenizer, result.problem, engine.pair.instruction))
         judged = len(engine.judge.prm.format.prompt(result.problem.text))
         problems.append({"id": result.problem.id, "prompt": prompt, "prm_prompt": judged, "steps": steps})
     return problems
@@ -127,7 +128,7 @@ class Recording:
         return np.array([0.0 if score is None else score for score in scores])
 
 
-def replay_engine(recording: Recording, *, max_rows: int, batch_rows: int = 512, **options: Any) -> ScoredEngine:
+def replay_pair(recording: Recording, *, max_rows: int, batch_rows: int = 512, speculate: bool = False) -> ModelPair:
     """A step engine and a scorer whose models are the recording."""
     config = SimpleNamespace(
         n_layers=1, n_heads=1, n_kv_heads=1, head_dim=1, hidden_size=1, max_positions=1 << 20, matmul_parameters=1,
@@ -141,8 +142,7 @@ def replay_engine(recording: Recording, *, max_rows: int, batch_rows: int = 512,
     )  # fmt: skip
     caches = [KvCache(cast(Any, config), ROOM, torch.float32, backend) for _ in range(2)]
     tokenizer = cast(Any, recording)
-    steps = StepEngine(cast(Any, model), tokenizer, caches[0], max_rows=max_rows, **options)
-    steps.sampler = tokenizer
+    policy = StepEngine(cast(Any, model), tokenizer, caches[0], max_rows=max_rows, speculate=speculate)
+    policy.sampler = tokenizer
     prm = SimpleNamespace(model=model, head=recording.head, format=recording, tokenizer=recording, source="recording")
-    scorer = Scorer(cast(Any, prm), caches[1], batch_rows=batch_rows)
-    return ScoredEngine(steps, scorer, limits=StepLimits(1 << 12, 1 << 12), delimiter="\n\n", instruction="")
+    return ModelPair(policy, Scorer(cast(Any, prm), caches[1], batch_rows=batch_rows), instruction="")

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 import branchwise as bw
+from benchmarks.engines import checked, growing
 from benchmarks.vs.protocol import Json, serve
 from benchmarks.vs.taped import taped
 from benchmarks.vs.workloads import TEMPERATURE, SearchTask
 from branchwise import _C
-from branchwise.engine.branch import StepLimits
+from branchwise.pair.pair import ModelPair
 from branchwise.scoring.scorer import Scorer
-from branchwise.search.scored_engine import ScoredEngine
+from branchwise.search.driver import run
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions
+from branchwise.strategies import make_strategy
 from branchwise.strategies.candidates import ended
-from branchwise.types import Node, Problem, Result, Sampling
+from branchwise.types import Node, Problem, Result, Sampling, Settings
 
 
 class Ours:
@@ -36,52 +43,36 @@ class Ours:
 
     def sampling(self, prompt: list[int], rows: int, tokens: int, top_p: float, seed: int) -> Json:
         """`rows` samples of `tokens` tokens each; the end-of-sequence token is a token like any other."""
-        steps = self.engine.policy
-        eos, steps.tokenizer.eos_ids = steps.tokenizer.eos_ids, frozenset()
-        begin = time.perf_counter()
-        tree = steps.open(
-            prompt, lineage=1, branches=rows, max_steps=1, limits=StepLimits(tokens, tokens),
-            sampling=Sampling(TEMPERATURE, top_p), seed=seed, delimiter="\0never\0",
-        )  # fmt: skip
-        assert tree is not None
-        steps.expand(tree, tree.root, rows)
+        policy = self.engine.policy
         done: list[Any] = []
-        while len(done) < rows:
-            done += steps.poll()
-        seconds = time.perf_counter() - begin
-        steps.close(tree)
-        steps.tokenizer.eos_ids = eos
+        begin = time.perf_counter()
+        with growing(policy, prompt, rows, tokens, Sampling(TEMPERATURE, top_p), seed):
+            while len(done) < rows:
+                done += policy.poll()
+            seconds = time.perf_counter() - begin
         return {"seconds": seconds, "tokens": sum(len(node.tokens) for _, node in done)}
 
     def search(self, task: Json, record: bool = False) -> Json:
         """A search; with `record`, the reply holds the tape that makes others grow the same trees."""
         work = SearchTask.from_json(task)
-        engine = self.engine
-        plain = engine.backend
-        steps, scorer = engine.policy, engine.judge
-        assert scorer is not None
+        policy, judge = self.engine.policy, self.engine.judge
+        assert judge is not None
         if work.tape:
-            steps, scorer = taped(steps, scorer, work)
-        limits = StepLimits(work.max_tokens, work.max_step_tokens)
-        engine.backend = ScoredEngine(
-            steps, scorer, limits=limits, delimiter=plain.delimiter, instruction=plain.instruction
-        )
-        rows, prm_rows, iterations = steps.runner.stats.rows, scorer.runner.stats.rows, steps.runner.stats.iterations
-        watch = _PrmWatch(scorer)
-        begin = time.perf_counter()
-        try:
-            results = list(
-                engine.solve_many(
-                    [Problem(each.id, each.text, prompt=each.prompt) for each in work.questions], work.strategy,
-                    n=work.n, expand=work.expand, max_steps=work.max_steps, max_in_flight=work.in_flight,
-                    seed=work.seed, temperature=TEMPERATURE, top_p=work.top_p,
-                )
-            )  # fmt: skip
-        finally:
-            engine.backend = plain
-            del scorer.poll
-        seconds = time.perf_counter() - begin
-        rows, prm_rows = steps.runner.stats.rows - rows, scorer.runner.stats.rows - prm_rows
+            policy, judge = taped(policy, judge, work)
+        problems = [Problem(each.id, each.text, prompt=each.prompt) for each in work.questions]
+        strategy = make_strategy(work.strategy, n=work.n, expand=work.expand, max_steps=work.max_steps)
+        settings = Settings(
+            Sampling(TEMPERATURE, work.top_p), max_tokens=work.max_tokens, max_step_tokens=work.max_step_tokens,
+            seed=work.seed,
+        )  # fmt: skip
+        service = Service(ModelPair(policy, judge, instruction=""))
+        before, prm_rows = replace(policy.runner.stats), judge.runner.stats.rows
+        with prm_watched(judge) as prm_seconds:
+            begin = time.perf_counter()
+            results = checked(run(problems, service, SearchOptions(strategy, settings), max_in_flight=work.in_flight))
+            seconds = time.perf_counter() - begin
+        rows, prm_rows = policy.runner.stats.rows - before.rows, judge.runner.stats.rows - prm_rows
+        iterations = policy.runner.stats.iterations - before.iterations
         width = work.n * min(work.in_flight, len(work.questions))
         generated = sum(result.cost.generated_tokens for result in results)
         return {
@@ -92,28 +83,30 @@ class Ours:
             "recomputed_tokens": rows - sum(map(needed_tokens, results)),
             "prm_tokens": prm_rows,
             "prm_recomputed_tokens": max(0, prm_rows - sum(result.cost.prm_tokens for result in results)),
-            "prm_seconds": watch.seconds,
-            "row_occupancy": generated / max(1, (steps.runner.stats.iterations - iterations) * width),
+            "prm_seconds": sum(prm_seconds),
+            "row_occupancy": generated / max(1, iterations * width),
             "kv_bytes_read": sum(result.cost.kv_bytes_read for result in results),
             "solutions": [solution(result) for result in results],
             **({"tape": {result.problem.id: nodes(result.tree, work) for result in results}} if record else {}),
         }
 
 
-class _PrmWatch:
-    """Seconds inside `Scorer.poll`, until the attribute that it sets is deleted."""
+@contextmanager
+def prm_watched(judge: Scorer) -> Iterator[list[float]]:
+    """The seconds of every call of `Scorer.poll`."""
+    seconds: list[float] = []
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.seconds = 0.0
-        inner = scorer.poll
+    def poll(**when: Any) -> list[Node]:
+        begin = time.perf_counter()
+        done = type(judge).poll(judge, **when)
+        seconds.append(time.perf_counter() - begin)
+        return done
 
-        def poll(**when: Any) -> list[Node]:
-            begin = time.perf_counter()
-            done = inner(**when)
-            self.seconds += time.perf_counter() - begin
-            return done
-
-        scorer.poll = poll  # type: ignore[method-assign]
+    judge.poll = poll  # type: ignore[method-assign]
+    try:
+        yield seconds
+    finally:
+        del judge.poll
 
 
 def below(root: Node) -> list[Node]:

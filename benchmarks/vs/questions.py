@@ -11,8 +11,8 @@ from benchmarks.vs.workloads import Question
 from branchwise.answers.extract import extract_answer
 from branchwise.answers.grade import Grader
 from branchwise.answers.vote import choose
-from branchwise.api import INSTRUCTION
 from branchwise.models.families import decoder_config
+from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.formats import TurnFormat, make_format
 from branchwise.text.chat import render_chat
 from branchwise.text.tokenizer import Tokenizer

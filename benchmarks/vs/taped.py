@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.vs.workloads import Forced, SearchTask
-from branchwise.engine.branch import Branch, Tree
 from branchwise.engine.engine import StepEngine
+from branchwise.engine.policy_tree import NodeState, PolicyTree
+from branchwise.pair.prompts import problem_lineage
 from branchwise.scoring.scorer import PrmTree, Scorer
-from branchwise.search.scored_engine import problem_lineage
-from branchwise.types import Finish, Node, Problem
+from branchwise.types import FinishReason, Node, Problem
 
 
 class Forcing:
@@ -29,19 +29,19 @@ class Forcing:
         return self._known[node]
 
 
-class TapedSteps(StepEngine):
+class TapedPolicy(StepEngine):
     """The step engine, with the ends of steps forced."""
 
     forcing: Forcing
 
-    def _finish(self, tree: Tree, branch: Branch, token: int, stopped: bool) -> Finish | None:
-        forced = self.forcing(branch.node)
-        if len(branch.node.tokens) < forced.length:
+    def _finish(self, tree: PolicyTree, state: NodeState, token: int, stopped: bool) -> FinishReason | None:
+        forced = self.forcing(state.node)
+        if len(state.node.tokens) < forced.length:
             return None
         return "length" if forced.ends else "stop"
 
 
-class TapedScorer(Scorer):
+class TapedJudge(Scorer):
     """The scorer, with scores forced once they are known."""
 
     forcing: Forcing
@@ -59,11 +59,11 @@ class TapedScorer(Scorer):
         return done
 
 
-def taped(steps: StepEngine, scorer: Scorer, task: SearchTask) -> tuple[TapedSteps, TapedScorer]:
+def taped(policy: StepEngine, judge: Scorer, task: SearchTask) -> tuple[TapedPolicy, TapedJudge]:
     """Both with the same models and KV as those given, which must be idle."""
     forcing = Forcing(task)
-    rows: Any = {"max_rows": steps.rows.max_rows, "prefill_rows": steps.rows.prefill_rows}
-    forced_steps = TapedSteps(steps.model, steps.tokenizer, steps.kv, **rows)
-    forced_scorer = TapedScorer(scorer.prm, scorer.kv, batch_rows=scorer.batch_rows)
-    forced_steps.forcing = forced_scorer.forcing = forcing
-    return forced_steps, forced_scorer
+    rows: Any = {"max_rows": policy.rows.max_rows, "prefill_rows": policy.rows.prefill_rows}
+    forced_policy = TapedPolicy(policy.model, policy.tokenizer, policy.kv, **rows)
+    forced_judge = TapedJudge(judge.prm, judge.kv, batch_rows=judge.batch_rows)
+    forced_policy.forcing = forced_judge.forcing = forcing
+    return forced_policy, forced_judge

@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 
 import branchwise as bw
+from benchmarks.engines import checked
 from benchmarks.gpu.searches import bundled_problems
+from benchmarks.search.bench_by_hand import by_hand, solved
 from benchmarks.search.bench_occupancy import RowCounter, repeated, search
 from benchmarks.search.bench_prm import full_batches, prefill, token_terms, watch
-from benchmarks.search.replay import Recording, record, replay_engine
-from branchwise.search import DVTS, BeamSearch, Progress
+from benchmarks.search.replay import SETTINGS, Recording, record, replay_pair
 from branchwise.search.driver import run
-from branchwise.types import Result, Strategy
+from branchwise.search.protocol import Progress
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions
+from branchwise.strategies import DVTS, BeamSearch, Strategy
+from branchwise.types import Result, Settings
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +36,12 @@ def scores_by_path(result: Result) -> dict[tuple[int, ...], list[float]]:
 @pytest.mark.parametrize("strategy", [BeamSearch(n=8, expand=4), DVTS(n=8, expand=4)], ids=["beam", "dvts"])
 def test_a_recording_replays_the_same_trees_on_any_rows(engine: bw.Engine, strategy: Strategy) -> None:
     problems = [replace(problem, seed=7) for problem in bundled_problems(3)]
-    results, counts = search(engine.backend, problems, strategy, in_flight=2, max_rows=16)
-    recorded = record(engine, results)
-    recording = Recording(recorded)
+    live = SearchOptions(strategy, Settings(max_tokens=128))
+    results, counts = search(engine.pair, problems, live, in_flight=2, max_rows=16)
+    recording = Recording(record(engine, results))
     for rows in (4, 16, 64):
-        replayed, again = search(replay_engine(recording, max_rows=rows), recording.problems, strategy, 2, rows)
+        pair = replay_pair(recording, max_rows=rows)
+        replayed, again = search(pair, recording.problems, SearchOptions(strategy, SETTINGS), 2, rows)
         assert again["tokens"] == counts["tokens"] == sum(result.cost.generated_tokens for result in results)
         by_id = {result.problem.id: result for result in replayed}
         for result in results:
@@ -49,7 +55,7 @@ def test_a_recording_replays_the_same_trees_on_any_rows(engine: bw.Engine, strat
 def test_the_prm_is_fed_every_token_once(engine: bw.Engine) -> None:
     assert engine.judge is not None
     seen = watch(engine.judge)
-    results = list(engine.solve_many(bundled_problems(3), "beam", n=8, expand=4, max_in_flight=2))
+    results = checked(engine.solve_many(bundled_problems(3), "beam", n=8, expand=4, max_in_flight=2))
     terms = token_terms(engine.judge, results)
     expected = terms["prompts"] + terms["generated"] + terms["format"] + terms["recut"]
     assert sum(seen.rows) == expected - terms["shared"] - terms["blank"]
@@ -59,6 +65,14 @@ def test_the_prm_is_fed_every_token_once(engine: bw.Engine) -> None:
     assert sum(batches) == sum(seen.rows)
     prefill(engine.judge, batches, 70)
     assert sum(seen.rows) == 2 * (expected - terms["shared"] - terms["blank"])
+
+
+def test_a_search_by_hand_grows_the_same_trees(engine: bw.Engine) -> None:
+    questions = [problem.text for problem in bundled_problems(3)]
+    beam = BeamSearch(n=8, expand=4)
+    found = solved(engine, questions, beam, seed=3)
+    assert found == by_hand(engine, questions, beam, seed=3)
+    assert set(found) == set(questions)
 
 
 def made_up(name: str, levels: list[list[tuple[int, int]]], group: int = 4) -> dict[str, Any]:
@@ -83,9 +97,10 @@ def told(problems: list[dict[str, Any]], strategy: Strategy, rows: int = 64) -> 
         if progress.kind == "generated":
             order.append(f"{progress.problem.id}:{'.'.join(map(str, progress.node.lineage_path))}")
 
-    engine = replay_engine(recording, max_rows=rows)
-    counter = RowCounter(engine)
-    list(run(recording.problems, strategy, engine, max_in_flight=len(problems), on_event=listen))
+    pair = replay_pair(recording, max_rows=rows)
+    counter = RowCounter(pair)
+    options = SearchOptions(strategy, SETTINGS, on_event=listen)
+    checked(run(recording.problems, Service(pair), options, max_in_flight=len(problems)))
     return order, {"iterations": len(counter.rows), "passes": counter.passes}
 
 

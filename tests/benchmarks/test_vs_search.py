@@ -80,7 +80,6 @@ class Judge(Rival):
 def ours() -> Iterator[Ours]:
     """The bundled pair."""
     side = Ours(str(asset_path("policy-small")), str(asset_path("prm")), kv_memory=256 << 20, dtype="float32")
-    side.engine.backend.instruction = ""
     yield side
     side.engine.close()
 

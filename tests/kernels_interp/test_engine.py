@@ -12,7 +12,7 @@ from branchwise.assets import asset_path
 from branchwise.backend.gpu.interpreter import InterpBackend
 from branchwise.engine.decode_loop import DecodeLoop
 from branchwise.errors import ConfigError
-from branchwise.search import scored_engine
+from branchwise.pair import timing
 from branchwise.types import Problem
 
 SEARCHES = [("greedy", {}), ("beam", {"n": 4, "expand": 2}), ("dvts", {"n": 4, "expand": 2}), ("majority", {"n": 3})]
@@ -63,7 +63,7 @@ def test_heads_that_shared_memory_cannot_hold_are_refused(monkeypatch):
 @pytest.mark.parametrize(("count", "strategy", "options"), [pytest.param(1, "beam", SEARCHES[1][1], id="beam"), *SLOW])
 def test_the_same_search_as_on_the_cpu(count, strategy, options, monkeypatch):
     """And meanwhile: steps of early finishers are scored while the others' next burst is under way."""
-    monkeypatch.setattr(scored_engine, "MIN_ROWS", 1)
+    monkeypatch.setattr(timing, "MIN_ROWS", 1)
     events: list[str] = []
     monkeypatch.setattr(DecodeLoop, "start", told(events, "start", DecodeLoop.start))
     monkeypatch.setattr(DecodeLoop, "finish", told(events, "finish", DecodeLoop.finish))

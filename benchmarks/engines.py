@@ -1,0 +1,38 @@
+"""What benchmarks ask of an engine: branches that end after so many tokens, and searches that all go well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from branchwise.engine.engine import StepEngine
+from branchwise.types import Result, Sampling, Settings, StepOptions
+
+NEVER = "\0never\0"  # ends no step
+
+
+@contextmanager
+def growing(
+    policy: StepEngine, prompt: Sequence[int], rows: int, tokens: int, sampling: Sampling, seed: int = 0
+) -> Iterator[None]:
+    """`rows` branches of `tokens` tokens under a prompt, queued; the end-of-sequence token is one like any other."""
+    eos, policy.tokenizer.eos_ids = policy.tokenizer.eos_ids, frozenset()
+    settings = Settings(sampling, NEVER, max_tokens=tokens, max_step_tokens=tokens, seed=seed)
+    tree = policy.open(prompt, lineage=1, branches=rows, paths=rows, steps=1, settings=settings)
+    assert tree is not None
+    policy.expand(tree, tree.root, rows, StepOptions(sampling, NEVER, tokens))
+    try:
+        yield
+    finally:
+        policy.close(tree)
+        policy.tokenizer.eos_ids = eos
+
+
+def checked(results: Iterable[Result]) -> list[Result]:
+    """All results; raises what made a search fail, for the numbers of the others are worth nothing then."""
+    done = []
+    for result in results:
+        if result.error is not None:
+            raise result.error
+        done.append(result)
+    return done
