@@ -146,7 +146,7 @@ def main() -> None:
     with open_engine(options, prm_format="auto") as engine:
         engine.policy.tokenizer.eos_ids = frozenset()
         steps: Any = FixedSteps(options.step_tokens)
-        engine.policy.forest.detectors = lambda _: steps
+        engine.policy.detectors["\n\n"] = steps  # type: ignore[assignment]
         seconds.watch(engine)
         bench(engine, replace(Point(), in_flight=2), seconds, -1)  # warm-up
         for curve, point in points(options):
