@@ -355,6 +355,52 @@ def test_a_search_waits_for_those_before_it() -> None:
     tree.close()
 
 
+class Short(ScriptedPair):
+    """Has no memory for more than so many steps that grow."""
+
+    limit = 12
+
+    def poll(self) -> list[Any]:
+        if sum(tree.growing for tree in self.open_trees) > self.limit:
+            raise OutOfMemory("no KV left")
+        return super().poll()
+
+
+def test_want_of_memory_ends_the_tree_that_holds_most_beyond_its_promise() -> None:
+    pair = Short(Script(eos=0, length=0), slow=lambda node: 3)
+    service: Service[Any] = Service(pair)
+    tree = open_tree(service, branches=99)
+    searches = [submit(service, f"p{i}", Majority(n=4, max_steps=3)) for i in range(2)]
+    service.step()
+    assert len(tree.expand(tree.root, 4)) == 4
+    with pytest.raises(OutOfMemory, match="no KV left"):
+        tree.expand(tree.root, 9)
+    assert [node.index for node in tree.root.children] == [0, 1, 2, 3]
+    assert all(ticket.result().candidates for ticket in searches)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_iteration_that_is_torn_ends_all_that_took_part(error: type[BaseException]) -> None:
+    class Torn(ScriptedPair):
+        torn = False
+
+        def poll(self) -> list[Any]:
+            if self.polls == 3 and not self.torn:
+                self.torn = True
+                raise error("torn")
+            return super().poll()
+
+    pair = Torn()
+    service: Service[Any] = Service(pair)
+    first, second = submit(service, "a", BEAM), submit(service, "b", BEAM)
+    with pytest.raises(error, match="torn"):
+        first.result()
+    with pytest.raises((error, EngineStateError)):
+        second.result()
+    assert pair.open_trees == []
+    assert shape(submit(service, "c", BEAM).result()) == alone("c", BEAM)
+
+
 # --- trees grown by hand ------------------------------------------------------------------------------------------
 
 

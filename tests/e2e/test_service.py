@@ -1,0 +1,172 @@
+"""Searches and trees grown by hand, mixed on one engine from threads and event loops: each is what it is alone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+import branchwise as bw
+from e2e.test_bundled_pair import facts
+
+QUESTIONS = ["12+3*4-5+60=?", "7*8+5-20=?", "(31+4)*2-9=?", "90-4*7+11=?", "5*6-8+14=?"]
+SEARCHES: list[tuple[str, dict[str, Any]]] = [
+    ("greedy", {}),
+    ("beam", {"n": 8, "expand": 4}),
+    ("dvts", {"n": 8, "expand": 4, "top_p": 0.9}),
+    ("majority", {"n": 4, "temperature": 1.2}),
+    ("best_of_n", {"n": 4, "stop": "=", "max_step_tokens": 9}),
+    ("weighted_best_of_n", {"n": 4, "max_tokens": 40, "top_k": 5}),
+]
+THREADS, LOOPS = 8, 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """One ticket: a search with settings of its own, or a tree grown by hand."""
+
+    number: int
+    question: str
+    search: tuple[str, dict[str, Any]] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def outcome(self, engine: bw.Engine) -> object:
+        if self.search is not None:
+            name, options = self.search
+            return lasting(engine.solve(self.question, name, seed=self.number % 3, **options))
+        with engine.open(self.question, branches=4, seed=self.number % 3) as tree:
+            kids = tree.expand(tree.root, 3, score=True, **self.options)
+            below = engine.expand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
+            tree.score([node for group in below for node in group])
+            return [steps(group) for group in [kids, *below]]
+
+    async def aoutcome(self, engine: bw.Engine) -> object:
+        if self.search is not None:
+            name, options = self.search
+            return lasting(await engine.asolve(self.question, name, seed=self.number % 3, **options))
+        with await engine.aopen(self.question, branches=4, seed=self.number % 3) as tree:
+            kids = await tree.aexpand(tree.root, 3, score=True, **self.options)
+            below = await engine.aexpand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
+            await tree.ascore([node for group in below for node in group])
+            return [steps(group) for group in [kids, *below]]
+
+
+def lasting(result: bw.Result) -> dict[str, Any]:
+    """What depends on nothing else; equal steps of branches cost the PRM once while both are held, which is timing."""
+    return {name: fact for name, fact in facts(result).items() if name not in ("prm_tokens", "flops")}
+
+
+def steps(nodes: list[bw.Node]) -> list[tuple[object, ...]]:
+    return [(node.lineage_path, node.tokens, node.logprob, node.text, node.finish, node.score) for node in nodes]
+
+
+def mixed(count: int) -> list[Work]:
+    by_hand = [{}, {"temperature": 0.0}, {"stop": "+", "max_tokens": 7}, {"top_p": 0.8, "temperature": 1.5}]
+    kinds: list[tuple[Any, dict[str, Any]]] = [(search, {}) for search in SEARCHES]
+    kinds += [(None, options) for options in by_hand]
+    return [Work(i, QUESTIONS[i % len(QUESTIONS)], *kinds[i * 7 % len(kinds)]) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[bw.Engine]:
+    with bw.Engine(kv_memory=512 << 20, max_tokens=300) as made:
+        yield made
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_tickets_from_threads_and_event_loops_are_what_they_are_alone(engine: bw.Engine, count: int) -> None:
+    work = mixed(count)
+    expected = {each.number: each.outcome(engine) for each in work}
+    for order in (1, 2):
+        random.Random(order).shuffle(work)
+        assert at_once(engine, work) == expected
+        for model in (engine.policy, engine.judge):
+            assert model is not None
+            model.kv.tree.check()
+            assert model.kv.tree.n_free_blocks == model.kv.n_blocks
+            assert model.kv.n_reserved == 0
+        assert engine.policy.idle
+    engine.stop()
+    assert [each for each in threading.enumerate() if each.name.startswith("branchwise")] == []
+
+
+def at_once(engine: bw.Engine, work: list[Work]) -> dict[int, object]:
+    """All outcomes, by number: most from threads, the rest from event loops that gather them."""
+    found: dict[int, object] = {}
+    failed: list[BaseException] = []
+    cut = len(work) * 3 // 5
+
+    def in_thread(share: list[Work]) -> None:
+        found.update((each.number, each.outcome(engine)) for each in share)
+
+    def in_loop(share: list[Work]) -> None:
+        async def every() -> list[object]:
+            return await asyncio.gather(*(each.aoutcome(engine) for each in share))
+
+        found.update(zip((each.number for each in share), asyncio.run(every()), strict=True))
+
+    def guarded(run: Any, share: list[Work]) -> None:
+        try:
+            run(share)
+        except BaseException as error:
+            failed.append(error)
+
+    shares = [(in_thread, work[i:cut:THREADS]) for i in range(THREADS)]
+    shares += [(in_loop, work[cut + i :: LOOPS]) for i in range(LOOPS)]
+    threads = [threading.Thread(target=guarded, args=share) for share in shares]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+    return found
+
+
+def test_steps_that_are_given_up_are_counted_and_leave_no_trace(engine: bw.Engine) -> None:
+    alone = lasting(engine.solve(QUESTIONS[0], "beam", n=8))
+    other = engine.submit(QUESTIONS[0], "beam", n=8)
+    tree = engine.open(QUESTIONS[1], branches=4)
+    kids = tree.expand(tree.root, 2)
+    tickets = [tree.submit(kid, 4, score=True) for kid in kids]
+    for _ in range(4):
+        engine._service.step()
+    tickets[0].cancel()
+    assert kids[0].children == []
+    assert len(tickets[1].result()) == 4
+    assert lasting(other.result()) == alone
+    again = tree.expand(kids[0], 1)
+    assert [node.index for node in again] == [4]
+    root = tree.root
+    tree.close()
+    assert 0 < root.cost.cancelled_tokens <= 4 * 40
+    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+
+
+def test_a_tree_by_hand_that_outgrows_memory_harms_nobody_else() -> None:
+    with bw.Engine(kv_memory=40 << 20, max_tokens=200, max_step_tokens=60) as small:
+        alone = lasting(small.solve(QUESTIONS[0], "best_of_n", n=4))
+        search = small.submit(QUESTIONS[0], "best_of_n", n=4)
+        with small.open(QUESTIONS[1], branches=1) as tree:
+            groups = iter(lambda: tree.expand(tree.root, 30, stop="never", max_tokens=60), None)
+            with pytest.raises(bw.OutOfMemory):
+                list(groups)
+            assert lasting(search.result()) == alone
+            assert len(tree.root.children) % 30 == 0  # what did not fit left no node
+            for child in tree.root.children:
+                tree.prune(child)
+            assert len(tree.expand(tree.root, 2)) == 2
+        assert small.policy.kv.tree.n_free_blocks == small.policy.kv.n_blocks
+
+
+def test_a_search_may_be_cut_by_its_deadline(engine: bw.Engine) -> None:
+    result = engine.solve(QUESTIONS[0], "best_of_n", n=16, deadline=1e-4)
+    assert result.cut == "time"
+    whole = engine.solve(QUESTIONS[0], "best_of_n", n=16, deadline=600)
+    assert whole.cut is None
+    with pytest.raises(bw.ConfigError, match="deadline"):
+        engine.solve(QUESTIONS[0], deadline=0)
