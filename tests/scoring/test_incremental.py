@@ -82,7 +82,7 @@ def score_in(scorer: Scorer, tree: PrmTree, waves: list[list[Node]]) -> dict[int
 def open_prm(scorer: Scorer, nodes: list[Node]) -> PrmTree:
     for node in nodes:
         node.score = None
-    tree = scorer.open(nodes[0], PROBLEM, 16, 800, 20)
+    tree = scorer.open(nodes[0], PROBLEM, branches=16, paths=16, steps=20, tokens=800, step_tokens=800)
     assert tree is not None
     return tree
 
@@ -209,4 +209,4 @@ def test_bad_prms_are_refused() -> None:
 def test_a_problem_longer_than_the_context_is_refused() -> None:
     scorer = make_scorer(cpu_prm(checkpoint_for("skywork"), torch.float32))
     with pytest.raises(InputError, match=r"context is 2048"):
-        scorer.open(Node(0, None, 0, 0, 1), "x" * 3000, 4, 100, 10)
+        scorer.open(Node(0, None, 0, 0, 1), "x" * 3000, branches=4, paths=4, steps=10, tokens=100, step_tokens=100)

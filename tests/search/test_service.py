@@ -14,20 +14,18 @@ from typing import Any
 
 import pytest
 
-from branchwise.errors import EngineStateError, OutOfMemory, StaleNodeError, StrategyError
+from branchwise.errors import EngineStateError, OutOfMemory
 from branchwise.search import driver
 from branchwise.search.by_hand import Opening, StepTree, expand_all, wait_for
 from branchwise.search.protocol import Progress
 from branchwise.search.service import Service
 from branchwise.search.session import SearchOptions
 from branchwise.search.ticket import Ticket
-from branchwise.strategies import Ask, BeamSearch, Demand, Drop, Finish, Majority, Reply, State, Strategy
-from branchwise.strategies.protocol import Action
+from branchwise.strategies import BeamSearch, Demand, Majority, Strategy
 from branchwise.tree import walk
 from branchwise.types import Node, Problem, Result, Settings
+from search.clients import BEAM, alone, open_tree, submit
 from search.scripted import STRATEGIES, Script, ScriptedPair, shape
-
-BEAM = BeamSearch(n=4, expand=2, max_steps=5)
 
 
 @pytest.fixture
@@ -38,21 +36,8 @@ def service() -> Iterator[Service[Any]]:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("branchwise")]
 
 
-def submit(service: Service[Any], name: str, strategy: Strategy, **options: Any) -> Ticket[Result]:
-    return driver.submit(service, Problem(name, name), SearchOptions(strategy, Settings(), **options))
-
-
-def open_tree(service: Service[Any], name: str = "hand", branches: int = 8) -> StepTree:
-    job = Opening(service.pair, Problem(name, name), Demand(branches, branches, 40, scores=True), Settings())
-    return StepTree(service, service.submit(job).result())
-
-
 def steps(nodes: list[Node]) -> list[tuple[object, ...]]:
     return [(node.lineage_path, node.text, node.finish, node.score) for node in nodes]
-
-
-def alone(name: str, strategy: Strategy) -> object:
-    return shape(submit(Service(ScriptedPair()), name, strategy).result())
 
 
 # --- events reach those who wait for them -------------------------------------------------------------------------
@@ -399,198 +384,3 @@ def test_an_iteration_that_is_torn_ends_all_that_took_part(error: type[BaseExcep
         second.result()
     assert pair.open_trees == []
     assert shape(submit(service, "c", BEAM).result()) == alone("c", BEAM)
-
-
-# --- trees grown by hand ------------------------------------------------------------------------------------------
-
-
-def test_a_tree_that_is_dropped_frees_its_room(service: Service[Any]) -> None:
-    tree = open_tree(service)
-    tree.expand(tree.root, 2)
-    del tree
-    gc.collect()
-    assert service.pair.open_trees == []
-
-
-def test_what_grows_below_a_pruned_node_is_given_up(service: Service[Any]) -> None:
-    service.pair.script = Script(eos=0, length=0)
-    tree = open_tree(service)
-    left, right = tree.expand(tree.root, 2)
-    below, beside = tree.submit(left, 3), tree.submit(right, 2)
-    service.step()
-    tree.prune(left)
-    with pytest.raises(StaleNodeError, match="pruned while"):
-        below.result()
-    assert len(beside.result()) == 2
-    assert left.children == []
-    with pytest.raises(StaleNodeError):
-        tree.expand(left)
-    waiting = tree.submit(right, 2)
-    tree.close()
-    with pytest.raises(StaleNodeError, match="closed"):
-        waiting.result()
-    with pytest.raises(StaleNodeError, match="closed"):
-        tree.score([right])
-
-
-def test_a_cancelled_expansion_leaves_the_tree_as_it_was(service: Service[Any]) -> None:
-    service.pair.script = Script(eos=0, length=0)
-    service.pair.slow = lambda node: 5
-    tree = open_tree(service)
-    ticket = tree.submit(tree.root, 4)
-    for _ in range(3):
-        service.step()
-    ticket.cancel()
-    assert tree.root.children == []
-    assert [kid.index for kid in tree.expand(tree.root, 2)] == [4, 5]
-
-
-# --- what a strategy may say --------------------------------------------------------------------------------------
-
-
-class Rule:
-    """A strategy for tests: one function of (state, nodes of the last reply or None)."""
-
-    name = "rule"
-
-    def __init__(self, act: Any, *, branches: int = 8, scores: bool = True) -> None:
-        self._act = act
-        self._demand = Demand(branches, branches, 40, scores)
-
-    def demand(self, limits: object) -> Demand:
-        return self._demand
-
-    def start(self, problem: Problem, root: Node, random: Any) -> State:
-        state = State(problem, root)
-        self.random = random
-        self.next: list[Action] = self._act(state, None)
-        return state
-
-    def propose(self, state: State) -> list[Action]:
-        actions, self.next = self.next, []
-        return actions
-
-    def observe(self, state: State, replies: list[Reply]) -> None:
-        self.next = self._act(state, replies[0].nodes) or []
-
-    def select(self, state: State) -> Any:
-        return Majority(n=1).select(state)
-
-
-def refusal(act: Any) -> str:
-    """The message of the one search that fails, beside one that does not."""
-    pair = ScriptedPair(Script(eos=0, length=0))
-    service: Service[Any] = Service(pair)
-    bad, good = submit(service, "bad", Rule(act)), submit(service, "good", BEAM)
-    assert not good.result().error
-    with pytest.raises(StrategyError) as caught:
-        bad.result()
-    assert pair.open_trees == []
-    assert "strategy 'rule' on problem 'bad': " in str(caught.value)
-    return str(caught.value)
-
-
-def test_broken_words_are_named() -> None:
-    def later(*actions: Any) -> Any:
-        def act(state: State, nodes: list[Node] | None) -> list[Action]:
-            return [Ask(state.root, 2)] if nodes is None else [make(state, nodes) for make in actions]
-
-        return act
-
-    assert "n=0 chains" in refusal(lambda state, nodes: [Ask(state.root, 0)])
-    assert "steps=0" in refusal(lambda state, nodes: [Ask(state.root, 1, steps=0)])
-    assert "asked for nothing" in refusal(lambda state, nodes: [])
-    assert "expected Ask, Drop or Finish" in refusal(lambda state, nodes: ["root"])
-    assert "its demand is 8" in refusal(lambda state, nodes: [Ask(state.root, 9)])
-    stranger = Node(0, None, 0, 0, 0)
-    assert "dropped or is not its" in refusal(lambda state, nodes: [Ask(stranger, 1)])
-    drop, ask = (lambda state, nodes: Drop(nodes[0])), (lambda state, nodes: Ask(nodes[0], 1))
-    assert "(0,) twice" in refusal(later(drop, drop))
-    assert "node (0,), which was dropped" in refusal(later(drop, ask))
-    assert "observe() raised ZeroDivisionError" in refusal(later(lambda state, nodes: 1 / 0))
-    assert "start() raised KeyError" in refusal(lambda state, nodes: {}[0])
-
-
-def test_nothing_can_be_asked_of_a_step_that_ended() -> None:
-    service: Service[Any] = Service(ScriptedPair(Script(eos=100)))
-    rule = Rule(lambda state, nodes: [Ask(state.root, 1)] if nodes is None else [Ask(nodes[0], 1)])
-    with pytest.raises(StrategyError, match="which has ended: 'eos'"):
-        submit(service, "p", rule).result()
-
-
-def test_finish_and_drop_give_up_what_grows() -> None:
-    def act(state: State, nodes: list[Node] | None) -> list[Action]:
-        if nodes is None:
-            return [Ask(state.root, 1, lane="quick"), Ask(state.root, 3, lane="slow")]
-        state.finished += nodes
-        return [Finish()]
-
-    pair = ScriptedPair(Script(eos=0, length=0), slow=lambda node: 100 * (node.index > 0))
-    result = submit(Service(pair), "p", Rule(act)).result()
-    assert [node.lineage_path for node in walk(result.tree)] == [(), (0,)]
-    assert pair.polls < 50
-
-    def drop(state: State, nodes: list[Node] | None) -> list[Action]:
-        if nodes is None:
-            return [Ask(state.root, 2)]
-        if nodes[0].depth == 1:
-            return [Ask(nodes[0], 1, lane=0), Ask(nodes[1], 1, lane=1)]
-        left, right = state.root.children
-        assert nodes[0].parent is right
-        state.finished += nodes
-        return [Drop(left)]
-
-    pair = ScriptedPair(Script(eos=0, length=0), slow=lambda node: 100 * (node.lineage_path == (0, 0)))
-    result = submit(Service(pair), "p", Rule(drop)).result()
-    assert {node.lineage_path: node.pruned for node in walk(result.tree)} == {
-        (): False, (0,): True, (1,): False, (1, 0): False,
-    }  # fmt: skip
-    assert pair.polls < 50
-
-
-def test_chains_of_steps_and_what_is_scored() -> None:
-    def act(state: State, nodes: list[Node] | None) -> list[Action]:
-        if nodes is None:
-            return [
-                Ask(state.root, 2, steps=3, score="last", lane=0), Ask(state.root, 1, steps=2, lane=1),
-                Ask(state.root, 1, score=False, lane=2),
-            ]  # fmt: skip
-        state.finished += nodes
-        return []
-
-    result = submit(Service(ScriptedPair(Script(eos=0, length=0))), "p", Rule(act)).result()
-    scored = {node.lineage_path: node.score is not None for node in walk(result.tree) if node.parent}
-    assert scored == {
-        (0,): False, (1,): False, (2,): True, (3,): False, (0, 0): False, (1, 0): False, (2, 0): True,
-        (0, 0, 0): True, (1, 0, 0): True,
-    }  # fmt: skip
-    assert sorted(each.node.lineage_path for each in result.candidates) == [(0, 0, 0), (1, 0, 0), (2, 0), (3,)]
-
-
-def test_replies_of_a_lane_come_in_the_order_of_the_asks() -> None:
-    for order in range(5):
-        seen: list[int] = []
-
-        def act(state: State, nodes: list[Node] | None, seen: list[int] = seen) -> list[Action]:
-            if nodes is None:
-                return [Ask(state.root, 1) for _ in range(6)]
-            seen.append(nodes[0].index)
-            return []
-
-        submit(Service(ScriptedPair(order=random.Random(order))), "p", Rule(act)).result()
-        assert seen == list(range(6))
-
-
-def test_random_numbers_belong_to_seed_and_node() -> None:
-    drawn: dict[tuple[int, int], list[float]] = {}
-    for seed in (0, 1):
-        for order in (0, 1):
-            rule = Rule(lambda state, nodes: [Ask(state.root, 4)] if nodes is None else [])
-            options = SearchOptions(rule, Settings(seed=seed))
-            pair = ScriptedPair(order=random.Random(order))
-            result = driver.submit(Service(pair), Problem("p", "p"), options).result()
-            drawn[seed, order] = [rule.random(node, draw) for node in walk(result.tree) for draw in (0, 1)]
-    assert drawn[0, 0] == drawn[0, 1]
-    assert not set(drawn[0, 0]) & set(drawn[1, 0])
-    assert len(set(drawn[0, 0])) == 10
-    assert all(0 <= number < 1 for number in drawn[0, 0])
