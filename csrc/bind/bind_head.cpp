@@ -7,8 +7,8 @@
 
 #include "bind/bind.h"
 #include "bind/dlpack.h"
-#include "cpu/head_sampler.h"
-#include "cpu/isa.h"
+#include "cpu/head/head_sampler.h"
+#include "cpu/isa/isa.h"
 
 namespace py = pybind11;
 using namespace py::literals;
