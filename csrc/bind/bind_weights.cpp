@@ -36,8 +36,9 @@ struct Target {
   const void* bias_data;
   Act act;
 
-  Target(py::object x_, py::object out_, py::object bias_, int64_t n, int64_t k, int64_t column,
-         const std::string& kind)
+  // dtypes: that all of them may be of
+  Target(py::object x_, py::object out_, py::object bias_, std::initializer_list<DType> dtypes,
+         int64_t n, int64_t k, int64_t column, const std::string& kind)
       : x(borrow(x_, "x")),
         out(borrow(out_, "out", Access::write)),
         bias(bias_.is_none() ? Borrowed() : borrow(bias_, "bias")),
@@ -49,8 +50,8 @@ struct Target {
       n /= 2;
     }
     Shapes shapes;
-    shapes.check("x", x.view(), kReal, {"rows", k});
-    shapes.check("out", out.view(), kReal, {"rows", "columns"});
+    shapes.check("x", x.view(), dtypes, {"rows", k});
+    shapes.check("out", out.view(), {x->dtype}, {"rows", "columns"});
     rows = shapes["rows"], columns = shapes["columns"];
     CHECK_ARG(column >= 0 && column + n <= columns, "out has shape ", shape_text(out.view()),
               ", expected room for columns ", column, " to ", column + n);
@@ -70,40 +71,21 @@ void multiply(const Args& args, Target& to, const Weight& weight) {
 
 void gemm(py::object x, const DenseWeight& packed, py::object out, py::object bias, int64_t column,
           const std::string& gated) {
-  Target to(x, out, bias, packed.n(), packed.k(), column, gated);
-  const GemmArgs args{to.x->data,
-                      packed.panels(),
-                      to.bias_data,
-                      to.data,
-                      nullptr,
-                      to.rows,
-                      packed.n(),
-                      packed.k(),
-                      to.columns,
-                      real_of(to.x->dtype),
-                      real_of(packed.dtype()),
-                      real_of(to.out->dtype),
-                      to.act,
-                      packed.twelve_bit()};
+  Target to(x, out, bias, {packed.dtype()}, packed.n(), packed.k(), column, gated);
+  const GemmArgs args{
+      to.x->data, packed.panels(),    to.bias_data, to.data,    nullptr,
+      to.rows,    packed.n(),         packed.k(),   to.columns, real_of(packed.dtype()),
+      to.act,     packed.twelve_bit()};
   multiply(args, to, packed);
 }
 
 void quantised_gemm(py::object x, const QuantisedWeight& weight, py::object out, py::object bias,
                     int64_t column, const std::string& gated) {
-  Target to(x, out, bias, weight.n(), weight.k(), column, gated);
-  const QuantisedGemmArgs args{to.x->data,
-                               weight.panels(),
-                               weight.column_scale(),
-                               to.bias_data,
-                               to.data,
-                               nullptr,
-                               to.rows,
-                               weight.n(),
-                               weight.k(),
-                               to.columns,
-                               weight.format(),
-                               real_of(to.x->dtype),
-                               real_of(to.out->dtype),
+  Target to(x, out, bias, kReal, weight.n(), weight.k(), column, gated);
+  const QuantisedGemmArgs args{to.x->data,   weight.panels(), weight.column_scale(),
+                               to.bias_data, to.data,         nullptr,
+                               to.rows,      weight.n(),      weight.k(),
+                               to.columns,   weight.format(), real_of(to.x->dtype),
                                to.act};
   multiply(args, to, weight);
 }
@@ -198,8 +180,7 @@ void bind_weights(py::module_& module) {
       "gemm", &gemm, "x"_a, "packed"_a, "out"_a, "bias"_a = py::none(), "column"_a = 0,
       "gated"_a = "",
       "out[:, column:column + n] = x @ weight.T + bias; x: [rows, in], out: [rows, columns], "
-      "fp32 or bf16 each; bias: [columns] of x's dtype. A row's bits do not depend on the "
-      "other rows.");
+      "bias: [columns], all of the weight's dtype. A row's bits do not depend on the other rows.");
   py::class_<QuantisedWeight>(module, "QuantisedWeight",
                               "A weight of small integers packed for quantised_gemm.")
       .def(py::init(&make_quantised_weight), "codes"_a, "scales"_a, "minima"_a, "bits"_a, "group"_a,
@@ -222,9 +203,11 @@ void bind_weights(py::module_& module) {
   module.def("quantise", &quantise_weight, "weight"_a, "codes"_a, "scales"_a, "minima"_a, "bits"_a,
              "group"_a,
              "Round weight: [out, in] fp32 into what QuantisedWeight takes; it is written.");
-  module.def("quantised_gemm", &quantised_gemm, "x"_a, "weight"_a, "out"_a, "bias"_a = py::none(),
-             "column"_a = 0, "gated"_a = "",
-             "As gemm; x is quantised to int8 on the way in, one scale per row and group of k.");
+  module.def(
+      "quantised_gemm", &quantised_gemm, "x"_a, "weight"_a, "out"_a, "bias"_a = py::none(),
+      "column"_a = 0, "gated"_a = "",
+      "As gemm, in fp32 or bf16; x is quantised to int8 on the way in, one scale per row and "
+      "group of k.");
 }
 
 }  // namespace branchwise

@@ -35,10 +35,8 @@ def quantised(x: Tensor, group: int) -> Tensor:
     return (codes.double() * (largest / 127).double()).view(len(x), -1)[:, : x.shape[1]]
 
 
-def product(
-    x: Tensor, packed: _C.QuantisedWeight, bias: Tensor | None = None, dtype: torch.dtype | None = None
-) -> Tensor:
-    out = torch.full((len(x), packed.shape[0]), math.nan, dtype=dtype or x.dtype)
+def product(x: Tensor, packed: _C.QuantisedWeight, bias: Tensor | None = None) -> Tensor:
+    out = torch.full((len(x), packed.shape[0]), math.nan, dtype=x.dtype)
     _C.quantised_gemm(x, packed, out, bias)
     return out
 

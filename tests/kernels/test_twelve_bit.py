@@ -29,16 +29,19 @@ def weights(n: int, k: int, rare: float = 1 / 300, seed: int = 0) -> Tensor:
     return torch.from_numpy(bits).view(torch.bfloat16)
 
 
-def product(x: Tensor, packed: _C.DenseWeight, gated: str = "", dtype: torch.dtype | None = None) -> Tensor:
+def product(x: Tensor, packed: _C.DenseWeight, gated: str = "") -> Tensor:
     columns = packed.shape[0] // 2 if gated else packed.shape[0]
-    out = torch.full((len(x), columns), math.nan, dtype=dtype or x.dtype)
+    out = torch.full((len(x), columns), math.nan, dtype=x.dtype)
     _C.gemm(x, packed, out, gated=gated)
     return out
 
 
 def unpacked(packed: _C.DenseWeight) -> Tensor:
-    """The weights, each of them picked by a row of x that is one 1 among zeros: [out, in] fp32."""
-    return product(torch.eye(packed.shape[1]), packed, dtype=torch.float32).T
+    """The weights, each of them picked by a row of x that is one 1 among zeros: [out, in] bf16.
+
+    Some processors take subnormal numbers for zeros.
+    """
+    return product(torch.eye(packed.shape[1]).bfloat16(), packed).T
 
 
 @settings(max_examples=30, deadline=None)
@@ -52,19 +55,21 @@ def test_no_bit_is_lost(n: int, k: int, rare: float, seed: int, isa: str) -> Non
     try:
         weight = weights(n, k, rare, seed)
         packed = _C.DenseWeight(weight, twelve_bit=True)
-        assert torch.equal(unpacked(packed), weight.float())
+        given = unpacked(packed)
+        assert torch.equal(given, unpacked(_C.DenseWeight(weight)))
+        normal = weight.abs() >= torch.finfo(torch.bfloat16).tiny
+        assert torch.equal(given[normal], weight[normal])
     finally:
         _C._use_isa(before)
 
 
 @pytest.mark.parametrize(("n", "k"), SHAPES)
-@pytest.mark.parametrize("x_dtype", [torch.bfloat16, torch.float32])
-def test_products_are_those_of_plain_panels(isa: str, x_dtype: torch.dtype, n: int, k: int) -> None:
+def test_products_are_those_of_plain_panels(isa: str, n: int, k: int) -> None:
     weight = weights(n, k, rare=1 / 100)
     plain, twelve_bit = _C.DenseWeight(weight), _C.DenseWeight(weight, twelve_bit=True)
     assert twelve_bit.twelve_bit
     assert not plain.twelve_bit
-    x = torch.randn(max(ROWS), k).to(x_dtype)
+    x = torch.randn(max(ROWS), k).bfloat16()
     for rows in ROWS:
         part = x[:rows].contiguous()
         assert torch.equal(product(part, twelve_bit), product(part, plain)), rows
@@ -87,13 +92,14 @@ def test_weights_of_many_exponents_stay_as_they_are(isa: str) -> None:
     weight = weights(64, 96, rare=1)
     packed = _C.DenseWeight(weight, twelve_bit=True)
     assert not packed.twelve_bit
-    assert torch.equal(unpacked(packed), weight.float())
+    normal = weight.abs() >= torch.finfo(torch.bfloat16).tiny
+    assert torch.equal(unpacked(packed)[normal], weight[normal])
     assert not _C.DenseWeight(weight.float(), twelve_bit=True).twelve_bit, "fp32 has no such form"
 
 
 def test_one_exponent_is_enough(isa: str) -> None:
     packed = _C.DenseWeight(torch.ones(33, 65).bfloat16(), twelve_bit=True)
-    assert torch.equal(unpacked(packed), torch.ones(33, 65))
+    assert torch.equal(unpacked(packed), torch.ones(33, 65).bfloat16())
 
 
 @pytest.mark.parametrize("isa_name", _C.supported_isas())

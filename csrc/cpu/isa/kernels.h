@@ -92,8 +92,8 @@ static inline constexpr int64_t round_up(int64_t n, int64_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 // Rows of 32 lanes of a panel. bf16: a lane holds two steps of k, padded to what an AMX tile holds.
-static inline constexpr int64_t panel_depth(Real weight_dtype, int64_t k) {
-  return weight_dtype == Real::f32 ? k : round_up(k, 32) / 2;
+static inline constexpr int64_t panel_depth(Real dtype, int64_t k) {
+  return dtype == Real::f32 ? k : round_up(k, 32) / 2;
 }
 // Floats of scratch memory that a call needs.
 static inline constexpr int64_t gemm_scratch(int64_t rows, int64_t k) {
@@ -102,12 +102,12 @@ static inline constexpr int64_t gemm_scratch(int64_t rows, int64_t k) {
 struct GemmArgs {
   const void* x;
   const void* panels;
-  const void* bias;  // [n] of x_dtype, or null
+  const void* bias;  // [n], or null
   void* out;
   float* scratch;  // [gemm_scratch(rows, k)]
   int64_t rows, n, k;
   int64_t out_stride;  // elements from one row of out to the next
-  Real x_dtype, weight_dtype, out_dtype;
+  Real dtype;          // of all of them
   // Unless none: panels alternate between gate and up, and out = act(gate) * up has n / 2 columns.
   Act act = Act::none;
   const TwelveBitTables* twelve_bit = nullptr;  // bf16 panels may be twelve-bit: see twelve_bit.h
@@ -149,12 +149,12 @@ struct QuantisedGemmArgs {
   const void* x;
   const uint8_t* panels;
   const float* column_scale;  // [n], where the format has one scale for all of an output
-  const void* bias;           // [n] of x_dtype, or null
+  const void* bias;           // [n], or null
   void* out;
   float* scratch;  // [quantised_gemm_scratch(format, rows, k)]
   int64_t rows, n, k, out_stride;
   QuantisedFormat format;
-  Real x_dtype, out_dtype;
+  Real dtype;           // of x, bias and out
   Act act = Act::none;  // as in GemmArgs
 };
 

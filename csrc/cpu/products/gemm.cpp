@@ -38,12 +38,12 @@ void pack_rows(const GemmArgs& args, int64_t begin, int64_t m, int64_t words, fl
   }
 }
 
-template <typename Format, typename X, typename Out>
+template <typename Format, typename X>
 void gemm_typed(const GemmArgs& args) {
   const Parts groups(args.rows, kMaxRows), blocks(groups.count, kBlockGroups);
   const int64_t k_padded = (args.k + Format::kStep - 1) / Format::kStep * Format::kStep;
   const int64_t words = Format::kPairs ? k_padded / 2 : k_padded;  // of a packed row
-  const int64_t panel_words = panel_depth(args.weight_dtype, args.k) * kPanelWidth;
+  const int64_t panel_words = panel_depth(args.dtype, args.k) * kPanelWidth;
   const int64_t n_units = unit_count(args);
   const int panels = unit_panels(args);
 #pragma omp for schedule(static)
@@ -83,7 +83,7 @@ void gemm_typed(const GemmArgs& args) {
           }
         }
       }
-      write_unit<X, Out>(args, nullptr, c, kTask, unit, row_begin, row_end);
+      write_unit<X>(args, nullptr, c, kTask, unit, row_begin, row_end);
     }
 }
 
@@ -101,7 +101,6 @@ void copy_rows(const GemmArgs& args, int64_t begin, int64_t end, int64_t stride,
 
 // A task is a block of rows and a group of units of panels. Where x of a block outgrows L2, k is
 // cut into chunks, each worked off for the whole group.
-template <typename Out>
 void gemm_tiles(const GemmArgs& args) {
   const int64_t n_tiles = (args.k + kTileSteps - 1) / kTileSteps, stride = n_tiles * kTileBytes;
   if (args.rows == 0) return;
@@ -150,31 +149,21 @@ void gemm_tiles(const GemmArgs& args) {
             tiles_times_panel(x, weights + p * n_tiles * kPanelTile, k, k_end, begin, end, sums);
         }
       for (int64_t p = first; p < last; p += panels)
-        write_unit<Bf16, Out>(args, nullptr, c + (p - first) * kTask, kTask, p / panels, begin,
-                              end);
+        write_unit<Bf16>(args, nullptr, c + (p - first) * kTask, kTask, p / panels, begin, end);
     }
 }
 #endif
 
-template <typename Format, typename X>
-void gemm_out(const GemmArgs& args) {
-  args.out_dtype == Real::f32 ? gemm_typed<Format, X, float>(args)
-                              : gemm_typed<Format, X, Bf16>(args);
-}
-
 }  // namespace
 
 void gemm(const GemmArgs& args) {
-  if (args.weight_dtype == Real::f32)
-    return args.x_dtype == Real::f32 ? gemm_out<Fp32Weights, float>(args)
-                                     : gemm_out<Fp32Weights, Bf16>(args);
-  if (args.x_dtype == Real::f32) return gemm_out<Bf16Weights, float>(args);
+  if (args.dtype == Real::f32) return gemm_typed<Fp32Weights, float>(args);
 #if defined(__AMX_BF16__)
-  return args.out_dtype == Real::f32 ? gemm_tiles<float>(args) : gemm_tiles<Bf16>(args);
+  gemm_tiles(args);
 #elif defined(__AVX512BF16__)
-  return gemm_out<Bf16Pairs, Bf16>(args);
+  gemm_typed<Bf16Pairs, Bf16>(args);
 #else
-  return gemm_out<Bf16Weights, Bf16>(args);
+  gemm_typed<Bf16Weights, Bf16>(args);
 #endif
 }
 

@@ -39,7 +39,7 @@ constexpr int64_t kStreamedBytes = 8 << 20;
 
 // Rows [begin, end) of unit `unit` of out, over the columns that exist. scale: [n] or null
 // c: [panel of the unit], each `c_stride` floats after the other, [end - begin][32]
-template <typename X, typename Out, typename Args>
+template <typename X, typename Args>
 void write_unit(const Args& args, const float* scale, const float* c, int64_t c_stride,
                 int64_t unit, int64_t begin, int64_t end) {
   const X* bias = static_cast<const X*>(args.bias);
@@ -50,12 +50,12 @@ void write_unit(const Args& args, const float* scale, const float* c, int64_t c_
   const auto value = [&](int64_t i, int lanes) {
     const Vec sum = finish(c + i, scale, bias, from + i, lanes);
     if (!gated) return sum;
-    return activate<Out>(args.act, sum) *
+    return activate<X>(args.act, sum) *
            finish(c + c_stride + i, scale, bias, from + kPanelWidth + i, lanes);
   };
-  Out* out = static_cast<Out*>(args.out) + begin * args.out_stride + to;
-  if constexpr (kCanStream && sizeof(Out) == sizeof(Bf16)) {
-    const int64_t row_bytes = args.out_stride * sizeof(Out);
+  X* out = static_cast<X*>(args.out) + begin * args.out_stride + to;
+  if constexpr (kCanStream && sizeof(X) == sizeof(Bf16)) {
+    const int64_t row_bytes = args.out_stride * sizeof(X);
     const bool whole_lines = (reinterpret_cast<uintptr_t>(out) | row_bytes) % 64 == 0;
     if (width == kPanelWidth && whole_lines && args.rows * row_bytes >= kStreamedBytes) {
       for (int64_t row = begin; row < end; ++row, c += kPanelWidth, out += args.out_stride)

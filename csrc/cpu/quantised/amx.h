@@ -166,7 +166,7 @@ void tiles_times_codes(const QuantisedFormat format, const TiledRows& x, const u
   }
 }
 
-template <typename X, typename Out>
+template <typename X>
 void quantised_gemm_tiles(const QuantisedGemmArgs& args) {
   const QuantisedFormat format = args.format;
   const TiledRows x(args);
@@ -191,7 +191,7 @@ void quantised_gemm_tiles(const QuantisedGemmArgs& args) {
       for (int j = 0; j < panels; ++j)
         multiply(format, x, args.panels + (unit * panels + j) * panel_bytes, begin, end, room,
                  c + j * kTask);
-      write_unit<X, Out>(args, args.column_scale, c, kTask, unit, begin, end);
+      write_unit<X>(args, args.column_scale, c, kTask, unit, begin, end);
     }
 }
 

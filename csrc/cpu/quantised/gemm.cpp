@@ -177,7 +177,7 @@ void multiply_few(const QuantisedFormat format, int64_t m, const Rows& x, const 
   multiply(FewRows<8>{});
 }
 
-template <typename X, typename Out>
+template <typename X>
 void quantised_gemm_typed(const QuantisedGemmArgs& args) {
   const QuantisedFormat format = args.format;
   const Layout layout = layout_of(format);
@@ -233,28 +233,22 @@ void quantised_gemm_typed(const QuantisedGemmArgs& args) {
           }
         }
       }
-      write_unit<X, Out>(args, args.column_scale, c, kTask, unit, row_begin, row_end);
+      write_unit<X>(args, args.column_scale, c, kTask, unit, row_begin, row_end);
     }
 }
 
-template <typename X, typename Out>
-void quantised_gemm_any(const QuantisedGemmArgs& args) {
-#if defined(__AMX_INT8__)
-  if (args.rows >= kMinTiledRows) return quantised_gemm_tiles<X, Out>(args);
-#endif
-  quantised_gemm_typed<X, Out>(args);
-}
-
 template <typename X>
-void quantised_gemm_out(const QuantisedGemmArgs& args) {
-  args.out_dtype == Real::f32 ? quantised_gemm_any<X, float>(args)
-                              : quantised_gemm_any<X, Bf16>(args);
+void quantised_gemm_of(const QuantisedGemmArgs& args) {
+#if defined(__AMX_INT8__)
+  if (args.rows >= kMinTiledRows) return quantised_gemm_tiles<X>(args);
+#endif
+  quantised_gemm_typed<X>(args);
 }
 
 }  // namespace
 
 void quantised_gemm(const QuantisedGemmArgs& args) {
-  args.x_dtype == Real::f32 ? quantised_gemm_out<float>(args) : quantised_gemm_out<Bf16>(args);
+  args.dtype == Real::f32 ? quantised_gemm_of<float>(args) : quantised_gemm_of<Bf16>(args);
 }
 
 }  // namespace branchwise::BRANCHWISE_ISA
