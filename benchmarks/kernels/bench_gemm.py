@@ -52,16 +52,16 @@ class Side:
     sizes: dict[str, int]
 
 
-def dense(weight: Tensor, compact: bool = False) -> tuple[Product, int]:
-    packed = _C.PackedWeight(weight, compact)
+def dense(weight: Tensor, twelve_bit: bool = False) -> tuple[Product, int]:
+    packed = _C.DenseWeight(weight, twelve_bit)
     return lambda x, out: _C.gemm(x, packed, out), packed.nbytes
 
 
 def codes(weight: Tensor, bits: int, group: int, has_min: bool) -> tuple[Product, int]:
     scales = torch.rand(len(weight), weight.shape[1] // group if group else 1)
     values = weight.view(torch.uint8)[:, : weight.shape[1]] & (2**bits - 1)
-    packed = _C.CodeWeight(values.contiguous(), scales, torch.zeros_like(scales) if has_min else None, bits, group)
-    return lambda x, out: _C.code_gemm(x, packed, out), packed.nbytes
+    packed = _C.QuantisedWeight(values.contiguous(), scales, torch.zeros_like(scales) if has_min else None, bits, group)
+    return lambda x, out: _C.quantised_gemm(x, packed, out), packed.nbytes
 
 
 def onednn(weight: Tensor) -> tuple[Product, int]:
@@ -78,7 +78,7 @@ def products(names: list[str], isas: list[str]) -> Iterator[tuple[str, str, torc
             if name == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
                 yield name, "onednn", dtype, onednn
         elif name == "bf16-12bit":
-            yield from ((name, isa, torch.bfloat16, lambda w: dense(w, compact=True)) for isa in isas)
+            yield from ((name, isa, torch.bfloat16, lambda w: dense(w, twelve_bit=True)) for isa in isas)
         else:
             yield from ((name, isa, torch.bfloat16, lambda w, name=name: codes(w, *FORMATS[name])) for isa in isas)
 

@@ -49,7 +49,7 @@ def torch_top_p(logits: Tensor, temperature: float = 0.8, top_p: float = 0.95) -
 
 
 def time_draws(
-    hidden: Tensor, weights: list[_C.PackedWeight], tiles: list[Tensor], with_head: bool, options: argparse.Namespace
+    hidden: Tensor, weights: list[_C.DenseWeight], tiles: list[Tensor], with_head: bool, options: argparse.Namespace
 ) -> list[common.Timing]:
     """Of every kind of draw, in turn; with_head: the product that makes a tile of logits comes before each."""
     rows = len(hidden)
@@ -102,7 +102,7 @@ def main() -> None:
 
     for kind in ("model", "flat"):
         hidden, head = hidden_and_head(kind, rows)
-        weights = [_C.PackedWeight(part.contiguous()) for part in head.split(TILE_WORDS)]
+        weights = [_C.DenseWeight(part.contiguous()) for part in head.split(TILE_WORDS)]
         tiles = [torch.empty(rows, packed.shape[0]).bfloat16() for packed in weights]
         for packed, tile in zip(weights, tiles, strict=True):
             _C.gemm(hidden, packed, tile)

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "core/tensor_view.h"
-#include "cpu/kernels.h"
+#include "cpu/isa/kernels.h"
 
 namespace branchwise {
 

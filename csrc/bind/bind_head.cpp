@@ -2,13 +2,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <bit>
 #include <cmath>
 
 #include "bind/bind.h"
 #include "bind/dlpack.h"
-#include "cpu/head_sampler.h"
-#include "cpu/isa.h"
+#include "cpu/head/head_sampler.h"
+#include "cpu/isa/isa.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -19,20 +18,17 @@ namespace {
 py::array_t<float> prm_probability(py::object logits, const std::string& kind) {
   const Borrowed logits_ = borrow(logits, "logits");
   const bool pair = kind == "softmax0" || kind == "softmax1";
-  CHECK_ARG(pair || kind == "sigmoid" || kind == "raw", "kind is '", kind,
-            "', expected 'sigmoid', 'softmax0', 'softmax1' or 'raw'");
+  CHECK_ARG(pair || kind == "sigmoid", "kind is '", kind,
+            "', expected 'sigmoid', 'softmax0' or 'softmax1'");
   Shapes shapes;
-  shapes.check("logits", logits_.view(), kReal, {"rows", int64_t{pair ? 2 : 1}});
+  shapes.check("logits", logits_.view(), {DType::f32}, {"rows", int64_t{pair ? 2 : 1}});
   const int64_t rows = shapes["rows"];
-  const auto value = [&](int64_t i) -> double {
-    if (logits_->dtype == DType::f32) return logits_.as<float>()[i];
-    return std::bit_cast<float>(static_cast<uint32_t>(logits_.as<uint16_t>()[i]) << 16);
-  };
+  const float* value = logits_.as<float>();
   py::array_t<float> out(rows);
   for (int64_t row = 0; row < rows; ++row) {
-    double x = pair ? value(2 * row) - value(2 * row + 1) : value(row);
+    double x = pair ? double{value[2 * row]} - value[2 * row + 1] : value[row];
     if (kind == "softmax1") x = -x;
-    out.mutable_at(row) = static_cast<float>(kind == "raw" ? x : 1 / (1 + std::exp(-x)));
+    out.mutable_at(row) = static_cast<float>(1 / (1 + std::exp(-x)));
   }
   return out;
 }
@@ -99,8 +95,8 @@ void bind_head(py::module_& module) {
   module.def("_use_isa", &use_isa, "name"_a, "Changes the instruction set, for tests.");
   module.def("_apply", &apply, "name"_a, "x"_a, "out"_a, "A vector function, for tests.");
   module.def("prm_probability", &prm_probability, "logits"_a, "kind"_a,
-             "P(good) as fp32 [rows] of logits [rows, 1] ('sigmoid', 'raw') or [rows, 2] "
-             "('softmax0', 'softmax1': which class is good).");
+             "P(good) [rows] of logits [rows, 1] ('sigmoid') or [rows, 2] ('softmax0', 'softmax1': "
+             "which class is good), all fp32.");
   py::class_<HeadSampler>(module, "HeadSampler", "Draws tokens from logits in vocabulary tiles.")
       .def(py::init<int64_t, int64_t>(), "max_rows"_a, "vocab_size"_a)
       .def("begin", &begin, "seeds"_a, "lineages"_a, "positions"_a, "temperature"_a, "top_p"_a,

@@ -6,7 +6,7 @@
 
 #include "bind/bind.h"
 #include "bind/pass.h"
-#include "cpu/packed_weight.h"
+#include "cpu/products/dense_weight.h"
 
 namespace py = pybind11;
 using namespace py::literals;

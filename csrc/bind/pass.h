@@ -10,8 +10,8 @@
 
 #include "bind/dlpack.h"
 #include "core/attention_plan.h"
-#include "cpu/launch.h"
-#include "cpu/program.h"
+#include "cpu/isa/launch.h"
+#include "cpu/isa/program.h"
 
 namespace branchwise {
 

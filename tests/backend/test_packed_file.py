@@ -41,13 +41,13 @@ def product(packed: Packed, x: Tensor) -> Tensor:
     return PackedLinear([packed])(x)
 
 
-@pytest.mark.parametrize(("dtype", "compact"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
+@pytest.mark.parametrize(("dtype", "twelve_bit"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
 @pytest.mark.parametrize("shape", [(1, 1), (70, 33), (64, 96)])
-def test_dense_panels_make_the_weight_that_they_are_from(dtype: str, compact: bool, shape: tuple[int, int]) -> None:
-    packed = _C.PackedWeight(matrix(*shape, dtype=getattr(torch, dtype)), compact)
+def test_dense_panels_make_the_weight_that_they_are_from(dtype: str, twelve_bit: bool, shape: tuple[int, int]) -> None:
+    packed = _C.DenseWeight(matrix(*shape, dtype=getattr(torch, dtype)), twelve_bit)
     panels = in_large_memory(packed.panels)
-    again = _C.PackedWeight.stored(panels, packed.shape, packed.dtype, packed.compact)
-    assert (again.shape, again.dtype, again.compact, again.nbytes) == (shape, dtype, compact, packed.nbytes)
+    again = _C.DenseWeight.from_panels(panels, packed.shape, packed.dtype, packed.twelve_bit)
+    assert (again.shape, again.dtype, again.twelve_bit, again.nbytes) == (shape, dtype, twelve_bit, packed.nbytes)
     assert again.panels.ctypes.data == panels.ctypes.data, "they were copied"
     del panels
     x = matrix(3, shape[1], getattr(torch, dtype))
@@ -57,16 +57,16 @@ def test_dense_panels_make_the_weight_that_they_are_from(dtype: str, compact: bo
 @pytest.mark.parametrize("form", FORMATS)
 def test_panels_of_codes_make_the_weight_that_they_are_from(form: tuple[int, int, bool]) -> None:
     given = blocks(form)
-    packed = _C.CodeWeight(given.codes, given.scales, given.minima, form[0], form[1])
+    packed = _C.QuantisedWeight(given.codes, given.scales, given.minima, form[0], form[1])
     scale = packed.column_scale
     assert (scale is None) == (form[1] != 0)
-    again = _C.CodeWeight.stored(in_large_memory(packed.panels), scale, packed.shape, *packed.format)
+    again = _C.QuantisedWeight.from_panels(in_large_memory(packed.panels), scale, packed.shape, *packed.format)
     assert (again.shape, again.format, again.nbytes) == ((70, 96), form, packed.nbytes)
     assert torch.equal(product(again, matrix(3)), product(packed, matrix(3)))
 
 
 def test_views_cannot_be_written_and_outlive_their_weight() -> None:
-    panels = _C.PackedWeight(torch.ones(32, 4)).panels
+    panels = _C.DenseWeight(torch.ones(32, 4)).panels
     assert panels.view(np.float32).tolist() == [1.0] * 128
     with pytest.raises(ValueError, match="read-only"):
         panels[0] = 1
@@ -81,13 +81,13 @@ def test_panels_that_do_not_fit_are_refused() -> None:
         ((32, 64), "float16", "dtype is float16"),
     ):
         with pytest.raises(ValueError, match=message):
-            _C.PackedWeight.stored(room, shape, dtype, False)
+            _C.DenseWeight.from_panels(room, shape, dtype, False)
     with pytest.raises(ValueError, match="cache line"):
-        _C.PackedWeight.stored(room[4:4100], (32, 32), "float32", False)
+        _C.DenseWeight.from_panels(room[4:4100], (32, 32), "float32", False)
     with pytest.raises(TypeError):
-        _C.PackedWeight.stored(room[::2], (32, 32), "float32", False)
-    with pytest.raises(ValueError, match="compact panels are of bfloat16"):
-        _C.PackedWeight.stored(room, (32, 32), "float32", True)
+        _C.DenseWeight.from_panels(room[::2], (32, 32), "float32", False)
+    with pytest.raises(ValueError, match="twelve-bit panels are of bfloat16"):
+        _C.DenseWeight.from_panels(room, (32, 32), "float32", True)
     for scale, shape, form, message in (
         (None, (32, 128), (8, 0, False), "column_scale has 0 values, expected 32"),
         (np.ones(32, np.float32), (32, 128), (8, 32, False), "panels has 8192 bytes"),
@@ -96,7 +96,7 @@ def test_panels_that_do_not_fit_are_refused() -> None:
         (None, (32, 128), (8, 16, True), "minima need groups of 32"),
     ):
         with pytest.raises(ValueError, match=message):
-            _C.CodeWeight.stored(room[:4096] if form[1] == 0 else room, scale, shape, *form)
+            _C.QuantisedWeight.from_panels(room[:4096] if form[1] == 0 else room, scale, shape, *form)
 
 
 def layers() -> dict[str, Any]:
@@ -209,5 +209,5 @@ def test_what_killed_processes_left_is_removed_but_not_what_others_write_now(pat
         file.touch()
     for file in (left, another):
         os.utime(file, (0, 0))
-    write_packed(path, KEY, {"a": PackedLinear([_C.PackedWeight(matrix())])})
+    write_packed(path, KEY, {"a": PackedLinear([_C.DenseWeight(matrix())])})
     assert {file.name for file in path.parent.glob("*.unfinished")} == {written_now.name, another.name}

@@ -192,7 +192,7 @@ EMULATED float reduce_max_ps(__m512 a) {
   return x.f32[0];
 }
 
-// The asm of csrc/cpu/code_dot.h: sum += pairs of products, in 32 or in 16 bits.
+// The asm of csrc/cpu/quantised/dot.h: sum += pairs of products, in 32 or in 16 bits.
 template <typename V>
 EMULATED void multiply_add(bool bytes, V& sum, V a, V b) {
   const auto x = (__m512i)a, y = (__m512i)b;

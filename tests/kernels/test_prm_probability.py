@@ -9,11 +9,10 @@ from branchwise import _C
 from tolerances import assert_close
 
 
-def test_kinds(dtype: torch.dtype) -> None:
-    one, two = (torch.randn(50, 1) * 10).to(dtype), (torch.randn(50, 2) * 10).to(dtype)
+def test_kinds() -> None:
+    one, two = torch.randn(50, 1) * 10, torch.randn(50, 2) * 10
     for logits, kind, reference in (
         (one, "sigmoid", one.double().sigmoid()[:, 0]),
-        (one, "raw", one.double()[:, 0]),
         (two, "softmax0", two.double().softmax(-1)[:, 0]),
         (two, "softmax1", two.double().softmax(-1)[:, 1]),
     ):

@@ -22,12 +22,12 @@ class Layer:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.norm = torch.randn(HIDDEN).to(dtype)
-        self.qkv = _C.PackedWeight(self._matrix((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN))
+        self.qkv = _C.DenseWeight(self._matrix((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN))
         self.bias = torch.randn((HEADS + 2 * KV_HEADS) * HEAD_DIM).to(dtype)
-        self.output = _C.PackedWeight(self._matrix(HIDDEN, HEADS * HEAD_DIM))
-        self.gated = _C.PackedWeight(self._matrix(2 * INNER, HIDDEN))
+        self.output = _C.DenseWeight(self._matrix(HIDDEN, HEADS * HEAD_DIM))
+        self.gated = _C.DenseWeight(self._matrix(2 * INNER, HIDDEN))
         codes = torch.randint(0, 256, (HIDDEN, INNER), dtype=torch.uint8)
-        self.down = _C.CodeWeight(codes, torch.rand(HIDDEN, 1) * 0.01, None, 8, 0)
+        self.down = _C.QuantisedWeight(codes, torch.rand(HIDDEN, 1) * 0.01, None, 8, 0)
         angles = torch.rand(POSITIONS, HEAD_DIM // 2) * 6
         self.cos, self.sin = angles.cos(), angles.sin()
 
@@ -49,7 +49,7 @@ class Layer:
         _C.gemm(mixed, self.output, update)
         _C.add_rms_norm(update, x, self.norm, normed, 1e-5)
         _C.gemm(normed, self.gated, inner, gated="silu")
-        _C.code_gemm(inner, self.down, update)
+        _C.quantised_gemm(inner, self.down, update)
         _C.act_mul(update, half, "gelu_tanh")
         return half
 

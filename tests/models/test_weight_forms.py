@@ -48,7 +48,7 @@ def assert_same_model(given: Tensor, expected: Tensor) -> None:
 def test_logits_are_those_of_the_rounded_weights(family: str, form: str) -> None:
     checkpoint = random_checkpoint(family, seed=5)
     model = cpu_decoder(checkpoint, torch.float32, weights=form)
-    assert [type(part) for part in model.layers[0].qkv.packed] == [_C.CodeWeight]
+    assert [type(part) for part in model.layers[0].qkv.packed] == [_C.QuantisedWeight]
     expected = all_logits(cpu_decoder(rounded(checkpoint, form), torch.float32), TOKENS)
     assert_same_model(all_logits(model, TOKENS), expected)
 

@@ -165,7 +165,7 @@ class CpuBackend:
         return values
 
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
-        """How K and V lie in a block: see kv_width in csrc/cpu/kernels.h. Memory is taken when it is first written."""
+        """How K and V lie in a block: `kv_width` in csrc/cpu/isa/kernels.h. Memory is taken when first written."""
         shape = layers, blocks, kv_heads, 2, self.kv_width(head_dim)
         return torch.from_numpy(_C.large_memory(prod(shape) * dtype.itemsize)).view(dtype).view(shape)
 

@@ -1,8 +1,8 @@
 """Linear layers on the CPU: weights packed once, multiplied by the products of `csrc/cpu`.
 
 A row's result never depends on the rows beside it, nor on the thread count. Dense matrices go through `_C.gemm`, and
-with AMX bf16 is kept in 12 bits, without loss (`csrc/cpu/compact.h`). Blocks go through `_C.code_gemm`, which rounds x
-to int8 on the way in. `benchmarks/kernels/bench_gemm.py` times both.
+with AMX bf16 is kept in twelve bits, without loss (`csrc/cpu/products/twelve_bit.h`). Blocks go through
+`_C.quantised_gemm`, which rounds x to int8 on the way in. `benchmarks/kernels/bench_gemm.py` times both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from branchwise import _C
 from branchwise.weights.blocks import Blocks, Matrix, stack
 
-Packed: TypeAlias = _C.PackedWeight | _C.CodeWeight
+Packed: TypeAlias = _C.DenseWeight | _C.QuantisedWeight
 
 
 class PackedLinear:
@@ -78,7 +78,7 @@ def gated_linear(gate: Matrix, up: Matrix, activation: str) -> GatedLinear:
     return GatedLinear(_fused_gate(gate, up) or packed_linear([gate, up]), activation)
 
 
-def reads_compact() -> bool:
+def reads_twelve_bit() -> bool:
     """Whether bf16 weights are kept in 12 bits: with AMX, where unpacking costs less time than reading them takes."""
     return _C.isa() == "amx"
 
@@ -100,11 +100,11 @@ def _pack(parts: list[Matrix]) -> Packed:
     """Matrices of one form under each other, packed."""
     dense = [part for part in parts if isinstance(part, Tensor)]
     if dense:
-        return _C.PackedWeight(torch.cat(dense) if len(dense) > 1 else dense[0], compact=reads_compact())
+        return _C.DenseWeight(torch.cat(dense) if len(dense) > 1 else dense[0], twelve_bit=reads_twelve_bit())
     blocks = stack([part for part in parts if isinstance(part, Blocks)])
-    return _C.CodeWeight(blocks.codes, blocks.scales, blocks.minima, blocks.format.bits, blocks.format.group)
+    return _C.QuantisedWeight(blocks.codes, blocks.scales, blocks.minima, blocks.format.bits, blocks.format.group)
 
 
 def _product(packed: Packed) -> Callable[..., None]:
     """The product that multiplies a packed weight."""
-    return _C.gemm if isinstance(packed, _C.PackedWeight) else _C.code_gemm
+    return _C.gemm if isinstance(packed, _C.DenseWeight) else _C.quantised_gemm

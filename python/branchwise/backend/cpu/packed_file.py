@@ -96,10 +96,10 @@ class PackedFile:
         shape = (about["out"], about["in"])
         try:
             if "dtype" in about:
-                return _C.PackedWeight.stored(panels, shape, about["dtype"], about["compact"])
+                return _C.DenseWeight.from_panels(panels, shape, about["dtype"], about["twelve_bit"])
             whole = about["scale_checksum"]
             scale = None if whole is None else self._bytes(name + SCALE, whole).view(np.float32)
-            return _C.CodeWeight.stored(panels, scale, shape, *about["format"])
+            return _C.QuantisedWeight.from_panels(panels, scale, shape, *about["format"])
         except ValueError as error:
             raise DamagedFile(f"{self._path}: tensor {name}: {error}") from error
 
@@ -149,8 +149,8 @@ def write_packed(path: Path, key: str, layers: Mapping[str, Any]) -> None:
     for name, packed in _named(layers):
         about: dict[str, Any] = {"out": packed.shape[0], "in": packed.shape[1]}
         tensors[name] = packed.panels
-        if isinstance(packed, _C.PackedWeight):
-            about["dtype"], about["compact"] = packed.dtype, packed.compact
+        if isinstance(packed, _C.DenseWeight):
+            about["dtype"], about["twelve_bit"] = packed.dtype, packed.twelve_bit
         else:
             about["format"] = packed.format
             if packed.column_scale is not None:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from branchwise import _C, __version__
-from branchwise.backend.cpu.linear import reads_compact
+from branchwise.backend.cpu.linear import reads_twelve_bit
 from branchwise.backend.cpu.packed_file import DamagedFile, PackedFile, write_packed
 from branchwise.errors import CheckpointError, ConfigError
 from branchwise.weights.checkpoint import Checkpoint
@@ -29,7 +29,7 @@ class CachedModel:
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, weights: str, head: bool) -> None:
         source = os.path.abspath(checkpoint.source)
-        form = _digest(source, str(dtype), weights, head, reads_compact())
+        form = _digest(source, str(dtype), weights, head, reads_twelve_bit())
         self._key = f"{form}-{_state(checkpoint)}"
         name = re.sub(r"[^\w.-]+", "-", os.path.basename(source).removesuffix(".gguf"))
         self.path = folder / f"{name}-{self._key}.safetensors"
