@@ -14,7 +14,7 @@ import torch
 
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
-from branchwise.config import EngineConfig, check_sampling
+from branchwise.config import EngineConfig, check_sampling, check_seed
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
 from branchwise.pair.pair import ModelPair
@@ -224,9 +224,10 @@ class Engine:
         sampling = self.sampling(**{name: options.pop(name) for name in _SAMPLING if name in options})
         caps = {"stop": config.delimiter, "max_tokens": config.max_tokens, "max_step_tokens": config.max_step_tokens}
         given = {name: options.pop(name) for name in _CAPS if options.get(name) is not None}
-        checked = replace(config, **{"delimiter" if name == "stop" else name: value for name, value in given.items()})
-        seed = config.seed if seed is None else replace(checked, seed=seed).seed
-        return Settings(sampling, seed=seed, **{**caps, **given})
+        replace(config, **{"delimiter" if name == "stop" else name: value for name, value in given.items()})  # checked
+        if seed is not None:
+            check_seed(seed)
+        return Settings(sampling, seed=config.seed if seed is None else seed, **{**caps, **given})
 
     def _search_options(
         self, strategy: str | Strategy, on_event: Callback | None, seed: int | None, options: dict[str, Any]

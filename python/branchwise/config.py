@@ -74,8 +74,13 @@ class EngineConfig:
         if self.kv_memory is not None and self.kv_memory < 1 << 20:
             raise ConfigError(f"kv_memory={self.kv_memory} bytes: expected at least 1 MiB")
         check_sampling(self.temperature, self.top_p, self.top_k, self.min_p)
-        if not 0 <= self.seed < 1 << 64:
-            raise ConfigError(f"seed={self.seed}: expected an integer in [0, 2^64)")
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError unless it can key random numbers."""
+    if not 0 <= seed < 1 << 64:
+        raise ConfigError(f"seed={seed}: expected an integer in [0, 2^64)")
 
 
 def check_sampling(temperature: float, top_p: float, top_k: int, min_p: float) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from branchwise.errors import BranchwiseError
+from branchwise.config import check_sampling
+from branchwise.errors import BranchwiseError, ConfigError
 
 if TYPE_CHECKING:
     from branchwise.strategies.protocol import Strategy
@@ -76,6 +77,22 @@ class Settings:
     max_step_tokens: int = 512
     seed: int = 0
     speculate: bool = True  # steps may be written ahead where the engine does so
+
+    def step(
+        self, sampling: Sampling | None = None, stop: str | None = None, max_tokens: int | None = None
+    ) -> StepOptions:
+        """The options of a step, None meaning: as here. ConfigError for one that cannot work."""
+        drawn = self.sampling if sampling is None else sampling
+        check_sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p)
+        if max_tokens is not None and max_tokens < 1:
+            raise ConfigError(f"max_tokens={max_tokens}: a step needs at least 1")
+        if stop == "":
+            raise ConfigError("stop='': a step needs an end; the usual one is '\\n\\n'")
+        return StepOptions(
+            drawn,
+            self.stop if stop is None else stop,
+            self.max_step_tokens if max_tokens is None else max_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)

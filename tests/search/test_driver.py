@@ -274,3 +274,11 @@ def test_a_strategy_that_breaks_its_word_is_refused(strategy: Strategy, message:
         assert f"strategy 'majority' on problem '{result.problem.id}'" in str(result.error)
     assert len(results) == 2
     assert engine.open_trees == []
+
+
+def test_a_problem_with_settings_that_cannot_work_fails_alone() -> None:
+    asked = [Problem("hot", "hot", sampling=Sampling(-1.0)), Problem("seed", "seed", seed=-1), *problems(2)]
+    found = {result.problem.id: result for result in run(asked, BEAM, ScriptedPair(), max_in_flight=4)}
+    assert [id for id, result in found.items() if result.error is None] == ["p0", "p1"]
+    assert "temperature=-1" in str(found["hot"].error)
+    assert "seed=-1" in str(found["seed"].error)

@@ -14,7 +14,7 @@ from branchwise.search.session import SearchOptions
 from branchwise.strategies import Ask, Demand, Drop, Finish, Majority, Reply, State
 from branchwise.strategies.protocol import Action
 from branchwise.tree import walk
-from branchwise.types import Node, Problem, Settings
+from branchwise.types import Node, Problem, Sampling, Settings
 from search.clients import BEAM, submit
 from search.scripted import Script, ScriptedPair
 
@@ -73,6 +73,9 @@ def test_broken_words_are_named() -> None:
     assert "asked for nothing" in refusal(lambda state, nodes: [])
     assert "expected Ask, Drop or Finish" in refusal(lambda state, nodes: ["root"])
     assert "its demand is 8" in refusal(lambda state, nodes: [Ask(state.root, 9)])
+    cannot_work = [({"stop": ""}, "stop=''"), ({"max_tokens": 0}, "max_tokens=0"), ({"sampling": Sampling(-1.0)}, "-1")]
+    for option, message in cannot_work:
+        assert message in refusal(lambda state, nodes, option=option: [Ask(state.root, 1, **option)])
     stranger = Node(0, None, 0, 0, 0)
     assert "dropped or is not its" in refusal(lambda state, nodes: [Ask(stranger, 1)])
     drop, ask = (lambda state, nodes: Drop(nodes[0])), (lambda state, nodes: Ask(nodes[0], 1))

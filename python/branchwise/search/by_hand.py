@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
-from branchwise.config import check_sampling
 from branchwise.errors import ConfigError, StaleNodeError
 from branchwise.pair.protocol import Pair, TreeT
 from branchwise.search.request import Expansion, Scoring
@@ -114,6 +113,7 @@ class StepTree:
         self._service = service
         self._hand = hand
         self._finalizer = weakref.finalize(self, _close, service, hand, wait=False)
+        self._finalizer.atexit = False  # memory goes with the process
 
     @property
     def root(self) -> Node:
@@ -199,17 +199,7 @@ def step_options(
         if name not in known:
             raise ConfigError(f"expand has no option {name!r}: it has n, stop, max_tokens, score, {', '.join(known)}")
     given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
-    drawn = replace(settings.sampling, **given)
-    check_sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p)
-    if max_tokens is not None and max_tokens < 1:
-        raise ConfigError(f"max_tokens={max_tokens}: a step needs at least 1")
-    if stop == "":
-        raise ConfigError("stop='': a step needs an end; the usual one is '\\n\\n'")
-    return StepOptions(
-        drawn,
-        settings.stop if stop is None else stop,
-        settings.max_step_tokens if max_tokens is None else max_tokens,
-    )
+    return settings.step(replace(settings.sampling, **given), stop, max_tokens)
 
 
 def expand_all(entries: Iterable[Sequence[Any]], options: dict[str, Any]) -> list[Ticket[list[Node]]]:

@@ -112,17 +112,16 @@ class Loop:
             raise EngineStateError("stop() and close() cannot be called from inside a step of the engine")
         if turn is not None and self._runner not in (None, me):
             self.start(turn)  # whoever runs hands over
+        self.end()
+
+    def end(self) -> None:
+        """Let the background thread end, and wait for it: also when nobody holds the service, or Python ends."""
         with self._bell:
             thread = self._thread
-        self.let_go()
-        if thread is not None:
-            thread.join()
-
-    def let_go(self) -> None:
-        """Tell the background thread to end."""
-        with self._bell:
             self._stopping = True
             self._bell.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
 
     # --- for the service, inside its turn ----------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class Service(Generic[TreeT]):
         self._full = False  # the first one that waits found no room, and nothing has ended since
         self._blocked_since: float | None = None
         self._closed = False
-        weakref.finalize(self, self._loop.let_go)
+        weakref.finalize(self, self._loop.end)
 
     # --- for clients, from any thread --------------------------------------------------------------------------
 
@@ -170,8 +170,8 @@ class Service(Generic[TreeT]):
     def _make_room(self, error: OutOfMemory) -> None:
         """End the jobs of the tree that holds most beyond what it was promised."""
         requests = self.board.requests()
-        worst = max((request.tree for request in requests), key=self._pair.over)
-        for job in {request.job for request in requests if request.tree is worst}:
+        worst = max((request.tree for request in requests), key=self._pair.over, default=None)
+        for job in dict.fromkeys(request.job for request in requests if request.tree is worst) or list(self._running):
             self._end(self._running[job], error)
 
     # --- who comes and goes ------------------------------------------------------------------------------------

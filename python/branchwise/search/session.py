@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from branchwise.errors import BranchwiseError, StrategyError
+from branchwise.config import check_seed
+from branchwise.errors import BranchwiseError, ConfigError, StrategyError
 from branchwise.pair.protocol import Pair, TreeT
 from branchwise.search.branches import Branches
 from branchwise.search.keyed_random import KeyedRandom
@@ -16,7 +17,7 @@ from branchwise.search.protocol import Callback, Progress, ProgressKind
 from branchwise.search.request import Board, Expansion
 from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Reply, State, Strategy
 from branchwise.tree import number, total_cost
-from branchwise.types import Grader, Node, Problem, Result, Selection, Settings, StepOptions
+from branchwise.types import Grader, Node, Problem, Result, Selection, Settings
 
 Value = TypeVar("Value")
 
@@ -54,7 +55,7 @@ class Session(Generic[TreeT]):
         self._root = Node(0, None, 0, 0, 0)
         self._state: State | None = None
         self._lanes: dict[Hashable, deque[tuple[Ask, Expansion[TreeT]]]] = {}
-        self._branches: Branches | None = None
+        self._branches: Branches  # from `begin` on
         self._over = False
         self._cut = False
 
@@ -123,7 +124,7 @@ class Session(Generic[TreeT]):
             return
         self._cancel(lambda node: True)
         tree, self._tree = self._tree, None
-        self._branches = None  # it knows this session
+        del self._branches  # it knows this session
         self._pair.close(tree)
 
     # --- replies -----------------------------------------------------------------------------------------------
@@ -134,7 +135,6 @@ class Session(Generic[TreeT]):
         if not lane:
             del self._lanes[key]
         nodes = expansion.result()
-        assert self._branches is not None
         self._branches.hold(ask.node, nodes)
         state = self._state
         assert state is not None
@@ -153,29 +153,29 @@ class Session(Generic[TreeT]):
         state = self._state
         assert state is not None
         actions = self._call("propose", lambda: self._strategy.propose(state))
-        dropped = []
+        dropped: dict[Node, None] = {}
         for action in actions:
             if isinstance(action, Ask):
-                self._ask(action)
+                self._ask(action, dropped)
             elif isinstance(action, Drop):
-                self._drop(action.node)
-                dropped.append(action.node)
+                if action.node not in self._branches or _below(action.node, dropped):
+                    raise self._broken(
+                        f"it dropped node {action.node.lineage_path} twice, or dropped what is not its own"
+                    )
+                dropped[action.node] = None
             elif isinstance(action, Finish):
                 self._over = True
             else:
                 raise self._broken(f"propose() returned {action!r}: expected Ask, Drop or Finish")
         if dropped:
-            assert self._branches is not None
-            wanted = {ask.node for lane in self._lanes.values() for ask, _ in lane}
-            for node in dropped:
-                self._branches.fall(node.parent, wanted)
+            self._drop(dropped)
         return bool(actions)
 
-    def _ask(self, ask: Ask) -> None:
+    def _ask(self, ask: Ask, dropped: Collection[Node]) -> None:
         assert self._demand is not None
         assert self._tree is not None
         node, most = ask.node, self._demand.branches
-        if self._branches is None or node not in self._branches:
+        if node not in self._branches or _below(node, dropped):
             raise self._broken(
                 f"it asked for children of node {node.lineage_path}, which was dropped or is not its own"
             )
@@ -189,32 +189,28 @@ class Session(Generic[TreeT]):
                 f"it wants {in_flight + ask.n} steps at once, but its demand is {most} branches: ask for less,"
                 " or demand more"
             )
+        try:
+            options = self._options.settings.step(ask.sampling, ask.stop, ask.max_tokens)
+        except ConfigError as error:
+            raise self._broken(f"its Ask cannot work: {error}") from None
         expansion = Expansion(
-            self, self._pair, self._board, self._tree, node, ask.n, self._step_options(ask), ask.steps,
+            self, self._pair, self._board, self._tree, node, ask.n, options, ask.steps,
             self._demand.scores if ask.score is None else ask.score, self._tell, f"problem {self.problem.id!r}",
         )  # fmt: skip
         expansion.begin()
         self._lanes.setdefault(ask.lane, deque()).append((ask, expansion))
 
-    def _step_options(self, ask: Ask) -> StepOptions:
-        settings = self._options.settings
-        return StepOptions(
-            settings.sampling if ask.sampling is None else ask.sampling,
-            settings.stop if ask.stop is None else ask.stop,
-            settings.max_step_tokens if ask.max_tokens is None else ask.max_tokens,
-        )
-
-    def _drop(self, top: Node) -> None:
-        """Give up a node with all below it, what is in flight there, too."""
-        assert self._branches is not None
+    def _drop(self, tops: Collection[Node]) -> None:
+        """Give up nodes with all below them: first what is in flight there, then what is held."""
         assert self._state is not None
-        if top not in self._branches:
-            raise self._broken(f"it dropped node {top.lineage_path} twice, or dropped what is not its own")
-        self._cancel(lambda node: top in (node, *_ancestors(node)))
-        for node in self._branches.drop(top):
+        self._cancel(lambda node: _below(node, tops))
+        for node in [node for top in tops for node in self._branches.drop(top)]:
             if not node.children and node not in self._state.finished:
                 node.pruned = True
                 self._tell("pruned", node)
+        wanted = {ask.node for lane in self._lanes.values() for ask, _ in lane}
+        for top in tops:
+            self._branches.fall(top.parent, wanted)
 
     def _free(self, node: Node) -> None:
         assert self._tree is not None
@@ -261,6 +257,8 @@ class Session(Generic[TreeT]):
 
     def _ask_demand(self) -> Demand:
         settings = self._options.settings
+        check_seed(settings.seed)
+        settings.step()  # refuses what cannot work
         limits = Limits(settings.max_tokens, settings.max_step_tokens)
         demand = self._call("demand", lambda: self._strategy.demand(limits))
         if not (isinstance(demand, Demand) and 1 <= demand.paths <= demand.branches and demand.steps >= 1):
@@ -284,9 +282,10 @@ class Session(Generic[TreeT]):
             self._options.on_event(Progress(kind, self.problem, node, result))
 
 
-def _ancestors(node: Node) -> list[Node]:
-    found = []
-    while node.parent is not None:
+def _below(node: Node | None, tops: Collection[Node]) -> bool:
+    """Whether a node is one of `tops`, or below one."""
+    while tops and node is not None:
+        if node in tops:
+            return True
         node = node.parent
-        found.append(node)
-    return found
+    return False
