@@ -6,14 +6,14 @@ TORCH_INSTALL ?= $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
 
 BIN := .venv/bin
 READY := .venv/.ready
-# The interpreter and the compiler cannot share a process: both run at once. Fused multiply-adds as in production.
-KERNELS := TRITON_DEFAULT_FP_FUSION=1 $(BIN)/python -m pytest
-define KERNEL_TESTS
-log=$$(mktemp); $(KERNELS) tests/kernels_static $(1) >$$log 2>&1 & compiled=$$!; \
-	TRITON_INTERPRET=1 $(KERNELS) tests/kernels_interp $(1); interpreted=$$?; \
-	wait $$compiled; compiled=$$?; cat $$log; rm $$log; exit $$((interpreted + compiled))
-endef
-CMAKE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+# Suites that share no process run as two jobs of one thread each, longest first; each is shown as a whole when it ends,
+# and all of them run whatever fails. Fused multiply-adds in kernels as in production.
+TOGETHER = @echo "Two jobs at a time, each shown when it ends: $(1)"; \
+	$(MAKE) --no-print-directory --jobs=2 --output-sync --keep-going $(1)
+PYTEST := $(BIN)/python -m pytest
+KERNELS := TRITON_DEFAULT_FP_FUSION=1 $(PYTEST)
+CHOICE :=  # of tests, where not the default
+NATIVE := build/native
 CPP := $(shell find csrc tests/cpp tests/emulation -name '*.h' -o -name '*.cpp' 2>/dev/null)
 VS := PYTHONPATH=. $(BIN)/python -m benchmarks.vs
 BENCHES := $(wildcard benchmarks/*/bench_*.py)
@@ -22,6 +22,7 @@ BUILD_INPUTS := pyproject.toml $(shell find . -name CMakeLists.txt -not -path '.
 	$(filter csrc/%,$(CPP)) $(shell find python kernels -name __init__.py)
 
 .PHONY: help demo dev test test-all test-gpu lint fmt cpp-test bench bench-full wheel clean
+.PHONY: .main .interpreted .compiled .sanitized .emulated
 
 help:  ## list the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,12 +33,20 @@ demo: $(READY)  ## watch search with a small model against a larger one (some mi
 dev: $(READY)  ## make .venv and install everything into it
 
 test: $(READY)  ## run the default test suite
-	$(BIN)/python -m pytest
-	$(call KERNEL_TESTS)
+	$(call TOGETHER,.interpreted .main .compiled)
 
 test-all: $(READY)  ## run every test, the slow ones too
-	$(BIN)/python -m pytest -m "not gpu"
-	$(call KERNEL_TESTS,-m "not gpu")
+	$(call TOGETHER,.interpreted .main .compiled CHOICE='-m "not gpu"')
+
+.main: $(READY)
+	$(PYTEST) $(CHOICE)
+
+# Triton's interpreter and its compiler cannot share a process.
+.interpreted: $(READY)
+	TRITON_INTERPRET=1 $(KERNELS) tests/kernels_interp $(CHOICE)
+
+.compiled: $(READY)
+	$(KERNELS) tests/kernels_static $(CHOICE)
 
 test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu
@@ -56,14 +65,17 @@ fmt: $(READY)  ## format everything in place
 	$(BIN)/clang-format -i $(CPP)
 
 cpp-test: $(READY)  ## test the C++ core with sanitizers, and kernels of processors that this one is not
-	$(CMAKE) -B build/cpp -DBRANCHWISE_PYTHON=OFF -DBRANCHWISE_TESTS=ON -DBRANCHWISE_SANITIZE=ON
-	$(BIN)/cmake --build build/cpp
-	$(BIN)/ctest --test-dir build/cpp --output-on-failure
-	$(CMAKE) -B build/emulated -DBRANCHWISE_EMULATE=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
-		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
-	$(BIN)/cmake --build build/emulated
-	BRANCHWISE_TEST_EXTENSION=$$(echo build/emulated/_C.*.so) \
-		$(BIN)/python -m pytest tests/kernels --ignore tests/kernels/test_isa.py -k 'avx512 or amx or instruction_sets'
+	$(call TOGETHER,.emulated .sanitized)
+
+.sanitized: $(READY)
+	$(PYTEST) tests/cpp
+
+.emulated: $(READY)
+	@if grep -q amx_int8 /proc/cpuinfo && grep -q avx512_bf16 /proc/cpuinfo; then \
+		echo "All instruction sets run on this processor: there is nothing to emulate"; else \
+		$(BIN)/cmake --build $(NATIVE) --target emulated && \
+		BRANCHWISE_TEST_EXTENSION=$$(echo $(NATIVE)/emulated.*.so) $(PYTEST) tests/kernels \
+			--ignore tests/kernels/test_isa.py -k 'avx512 or amx or instruction_sets'; fi
 
 bench: $(READY)  ## run every benchmark in its quick form (minutes; longer without AVX-512)
 	set -e; for file in $(BENCHES); do PYTHONPATH=. $(BIN)/python $$file --quick; done
@@ -80,8 +92,8 @@ bench-full: $(READY)  ## measure beside the rivals, append to benchmarks/results
 wheel: $(READY)  ## build a wheel into dist/
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
-clean:  ## remove what was built; .venv stays
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## remove what was built; packages in .venv stay
+	rm -rf build $(READY) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # Without build isolation, so that a changed C++ file is all that is compiled again.
 $(READY): $(BUILD_INPUTS)
@@ -89,7 +101,7 @@ $(READY): $(BUILD_INPUTS)
 		+ sys.version.split()[0] + ": name a later one, as in make $(MAKECMDGOALS) PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv: some minutes the first time"
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet $(TORCH_INSTALL)
-	$(BIN)/pip install --quiet cmake ninja pybind11 scikit-build-core
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --no-compile $(TORCH_INSTALL)
+	$(BIN)/pip install --quiet --no-compile cmake ninja pybind11 scikit-build-core
+	$(BIN)/pip install --quiet --no-compile --no-build-isolation --config-settings build-dir=$(NATIVE) --editable '.[dev]'
 	@touch $@

@@ -1,6 +1,6 @@
 // AVX-512 without a processor that has it: the intrinsics that csrc/cpu uses, from AVX2 and loops.
 //
-// Force-included into the sources of an instruction set (BRANCHWISE_EMULATE in CMakeLists.txt), so
+// Force-included into the sources of an instruction set (csrc/cpu/CMakeLists.txt: emulated), so
 // that its kernels run on any machine with AVX2, slowly. Meanings are those of the Intel 64 and
 // IA-32 Architectures Software Developer's Manual, volume 2. What a processor is free to choose is
 // chosen as badly as it may be.
