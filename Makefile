@@ -71,7 +71,7 @@ cpp-test: $(READY)  ## test the C++ core with sanitizers, and kernels of process
 	$(PYTEST) tests/cpp
 
 .emulated: $(READY)
-	@if grep -q amx_int8 /proc/cpuinfo && grep -q avx512_bf16 /proc/cpuinfo; then \
+	@if $(BIN)/python -c 'import sys; from branchwise import _C; sys.exit(_C.isa() != "amx")'; then \
 		echo "All instruction sets run on this processor: there is nothing to emulate"; else \
 		$(BIN)/cmake --build $(NATIVE) --target emulated && \
 		BRANCHWISE_TEST_EXTENSION=$$(echo $(NATIVE)/emulated.*.so) $(PYTEST) tests/kernels \

@@ -20,7 +20,7 @@ from branchwise.errors import ConfigError
 from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.scorer import Scorer
-from branchwise.search.by_hand import HandTree, Opening, StepTree, expand_all, wait_for
+from branchwise.search.by_hand import HandTree, Opening, StepTree, await_all, expand_all, wait_for
 from branchwise.search.driver import run, submit
 from branchwise.search.protocol import Callback
 from branchwise.search.service import Service
@@ -168,7 +168,7 @@ class Engine:
 
     async def aexpand_many(self, entries: Iterable[Sequence[Any]], **options: Any) -> list[list[Node]]:
         """As `expand_many`, without blocking the event loop."""
-        return [await ticket for ticket in expand_all(entries, options)]
+        return await await_all(expand_all(entries, options))
 
     # --- its life ----------------------------------------------------------------------------------------------
 

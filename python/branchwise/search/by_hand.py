@@ -202,6 +202,16 @@ def step_options(
     return settings.step(replace(settings.sampling, **given), stop, max_tokens)
 
 
+async def await_all(tickets: Sequence[Ticket[Value]]) -> list[Value]:
+    """As `wait_for`, without blocking the event loop."""
+    try:
+        return [await ticket for ticket in tickets]
+    except BaseException:
+        for ticket in tickets:
+            ticket.cancel()
+        raise
+
+
 def expand_all(entries: Iterable[Sequence[Any]], options: dict[str, Any]) -> list[Ticket[list[Node]]]:
     """Tickets of `(tree, node, n)` or `(tree, node, n, options)` entries, queued together."""
     checked = []
