@@ -20,7 +20,7 @@ from branchwise.errors import ConfigError
 from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.scorer import Scorer
-from branchwise.search.by_hand import HandTree, Opening, StepTree, await_all, expand_all, wait_for
+from branchwise.search.by_hand import Opening, StepTree, await_all, expand_all, wait_for
 from branchwise.search.driver import run, submit
 from branchwise.search.protocol import Callback
 from branchwise.search.service import Service
@@ -140,23 +140,23 @@ class Engine:
         prompt: a question (through the chat template), chat messages or token ids
         branches: alive at most, which KV is kept for; more may grow as long as there is room
         """
-        return StepTree(self._service, wait_for([self._open(prompt, branches, seed)])[0])
+        return wait_for([self._open(prompt, branches, seed)])[0]
 
     async def aopen(
         self, prompt: str | Sequence[Message] | Sequence[int], *, branches: int = 16, seed: int | None = None
     ) -> StepTree:
         """As `open`, without blocking the event loop."""
-        return StepTree(self._service, await self._open(prompt, branches, seed))
+        return await self._open(prompt, branches, seed)
 
     def _open(
         self, prompt: str | Sequence[Message] | Sequence[int], branches: int, seed: int | None
-    ) -> Ticket[HandTree[Any]]:
+    ) -> Ticket[StepTree]:
         if branches < 1:
             raise ConfigError(f"branches={branches}: expected at least 1")
         problem = as_problem(prompt) if isinstance(prompt, str) else _as_problem(prompt)
         settings = replace(self._settings({}, seed), speculate=False)  # every call may sample in its own way
         demand = Demand(branches, branches, HAND_STEPS, self._service.pair.scores)
-        return self._service.submit(Opening(self._service.pair, problem, demand, settings))
+        return self._service.submit(Opening(self._service, problem, demand, settings))
 
     def expand_many(self, entries: Iterable[Sequence[Any]], **options: Any) -> list[list[Node]]:
         """Expand nodes of many trees in one batch; the children of every entry.

@@ -23,8 +23,9 @@ def submit(service: Service[Any], name: str, strategy: Strategy, **options: Any)
 
 def open_tree(service: Service[Any], name: str = "hand", branches: int = 8) -> StepTree:
     """A tree to be grown by hand."""
-    job = Opening(service.pair, Problem(name, name), Demand(branches, branches, 40, scores=True), Settings())
-    return StepTree(service, service.submit(job).result())
+    job = Opening(service, Problem(name, name), Demand(branches, branches, 40, scores=True), Settings())
+    tree: StepTree = service.submit(job).result()
+    return tree
 
 
 def alone(name: str, strategy: Strategy) -> object:

@@ -103,8 +103,8 @@ class Work:
     async def aoutcome(self, service: Service[Any]) -> object:
         if self.strategy is not None:
             return shape(await submit(service, self.name, self.strategy))
-        job = Opening(service.pair, Problem(self.name, self.name), Demand(8, 8, 40, scores=True), Settings())
-        with StepTree(service, await service.submit(job)) as tree:
+        job = Opening(service, Problem(self.name, self.name), Demand(8, 8, 40, scores=True), Settings())
+        with await service.submit(job) as tree:
             kids = await tree.aexpand(tree.root, self.width, score=True)
             grown = [kids] + [await tree.aexpand(kid, 2, score=True) for kid in kids if kid.finish == "stop"]
             return [steps(group) for group in grown]

@@ -32,32 +32,33 @@ class HandTree(Generic[TreeT]):
 class Opening(Generic[TreeT]):
     """The job that opens a tree."""
 
-    pair: Pair[TreeT]
+    service: Service[TreeT]
     problem: Problem
     demand: Demand
     settings: Settings
     deadline: float | None = None
-    opened: HandTree[TreeT] | None = None
-
-    def begin(self) -> bool:
-        tree = self.pair.open(self.problem, self.demand, self.settings)
-        if tree is not None:
-            self.opened = HandTree(self.pair, tree, self.settings)
-        return tree is not None
+    hand: HandTree[TreeT] | None = None
 
     needs_room = is_over = True
+
+    def begin(self) -> bool:
+        pair = self.service.pair
+        tree = pair.open(self.problem, self.demand, self.settings)
+        if tree is not None:
+            self.hand = HandTree(pair, tree, self.settings)
+        return tree is not None
 
     def advance(self) -> None: ...
     def cut(self) -> None: ...
 
-    def finish(self) -> HandTree[TreeT]:
-        assert self.opened is not None
-        return self.opened
+    def finish(self) -> StepTree:
+        assert self.hand is not None
+        return StepTree(self.service, self.hand)
 
     def abort(self) -> None:  # also when nobody took what was opened
-        if self.opened is not None:
-            self.pair.close(self.opened.tree)
-            self.opened = None
+        if self.hand is not None and not self.hand.closed:
+            self.hand.closed = True
+            self.hand.pair.close(self.hand.tree)
 
 
 @dataclass(slots=True, eq=False)
