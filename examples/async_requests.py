@@ -1,6 +1,6 @@
 """Many requests in one event loop, as a server has them: searches, a tree grown by hand, a deadline, a cancellation.
 
-All of them share the engine's batches; each result is what it would be alone. Run it: `python examples/async_requests.py`.
+All of them share the engine's batches; each result is what it would be alone.
 """
 
 import asyncio
