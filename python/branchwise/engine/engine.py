@@ -81,7 +81,8 @@ class StepEngine:
 
         ConfigError: n < 1. StaleNodeError: its KV is gone, or it has ended.
         """
-        self._land()
+        if self.forest.frees(tree, node, options):
+            self._land()  # what was written ahead may be in the burst that is under way
         return self.forest.expand(tree, node, n, options)
 
     def cancel(self, tree: PolicyTree, parent: Node, first: int, n: int) -> list[Node]:

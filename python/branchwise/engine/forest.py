@@ -66,6 +66,12 @@ class Forest:
             self.rows.openings.append(Opening(tree, state, first + adopted, n - adopted, options))
         return first
 
+    def frees(self, tree: PolicyTree, node: Node, options: StepOptions) -> bool:
+        """Whether expanding a node frees what was written ahead of it, because it is wanted in another way."""
+        state = tree.states.get(node)
+        child = None if state is None else self.rows.ahead.children.get(state)
+        return child is not None and child.state.options != options
+
     def _adopt(self, tree: PolicyTree, parent: NodeState, options: StepOptions) -> int:
         """Take over the first child of a step if it was written ahead as it is wanted; returns how many were gained."""
         self.rows.ahead.drop_opening(parent)
