@@ -10,7 +10,9 @@ READY := .venv/.ready
 # and all of them run whatever fails. Fused multiply-adds in kernels as in production.
 TOGETHER = @echo "Two jobs at a time, each shown when it ends: $(1)"; \
 	$(MAKE) --no-print-directory --jobs=2 --output-sync --keep-going $(1)
-PYTEST := $(BIN)/python -m pytest
+# What builds in there shall not take part in make's own counting of jobs.
+ALONE := env -u MAKEFLAGS
+PYTEST := $(ALONE) $(BIN)/python -m pytest
 KERNELS := TRITON_DEFAULT_FP_FUSION=1 $(PYTEST)
 CHOICE :=  # of tests, where not the default
 NATIVE := build/native
@@ -73,7 +75,7 @@ cpp-test: $(READY)  ## test the C++ core with sanitizers, and kernels of process
 .emulated: $(READY)
 	@if $(BIN)/python -c 'import sys; from branchwise import _C; sys.exit(_C.isa() != "amx")'; then \
 		echo "All instruction sets run on this processor: there is nothing to emulate"; else \
-		$(BIN)/cmake --build $(NATIVE) --target emulated && \
+		$(ALONE) $(BIN)/cmake --build $(NATIVE) --target emulated && \
 		BRANCHWISE_TEST_EXTENSION=$$(echo $(NATIVE)/emulated.*.so) $(PYTEST) tests/kernels \
 			--ignore tests/kernels/test_isa.py -k 'avx512 or amx or instruction_sets'; fi
 
