@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -80,3 +82,17 @@ def test_the_same_search_as_on_the_cpu(count, strategy, options, monkeypatch):
     (cpu_steps, cpu_scores), (gpu_steps, gpu_scores) = found
     assert gpu_steps == cpu_steps
     assert gpu_scores == pytest.approx(cpu_scores, abs=1e-4)
+
+
+def test_no_cycle_keeps_an_engine_with_its_loops():
+    gc.collect()
+    gc.disable()
+    try:
+        engine = Engine(device="interpreter", dtype="float32", kv_memory=16 << 20, max_tokens=12)
+        engine.solve(problems(1)[0], "greedy")
+        assert engine.policy.loop._loops
+        left = [weakref.ref(each) for each in (engine.policy, engine.policy.loop, engine.judge)]
+        engine.close()
+        assert [each() for each in left] == [None] * 3
+    finally:
+        gc.enable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,7 +95,9 @@ class DecodeLoop:
         loop = self._loops.get((detector, key))
         if loop is None:
             table = self._table(detector, eos_ids)
-            parts = LoopParts(self._forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
+            # Not a method of this: the loop would hold what holds it, and nobody would ever free either.
+            forward = partial(_forward, self.model, self.kv.layers)
+            parts = LoopParts(forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
             loop = self._loops[detector, key] = self.backend.loop(key, parts)
         loop.start(plan, arrays, max(reserved))
         unread = [int(np.maximum(rewind - step, 0).sum()) for step in range(max(reserved))]
@@ -113,9 +116,6 @@ class DecodeLoop:
         for row, count, (drawn, _) in zip(burst.rows, burst.reserved, results, strict=True):
             tree.truncate(row.handle, tree.length(row.handle) - count + len(drawn))
         return results
-
-    def _forward(self, tokens: Tensor, plan: Plan) -> Tensor:
-        return self.model.forward(tokens, plan, self.kv.layers)
 
     def _table(self, detector: StepDetector, eos_ids: frozenset[int]) -> StepTable:
         """The step automaton as tables, worked out once: about half a second for 150,000 words."""
@@ -136,3 +136,7 @@ class DecodeLoop:
                 for other, given in zip(rows[:done], reserved, strict=False):
                     tree.truncate(other.handle, tree.length(other.handle) - given)
                 raise
+
+
+def _forward(model: Decoder, layers: Sequence[Tensor], tokens: Tensor, plan: Plan) -> Tensor:
+    return model.forward(tokens, plan, layers)
