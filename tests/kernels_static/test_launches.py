@@ -116,10 +116,9 @@ def test_two_iterations_launch_the_same(loop):
 
 def lasting_pointers(loop) -> set[int]:
     """Addresses of the loop's own buffers, of the weights that kernels read, and of the KV."""
-    owner = loop._parts.forward.__self__  # the DecodeLoop
-    model = owner.model
+    model, kv_layers = loop._parts.forward.args
     holders = (loop.plan, loop.plan.arrays, loop.state, loop._draws, loop._space, loop._sampler, loop, model)
-    found = {layer.data_ptr() for layer in owner.kv.pool} | {t.data_ptr() for pair in model.rope.values() for t in pair}
+    found = {layer.data_ptr() for layer in kv_layers} | {t.data_ptr() for pair in model.rope.values() for t in pair}
     holders += tuple(model.layers)
     for holder in holders:
         values = [getattr(holder, name, None) for name in (*vars_of(holder),)]
