@@ -15,7 +15,7 @@ async def searches(engine):
         engine.asolve("7*8+5-20=?", "majority", n=8, temperature=1.0),
         engine.asolve("(31+4)*2-9=?", "beam", n=8, deadline=2.0),
     )
-    return [(result.problem.text, result.answer, result.cut) for result in results]
+    return [(result.problem.text, result.answer, result.cuts) for result in results]
 
 
 async def by_hand(engine):

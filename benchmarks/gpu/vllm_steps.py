@@ -86,8 +86,9 @@ class VllmSteps:
             raise InputError(f"the prompt has {len(prompt)} tokens, the model's context is {self.context}")
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
         root.cost.prefill_tokens = len(prompt)
-        caps = {name: min(getattr(settings, name), room) for name in ("max_tokens", "max_step_tokens")}
-        return VllmTree(root, list(prompt), replace(settings, **caps), branches, asked={root: 0})
+        if room < settings.max_tokens:
+            settings = replace(settings, max_tokens=room, limit="context")
+        return VllmTree(root, list(prompt), settings, branches, asked={root: 0})
 
     def expand(self, tree: VllmTree, node: Node, n: int, options: StepOptions) -> int:
         if node not in tree.asked or node.is_final:
@@ -154,6 +155,9 @@ class VllmSteps:
         child.tokens, child.text = list(output.token_ids), output.text
         child.cost.generated_tokens = len(child.tokens)
         child.finish = self._finish(wish, child, output.finish_reason, used)
+        if child.finish == "length":
+            whole = used + len(child.tokens) >= tree.settings.max_tokens
+            child.cut = tree.settings.limit if whole else "step_tokens"
         parent.children.append(child)
         tree.asked[child] = 0
         return child

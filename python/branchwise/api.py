@@ -92,7 +92,7 @@ class Engine:
         """Queue a search and return its ticket, to be waited for with `.result()` or `await`.
 
         strategy: a name with its options (`n=16, expand=4, ...`) or an instance
-        deadline: seconds from now, after which the best answer so far is taken (`Result.cut` is "time")
+        deadline: seconds from now, after which the best answer so far is taken (`Result.cuts` counts "time")
         on_event: called with a `Progress` in the thread that runs the service
         Further options: temperature, top_p, top_k, min_p, stop, max_tokens, max_step_tokens.
         """

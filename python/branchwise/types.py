@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from branchwise.config import check_sampling
@@ -14,6 +15,22 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "eos", "length"]
 """Why a step ended: its delimiter, the end-of-sequence token, or a token cap (a truncated step)."""
+
+Cut = Literal["steps", "tokens", "step_tokens", "context", "prm_context", "time"]
+"""The limit that ended a branch: the number of its steps, the tokens of a solution or of a step, the context of the
+policy or of the PRM, the deadline."""
+
+LIFTS: Mapping[Cut, str] = MappingProxyType(
+    {
+        "steps": "max_steps",
+        "tokens": "max_tokens",
+        "step_tokens": "max_step_tokens",
+        "context": "policy",
+        "prm_context": "prm",
+        "time": "deadline",
+    }
+)
+"""The option that lifts each limit; a context takes another model."""
 
 Aggregate = Literal["last", "min", "prod", "mean"]
 Message = dict[str, str]
@@ -75,6 +92,7 @@ class Settings:
     stop: str = "\n\n"
     max_tokens: int = 2048
     max_step_tokens: int = 512
+    limit: Cut = "tokens"  # what `max_tokens` stands for: the option, or a context that holds less
     seed: int = 0
     speculate: bool = True  # steps may be written ahead where the engine does so
 
@@ -125,6 +143,7 @@ class Node:
     logprob: float = 0.0  # sum over this step's tokens, model distribution at temperature 1
     score: float | None = None  # PRM's P(good) of this step; None until scored, or when it has no text
     finish: FinishReason | None = None
+    cut: Cut | None = None  # the limit that ended the branch here
     cost: Cost = field(default_factory=Cost)
     children: list[Node] = field(default_factory=list)
     pruned: bool = False  # given up before it was finished
@@ -186,8 +205,8 @@ class Selection:
 class Result:
     """The outcome of a search. `tree` is the root node; `cost` covers everything that ran for this problem.
 
-    A search that failed has an `error` and no answer; one that was cut short by its deadline has `cut` "time" and the
-    best answer so far.
+    A search that failed has an `error` and no answer; one that was cut short by its deadline has the best answer so
+    far. `cuts` counts the branches that each limit ended (see `Cut`, and `LIFTS` for what to raise).
     """
 
     problem: Problem
@@ -202,7 +221,7 @@ class Result:
     strategy: str
     why: str
     correct: bool | None = None  # graded against `problem.answer` when that is known
-    cut: Literal["time"] | None = None
+    cuts: dict[Cut, int] = field(default_factory=dict)
     error: BranchwiseError | None = None
 
 

@@ -165,8 +165,8 @@ def test_a_tree_by_hand_that_outgrows_memory_harms_nobody_else() -> None:
 
 def test_a_search_may_be_cut_by_its_deadline(engine: bw.Engine) -> None:
     result = engine.solve(QUESTIONS[0], "best_of_n", n=16, deadline=1e-4)
-    assert result.cut == "time"
+    assert result.cuts["time"] >= 1
     whole = engine.solve(QUESTIONS[0], "best_of_n", n=16, deadline=600)
-    assert whole.cut is None
+    assert "time" not in whole.cuts
     with pytest.raises(bw.ConfigError, match="deadline"):
         engine.solve(QUESTIONS[0], deadline=0)

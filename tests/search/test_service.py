@@ -311,15 +311,15 @@ def test_a_deadline_takes_the_best_so_far() -> None:
         service.step()
     hasty.job.deadline = 0.0
     result = hasty.result()
-    assert result.cut == "time"
+    assert result.cuts["time"] >= 1
     assert result.error is None
     assert result.candidates
     assert len(result.candidates) <= 8
     assert all(node.finish for node in walk(result.tree) if node.parent)
-    assert patient.result().cut is None
+    assert "time" not in patient.result().cuts
     assert pair.open_trees == []
     late = submit(service, "p", BEAM, deadline=0.0).result()
-    assert (late.cut, late.candidates) == ("time", [])
+    assert (late.cuts, late.candidates) == ({"time": 1}, [])
 
 
 def test_a_search_that_waits_for_a_tree_by_hand_is_refused_by_a_single_caller() -> None:

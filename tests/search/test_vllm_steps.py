@@ -87,7 +87,7 @@ def test_it_is_a_policy(policy: VllmSteps) -> None:
                 mine = inspect.signature(getattr(type(given), name)).parameters.values()
                 assert [(each.name, each.kind) for each in mine] == parameters, name
     assert tree.settings.max_tokens == 100 - len(tree.prompt)
-    assert tree.settings.max_step_tokens == tree.settings.max_tokens
+    assert tree.settings.limit == "context"
 
 
 def test_a_prompt_must_fit_into_the_context(policy: VllmSteps) -> None:

@@ -26,7 +26,7 @@ from branchwise.errors import InputError, OutOfMemory
 from branchwise.models.decoder import Decoder
 from branchwise.text.steps import StepDetectors
 from branchwise.text.tokenizer import Tokenizer
-from branchwise.types import FinishReason, Node, Settings, StepOptions
+from branchwise.types import Cut, FinishReason, Node, Settings, StepOptions
 
 
 class StepEngine:
@@ -70,9 +70,9 @@ class StepEngine:
             raise InputError(
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.context}: shorten the prompt"
             )
-        tokens, step_tokens = min(settings.max_tokens, room), min(settings.max_step_tokens, room)
-        demand = KvDemand(len(prompt), branches, paths, tokens, step_tokens, steps)
-        settings = replace(settings, max_tokens=tokens, max_step_tokens=step_tokens)
+        if room < settings.max_tokens:
+            settings = replace(settings, max_tokens=room, limit="context")
+        demand = KvDemand(len(prompt), branches, paths, settings.max_tokens, settings.max_step_tokens, steps)
         speculates = self.speculate and settings.speculate
         return self.forest.open(prompt, lineage=lineage, demand=demand, settings=settings, speculates=speculates)
 
@@ -270,19 +270,22 @@ class StepEngine:
         state.pending = [token]
         state.end += 1
         state.automaton, stopped = state.detector.advance(state.automaton, token)
-        node.finish = self._finish(item.tree, state, token, stopped)
+        node.finish, node.cut = self._finish(item.tree, state, token, stopped)
         if node.finish is not None:
             node.text = self.tokenizer.decode(node.tokens)
             node.cost.generated_tokens = len(node.tokens)
 
-    def _finish(self, tree: PolicyTree, state: NodeState, token: int, stopped: bool) -> FinishReason | None:
+    def _finish(
+        self, tree: PolicyTree, state: NodeState, token: int, stopped: bool
+    ) -> tuple[FinishReason | None, Cut | None]:
+        """Whether the step ends with this token, why, and by which limit."""
         if token in self.tokenizer.eos_ids:
-            return "eos"
+            return "eos", None
         if state.end - tree.prompt_tokens >= tree.settings.max_tokens:
-            return "length"
+            return "length", tree.settings.limit
         if stopped:
-            return "stop"
-        return "length" if len(state.node.tokens) >= state.options.max_tokens else None
+            return "stop", None
+        return ("length", "step_tokens") if len(state.node.tokens) >= state.options.max_tokens else (None, None)
 
     def _account(self, active: list[Growing], bytes_read: int) -> None:
         """Share the cost of this iteration among the rows that took part."""

@@ -59,7 +59,8 @@ class ModelPair:
             try:
                 tree.judge = self.judge.open(
                     policy.root, problem.text, branches=demand.branches, paths=demand.paths, steps=demand.steps,
-                    tokens=per_token * caps.max_tokens, step_tokens=per_token * caps.max_step_tokens,
+                    tokens=per_token * caps.max_tokens,
+                    step_tokens=per_token * min(caps.max_step_tokens, caps.max_tokens),
                 )  # fmt: skip
             finally:
                 if tree.judge is None:
@@ -174,11 +175,7 @@ class ModelPair:
         if self.judge is None or not demand.scores:
             return settings
         room = self.judge.room(problem.text, demand.steps) // self._judge_tokens
-        return replace(
-            settings,
-            max_tokens=min(settings.max_tokens, room),
-            max_step_tokens=min(settings.max_step_tokens, room),
-        )
+        return settings if settings.max_tokens <= room else replace(settings, max_tokens=room, limit="prm_context")
 
 
 def tokens_for_tokens(policy: Tokenizer, judge: Tokenizer) -> int:

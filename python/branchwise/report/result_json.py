@@ -23,7 +23,7 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
         "votes": [{"answer": answer, "weight": weight} for answer, weight in result.votes],
         "why": result.why,
         "strategy": result.strategy,
-        "cut": result.cut,
+        "cuts": result.cuts,
         "error": None if result.error is None else str(result.error),
         "cost": asdict(result.cost),
         "candidates": [
@@ -47,5 +47,6 @@ def _node(node: Node) -> dict[str, Any]:
         "logprob": node.logprob,
         "score": node.score,
         "finish": node.finish,
+        "cut": node.cut,
         "pruned": node.pruned,
     }

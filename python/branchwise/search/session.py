@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -16,8 +16,8 @@ from branchwise.search.keyed_random import KeyedRandom
 from branchwise.search.protocol import Callback, Progress, ProgressKind
 from branchwise.search.request import Board, Expansion
 from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Reply, State, Strategy
-from branchwise.tree import number, total_cost
-from branchwise.types import Grader, Node, Problem, Result, Selection, Settings
+from branchwise.tree import number, total_cost, walk
+from branchwise.types import Cut, Grader, Node, Problem, Result, Selection, Settings
 
 Value = TypeVar("Value")
 
@@ -57,7 +57,7 @@ class Session(Generic[TreeT]):
         self._lanes: dict[Hashable, deque[tuple[Ask, Expansion[TreeT]]]] = {}
         self._branches: Branches  # from `begin` on
         self._over = False
-        self._cut = False
+        self._late = False
 
     # --- the job -----------------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class Session(Generic[TreeT]):
 
     def cut(self) -> None:
         """Time is up: what is in flight is given up, and the strategy chooses among what there is."""
-        self._cut = self._over = True
+        self._late = self._over = True
 
     def finish(self) -> Result:
         """Close the tree and return the result."""
@@ -251,9 +251,20 @@ class Session(Generic[TreeT]):
             strategy=self._strategy.name,
             why=selection.why,
             correct=correct,
-            cut="time" if self._cut else None,
+            cuts=self._cuts(selection),
             error=error,
         )
+
+    def _cuts(self, selection: Selection) -> dict[Cut, int]:
+        """How many branches each limit ended: those that the policy could not go on with, and those that stopped."""
+        steps = self._demand.steps if self._demand is not None else 0
+        for node in (candidate.node for candidate in selection.candidates):
+            if node.finish == "stop" and (self._late or node.depth >= steps):
+                node.cut = "steps" if node.depth >= steps else "time"
+        cuts = Counter(node.cut for node in walk(self._root) if node.cut is not None)
+        if self._late:
+            cuts["time"] = max(1, cuts["time"])
+        return dict(cuts)
 
     def _ask_demand(self) -> Demand:
         settings = self._options.settings
