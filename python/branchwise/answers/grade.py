@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
-import threading
-import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from branchwise.answers.canonical import MAX_LENGTH, canonical
 from branchwise.errors import ConfigError
+from branchwise.workers.host import Worker, WorkerFailure
 
-STARTUP_SECONDS = 120.0  # importing sympy on a busy machine; not part of the limit for an answer
+MEMORY_BYTES = 2 << 30  # towers of powers fill memory as fast as they fill time
 
 _log = logging.getLogger(__name__)
 
@@ -24,19 +19,17 @@ class Grader:
     """Compares answers with gold answers; callable, usable from any thread, a context manager.
 
     The worker process starts with the first pair that canonical forms cannot settle, serves all later ones, is killed
-    and replaced when a pair takes longer than `seconds` (the answer is then wrong, and `timeouts` counts it), and ends
-    with `close()`, with the object, or with the interpreter. Raises ConfigError for a limit that is not positive and
-    where math-verify cannot be imported.
+    and replaced when a pair takes longer than `seconds` or more memory than it may (the answer is then wrong, and
+    `timeouts` counts it), and ends with `close()`, with the object, or with the interpreter. Raises ConfigError for a
+    limit that is not positive and where math-verify cannot be imported.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
         if not seconds > 0:
             raise ConfigError(f"the time limit of a grader is {seconds} seconds: give a positive number")
-        self.seconds = seconds
         self.timeouts = 0
-        self._lock = threading.Lock()
-        self._worker: subprocess.Popen[str] | None = None
-        self._end_worker: weakref.finalize[Any, Any] | None = None
+        task = Path(__file__).with_name("worker.py")
+        self.worker = Worker(task, "math-verify", seconds=seconds, memory=MEMORY_BYTES)
 
     def grade(self, answer: str | None, gold: str) -> bool:
         """Return True when `answer` equals `gold`. No answer, an over-long one and a timeout are all wrong."""
@@ -48,72 +41,24 @@ class Grader:
         # Words are no algebra: letter by letter, "east" times anything would equal "seat".
         if _settled(ours) or _settled(theirs):
             return False
-        with self._lock:
-            return self._ask(answer, gold)
+        try:
+            return bool(self.worker.ask([answer, gold]))
+        except WorkerFailure as failure:
+            self.timeouts += 1
+            _log.warning("grading %r against %r failed (%s): counted as wrong", answer, gold, failure)
+            return False
 
     __call__ = grade
 
     def close(self) -> None:
         """End the worker process; the next use starts another."""
-        with self._lock:
-            self._stop()
+        self.worker.close()
 
     def __enter__(self) -> Grader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    def _ask(self, answer: str, gold: str) -> bool:
-        if self._worker is None or self._worker.poll() is not None:
-            self._start()
-        reply = self._exchange([answer, gold], self.seconds)
-        if reply is None:
-            self.timeouts += 1
-            _log.warning("grading %r against %r did not end within %g s: counted as wrong", answer, gold, self.seconds)
-            self._stop()
-            return False
-        return bool(reply["equal"])
-
-    def _start(self) -> None:
-        self._stop()
-        script = Path(__file__).with_name("worker.py")
-        pipe, null = subprocess.PIPE, subprocess.DEVNULL
-        worker = subprocess.Popen([sys.executable, str(script)], stdin=pipe, stdout=pipe, stderr=null, text=True)
-        self._worker, self._end_worker = worker, weakref.finalize(self, _end, worker)
-        reply = self._exchange({"path": sys.path, "seconds": self.seconds}, STARTUP_SECONDS)
-        if reply is None or "error" in reply:
-            self._stop()
-            reason = reply["error"] if reply else "it ended or gave no sign of life"
-            raise ConfigError(f"the grading process did not start: {reason}; is math-verify installed?")
-
-    def _stop(self) -> None:
-        if self._end_worker is not None:
-            self._end_worker()
-        self._worker = self._end_worker = None
-
-    def _exchange(self, message: object, seconds: float) -> dict[str, Any] | None:
-        """Send one line and wait for one; None when the worker ended, or was killed because the time was over."""
-        worker = self._worker
-        assert worker is not None
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        # A timer that kills works from any thread and inside any C call, which no signal handler does.
-        timer = threading.Timer(seconds, worker.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            worker.stdin.write(json.dumps(message) + "\n")
-            worker.stdin.flush()
-            line = worker.stdout.readline()
-        except BrokenPipeError:
-            return None
-        except BaseException:
-            self._stop()  # interrupted between question and reply: the next question would get the wrong one
-            raise
-        finally:
-            timer.cancel()
-        return json.loads(line) if line.endswith("\n") else None
 
 
 def grade(answer: str | None, gold: str) -> bool:
@@ -125,14 +70,3 @@ def grade(answer: str | None, gold: str) -> bool:
 def _settled(form: str) -> bool:
     """True for forms that nothing else can equal: words, and no text at all."""
     return not form or (len(form) > 2 and form.isalpha())
-
-
-def _end(worker: subprocess.Popen[str]) -> None:
-    worker.kill()
-    worker.wait()
-    for pipe in (worker.stdin, worker.stdout):
-        if pipe is not None:
-            try:
-                pipe.close()
-            except BrokenPipeError:  # a line that was never read
-                continue
