@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def stored(path: Path, name: str, n: int, k: int, seed: int) -> tuple[GgufTensor
     for at in {"Q6_K": [208], "Q8_0": [0], "Q4_0": [0], "Q5_0": [0]}.get(name, [0, 2]):
         raw[:, at + 1] &= 0xBF  # no infinite or huge fp16 number
     path.write_bytes(b"x" * 7 + raw.tobytes())
-    return GgufTensor("w", (n, k), kind, 7, raw.size), dequantize(raw, kind).reshape(n, k)
+    return GgufTensor(path, "w", (n, k), kind, 7, raw.size), dequantize(raw, kind).reshape(n, k)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -40,20 +41,20 @@ def test_blocks_hold_what_the_library_reads(
 ) -> None:
     path = tmp_path_factory.mktemp("blocks") / "file"
     tensor, expected = stored(path, name, n, 256 * blocks, seed)
-    given_ = read_blocks(path, tensor, 0, n)
+    given_ = read_blocks(tensor, 0, n)
     assert given_.format == block_format(tensor.type)
     assert int(given_.codes.max()) < 2**given_.format.bits
     np.testing.assert_allclose(given_.dense().numpy(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
-    np.testing.assert_array_equal(read_blocks(path, tensor, n - 1, n).codes, given_.codes[n - 1 :])
+    np.testing.assert_array_equal(read_blocks(tensor, n - 1, n).codes, given_.codes[n - 1 :])
 
 
 def test_a_short_file_is_refused(tmp_path: Path) -> None:
     tensor, _ = stored(tmp_path / "file", "Q4_K", 2, 256, 0)
     (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="ends inside tensor 'w'"):
-        read_blocks(tmp_path / "file", tensor, 0, 2)
+        read_blocks(tensor, 0, 2)
     with pytest.raises(CheckpointError, match="cannot read tensor 'w'"):
-        read_blocks(tmp_path / "gone", tensor, 0, 2)
+        read_blocks(replace(tensor, path=tmp_path / "gone"), 0, 2)
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])

@@ -124,7 +124,7 @@ def read(path: Path, kind: str, data: bytes, dtype: torch.dtype, before: int = 0
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     n = len(data) // size * block
     path.write_bytes(b"?" * before + data + b"?" * 7)
-    return read_tensor(path, GgufTensor("t", (n,), GGMLQuantizationType[kind], before, len(data)), dtype)
+    return read_tensor(GgufTensor(path, "t", (n,), GGMLQuantizationType[kind], before, len(data)), dtype)
 
 
 def test_reference_covers_every_type() -> None:
@@ -171,16 +171,16 @@ def test_infinite_scales_do_not_warn(tmp_path: Path) -> None:
 
 
 def test_file_that_vanished(tmp_path: Path) -> None:
-    tensor = GgufTensor("gone", (32,), GGMLQuantizationType.Q8_0, 0, 34)
+    tensor = GgufTensor(tmp_path / "data", "gone", (32,), GGMLQuantizationType.Q8_0, 0, 34)
     with pytest.raises(CheckpointError, match="cannot read tensor 'gone': No such file"):
-        read_tensor(tmp_path / "data", tensor, torch.float32)
+        read_tensor(tensor, torch.float32)
 
 
 def test_file_that_shrank(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(bytes(33))
     with pytest.raises(CheckpointError, match="ends inside tensor 'short'"):
-        read_tensor(path, GgufTensor("short", (32,), GGMLQuantizationType.Q8_0, 0, 34), torch.float32)
+        read_tensor(GgufTensor(path, "short", (32,), GGMLQuantizationType.Q8_0, 0, 34), torch.float32)
 
 
 @pytest.mark.parametrize("kind", TENSOR_TYPES)

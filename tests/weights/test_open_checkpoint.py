@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from branchwise.errors import CheckpointError
 from branchwise.weights import open_checkpoint
 from branchwise.weights.hub import is_hub_id
-from weights.samples import tiny_model, write_gguf
+from weights.samples import stored_weights, tiny_model, write_gguf
 from weights.test_safetensors_file import write_folder
 
 
@@ -93,7 +95,26 @@ def test_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint("some/model")
     assert checkpoint.source == "some/model"
     assert checkpoint.names() == set(weights)
-    assert asked == [("some/model", ["*.json", "*.jinja", "model.safetensors", "model-*.safetensors"])]
+    files = ["*.json", "*.jinja"]
+    assert asked == [("some/model", files), ("some/model", [*files, "model.safetensors"])]
+
+
+def test_hub_id_fetches_the_shards_that_the_index_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = sorted(stored_weights(tiny_model("qwen2")))
+    shards = {"weights.1.safetensors": names[:5], "pytorch_model-x.safetensors": names[5:]}
+    remote, cache = tmp_path / "remote", tmp_path / "cache"
+    write_folder(remote, shards)
+    cache.mkdir()
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        for path in remote.iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, cache)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint("some/model").names() == set(names)
 
 
 def test_folder_wins_over_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

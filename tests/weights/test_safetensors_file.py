@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import struct
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -201,12 +204,15 @@ BROKEN_INDEX: dict[str, tuple[Any, str]] = {
     "absolute path": ({NAMES[0]: "/etc/x.safetensors"}, "must be the name of a .safetensors file"),
     "path upwards": ({NAMES[0]: "../x.safetensors"}, "must be the name of a .safetensors file"),
     "pickle": ({NAMES[0]: "pytorch_model.bin"}, "must be the name of a .safetensors file"),
-    "missing shard": (dict.fromkeys(NAMES, "model-3.safetensors"), "shard model-3.safetensors is missing"),
+    "missing shard": (dict.fromkeys(NAMES, "model-3.safetensors"), "shard 'model-3.safetensors' is missing"),
     "leftover entry": (
         dict.fromkeys(NAMES[:3], A) | {NAMES[3]: B, "ghost.weight": A},
         f"are listed in {A} but are not there: ghost.weight",
     ),
-    "entry in the wrong shard": (dict.fromkeys(NAMES, A), f"listed in {A} but are not there: {NAMES[3]}"),
+    "entry in the wrong shard": (
+        dict.fromkeys(NAMES[1:], A) | {NAMES[0]: B},
+        f"listed in {A} but are not there: {NAMES[3]}",
+    ),
     "unlisted tensor": (dict.fromkeys(NAMES[:2], A) | {NAMES[3]: B}, f"stored in {A} but not listed there: {NAMES[2]}"),
 }
 
@@ -225,6 +231,68 @@ def test_tensor_in_two_shards(tmp_path: Path) -> None:
     save_file({name: weights[name] for name in NAMES[2:]}, tmp_path / B)
     with pytest.raises(CheckpointError, match=f"stored in two shards: {NAMES[2]}"):
         open_checkpoint(tmp_path)
+
+
+def test_two_saves_in_one_folder(tmp_path: Path) -> None:
+    weights = write_folder(tmp_path, {A: NAMES[:3], B: NAMES[3:]})
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"they come from two saves. Remove the one"):
+        open_checkpoint(tmp_path)
+    write_index(tmp_path, dict.fromkeys(weights, "model.safetensors"))
+    assert open_checkpoint(tmp_path).names() == set(weights)  # other files that no index names do not matter
+
+
+def test_an_index_that_names_some_of_the_shards(tmp_path: Path) -> None:
+    c = "model-00003-of-00003.safetensors"
+    for shards, message in (
+        ({A: NAMES[:2]}, r"names 1 of the 2 shards model-\.\.\.-of-\.\.\.: model-00001-of-00002"),
+        ({c: NAMES[:2], "model-00001-of-00003.safetensors": NAMES[2:]}, "names 2 of the 3 shards"),
+        ({A: NAMES[:2], c: NAMES[2:]}, "names shards of several saves"),
+    ):
+        write_folder(tmp_path, shards)
+        with pytest.raises(CheckpointError, match=message):
+            open_checkpoint(tmp_path)
+    write_folder(tmp_path, {"x-0-of-2.safetensors": NAMES[:2], "x-1-of-2.safetensors": NAMES[2:]})  # counted from 0
+    assert open_checkpoint(tmp_path).names() == set(NAMES)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", "m.gguf"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "device", "loop"])
+def test_what_is_no_file_is_not_waited_for(name: str, kind: str, tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(path))
+    else:
+        path.symlink_to(path if kind == "loop" else "/dev/zero")
+    if kind == "loop" and name.endswith("index.json"):
+        return  # as good as absent
+    with pytest.raises(CheckpointError):
+        open_checkpoint(path if name == "m.gguf" else tmp_path)
+
+
+def test_a_shard_that_is_a_pipe(tmp_path: Path) -> None:
+    write_folder(tmp_path, {A: NAMES[:3], B: NAMES[3:]})
+    (tmp_path / B).unlink()
+    os.mkfifo(tmp_path / B)
+    with pytest.raises(CheckpointError, match=f"{B} is a pipe, expected an ordinary file"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_shape_of_100_000_dimensions_takes_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(packed(one(shape=[(1 << 62) - 1] * 100_000)))
+    begin = time.perf_counter()
+    with pytest.raises(CheckpointError, match="shape of tensor 'a' has 100000 numbers, at most 8 can be"):
+        read_header(path)
+    assert time.perf_counter() - begin < 5
 
 
 @pytest.mark.parametrize(

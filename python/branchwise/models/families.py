@@ -55,7 +55,7 @@ class DecoderConfig:
     vocab_size: int
     max_positions: int
     eps: float
-    tied: bool
+    tied: bool  # the embedding serves as lm_head where none is stored: see `head_name`
     qkv_bias: bool
     output_bias: bool
     scale: float  # of attention logits
@@ -81,8 +81,7 @@ class DecoderConfig:
 
 
 def decoder_config(config: dict[str, Any], source: str) -> DecoderConfig:
-    """Read a Hugging Face config (also nested under `text_config`). CheckpointError: unknown family, missing field."""
-    config = {**config, **config["text_config"]} if "text_config" in config else config
+    """Read a Hugging Face config. CheckpointError: unknown family, missing field."""
     model_type = str(config.get("model_type", ""))
     family = FAMILIES.get(ALIASES.get(model_type, model_type))
     if family is None:

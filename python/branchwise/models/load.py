@@ -16,7 +16,7 @@ from branchwise.models.decoder import Decoder, Layer, rope_tables
 from branchwise.models.families import DecoderConfig, decoder_config
 from branchwise.weights.blocks import Matrix
 from branchwise.weights.checkpoint import Checkpoint
-from branchwise.weights.matrix import EMBEDDING, HEAD, read_matrix
+from branchwise.weights.matrix import EMBEDDING, HEAD, head_name, read_matrix
 from branchwise.weights.read_ahead import ReadAhead
 
 LONGEST_CONTEXT = 32768  # positions the RoPE tables cover; longer prompts are refused
@@ -45,28 +45,29 @@ def load_decoder(
     """
     config = decoder_config(checkpoint.config, checkpoint.source)
     reader = _Reader(checkpoint, dtype, expected_shapes(config), backend, weights)
-    reader.check_names(set(extra), head_needed=head and not config.tied)
+    reader.check_names(set(extra))
+    words = head_name(checkpoint, config.tied) if head else None
     kept = None if cache is None else cache.model(checkpoint, dtype, weights, head)
-    decoder = None if kept is None else kept.read(lambda layers: _build(reader, config, head, _FromCache(layers)))
+    decoder = None if kept is None else kept.read(lambda layers: _build(reader, config, words, _FromCache(layers)))
     if decoder is None:
         packed: dict[str, Any] = {}
         names = [f"model.layers.{index}.{name}.weight" for index in range(config.n_layers) for name in _MATRICES]
         with ReadAhead(reader.matrix, names) as matrix:
-            decoder = _build(reader, config, head, _FromCheckpoint(reader, matrix, packed))
+            decoder = _build(reader, config, words, _FromCheckpoint(reader, matrix, packed))
         if kept is not None:
             kept.write(packed)
     return decoder
 
 
-def _build(reader: _Reader, config: DecoderConfig, head: bool, source: _Source) -> Decoder:
+def _build(reader: _Reader, config: DecoderConfig, head: str | None, source: _Source) -> Decoder:
     backend, dtype = reader.backend, reader.dtype
     embedding = backend.embedding(reader.rows(EMBEDDING), config.vocab_size, config.hidden_size, dtype)
     layers = []
     for index in range(config.n_layers):
         layers.append(_load_layer(reader, source, config, index))
         return_freed()
-    tied = embedding if config.tied else None
-    output = source.head(config.vocab_size, tied) if head else None
+    tied = embedding if head == EMBEDDING else None
+    output = source.head(head, config.vocab_size, tied) if head else None
     positions = min(config.max_positions, LONGEST_CONTEXT)
     final_norm = reader.load("model.norm.weight")
     rope = rope_tables(config, positions, backend)
@@ -140,7 +141,7 @@ class _Source(Protocol):
 
     def gated(self, gate: str, up: str, activation: str) -> Linear: ...
 
-    def head(self, words: int, tied: Embedding | None) -> Any: ...
+    def head(self, name: str, words: int, tied: Embedding | None) -> Any: ...
 
 
 class _FromCheckpoint:
@@ -159,8 +160,7 @@ class _FromCheckpoint:
         both = self.matrix(f"{gate}.weight"), self.matrix(f"{up}.weight")
         return self._done(gate, self.reader.backend.gated(*both, activation))
 
-    def head(self, words: int, tied: Embedding | None) -> Any:
-        name = HEAD if tied is None else EMBEDDING
+    def head(self, name: str, words: int, tied: Embedding | None) -> Any:
         self.packed["lm_head"] = output = self.reader.backend.head(self.reader.matrix_rows(name), words, tied)
         return output
 
@@ -181,7 +181,7 @@ class _FromCache:
     def gated(self, gate: str, up: str, activation: str) -> Linear:
         return self.kept.gated(gate, activation)
 
-    def head(self, words: int, tied: Embedding | None) -> Any:
+    def head(self, name: str, words: int, tied: Embedding | None) -> Any:
         return self.kept.head("lm_head")
 
 
@@ -198,11 +198,10 @@ class _Reader:
         self.backend = backend
         self.weights = weights
 
-    def check_names(self, extra: set[str], head_needed: bool) -> None:
+    def check_names(self, extra: set[str]) -> None:
         """Compare names and shapes before anything is read."""
         source, names = self.checkpoint.source, self.checkpoint.names()
-        optional = set() if head_needed else {"lm_head.weight"}
-        missing = sorted(set(self.shapes) - names - optional)
+        missing = sorted(set(self.shapes) - names - {HEAD})  # of which `head_name` tells more
         leftover = sorted(n for n in names - set(self.shapes) - extra if not n.endswith(_IGNORED_SUFFIXES))
         if missing:
             close = difflib.get_close_matches(missing[0], leftover, n=1)

@@ -19,6 +19,7 @@ from torch import Tensor
 from branchwise.backend.base import HeadKind
 from branchwise.models.families import DecoderConfig
 from branchwise.weights.checkpoint import Checkpoint
+from branchwise.weights.matrix import head_name
 
 MLP_TENSORS = ("score.0.weight", "score.0.bias", "score.2.weight", "score.2.bias")
 VALUE_TENSORS = ("v_head.summary.weight", "v_head.summary.bias")
@@ -45,7 +46,6 @@ def value_head(checkpoint: Checkpoint) -> Head:
 
 def pair_head(checkpoint: Checkpoint, config: DecoderConfig, good: int, bad: int) -> Head:
     """Rows `good` and `bad` of lm_head (of the embedding where they are tied), the other words left out."""
-    tied = config.tied and "lm_head.weight" not in checkpoint.names()
-    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    name = head_name(checkpoint, config.tied)
     rows = [checkpoint.load_rows(name, word, word + 1, torch.float32)[0] for word in (good, bad)]
     return Head("pair", [torch.stack(rows)])

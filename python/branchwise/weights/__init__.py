@@ -35,14 +35,14 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
             f"no model at {str(source)!r}: expected a folder with config.json and model.safetensors, a .gguf file, "
             "or a hub id such as 'Qwen/Qwen2.5-0.5B-Instruct'. Check the path."
         )
-    from branchwise.weights.safetensors_file import SafetensorsCheckpoint
+    from branchwise.weights.safetensors_folder import SafetensorsCheckpoint
 
     return SafetensorsCheckpoint(fetch_snapshot(str(source)), source=str(source))
 
 
 def _open_path(path: Path) -> Checkpoint:
     if path.is_dir():
-        from branchwise.weights.safetensors_file import SafetensorsCheckpoint
+        from branchwise.weights.safetensors_folder import SafetensorsCheckpoint
 
         return SafetensorsCheckpoint(path)
     if path.suffix in _PICKLES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,34 +15,34 @@ CHUNK = 1 << 15
 """Values converted at once: small enough for the L2 cache and for torch to copy them without waking its threads."""
 
 
-def read_tensor(path: Path, tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
+def read_tensor(tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
     """Read and dequantise one tensor; values are computed in fp32 and rounded once to `dtype`.
 
     Returns a contiguous tensor of `tensor.shape`. Raises CheckpointError when the file cannot be read or ends too soon.
     """
-    return read_rows(path, tensor, 0, tensor.shape[0], dtype)
+    return read_rows(tensor, 0, tensor.shape[0], dtype)
 
 
-def read_rows(path: Path, tensor: GgufTensor, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+def read_rows(tensor: GgufTensor, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
     """Rows [begin, end) of a tensor, as `read_tensor` reads them."""
     out = torch.empty((end - begin, *tensor.shape[1:]), dtype=dtype)
     try:
-        _read_into(out.view(-1), path, tensor, first=begin * math.prod(tensor.shape[1:]))
+        _read_into(out.view(-1), tensor, first=begin * math.prod(tensor.shape[1:]))
     except OSError as error:
-        raise unreadable(path, tensor, error) from error
+        raise unreadable(tensor, error) from error
     return out
 
 
-def _read_into(flat: torch.Tensor, path: Path, tensor: GgufTensor, first: int) -> None:
+def _read_into(flat: torch.Tensor, tensor: GgufTensor, first: int) -> None:
     block, block_bytes = GGML_QUANT_SIZES[tensor.type]
     assert CHUNK % block == 0
     buffer = np.empty(CHUNK // block * block_bytes, dtype=np.uint8)
     # A damaged file may hold infinite scales: those become inf and nan, without a warning per chunk.
-    with path.open("rb") as file, np.errstate(over="ignore", invalid="ignore"):
+    with tensor.path.open("rb") as file, np.errstate(over="ignore", invalid="ignore"):
         file.seek(tensor.offset + first // block * block_bytes)
         for begin in range(0, len(flat), CHUNK):
             target = flat[begin : begin + CHUNK]
             raw = buffer[: len(target) // block * block_bytes]
             if file.readinto(raw.data) != len(raw):
-                raise too_short(path, tensor)
+                raise too_short(tensor)
             target.copy_(torch.from_numpy(dense_values(raw, tensor.type)))

@@ -8,7 +8,6 @@ Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -128,10 +127,10 @@ def dense_values(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> Floats:
     return values
 
 
-def read_blocks(path: Path, tensor: GgufTensor, begin: int, end: int) -> Blocks:
+def read_blocks(tensor: GgufTensor, begin: int, end: int) -> Blocks:
     """Rows [begin, end) of a quantised matrix. CheckpointError when the file cannot be read or ends too soon."""
     form, unpack = _TYPES[tensor.type.name]
-    raw = read_bytes(path, tensor, begin, end).reshape(-1, GGML_QUANT_SIZES[tensor.type][1])
+    raw = read_bytes(tensor, begin, end).reshape(-1, GGML_QUANT_SIZES[tensor.type][1])
     with np.errstate(over="ignore", invalid="ignore"):  # a damaged file may hold infinite scales
         codes, scales, minima = unpack(raw)
     n = end - begin

@@ -15,26 +15,27 @@ from branchwise.weights.checkpoint import some, unknown_tensor
 from branchwise.weights.dequantise import read_rows, read_tensor
 from branchwise.weights.gguf_blocks import block_format, read_blocks
 from branchwise.weights.gguf_config import architecture_of, gguf_config
-from branchwise.weights.gguf_file import GgufTensor, read_gguf
+from branchwise.weights.gguf_file import GgufTensor
 from branchwise.weights.gguf_names import DERIVED, hf_name
+from branchwise.weights.gguf_split import read_model
 
 if TYPE_CHECKING:
     from branchwise.text.tokenizer import Tokenizer
 
 
 class GgufCheckpoint:
-    """A model in one GGUF file. See `Checkpoint`."""
+    """A model in one GGUF file, or in the parts of one. See `Checkpoint`."""
 
     def __init__(self, path: Path) -> None:
         self.source = str(path)
-        self._file = read_gguf(path)
+        self._file = read_model(path)
         self._architecture = architecture_of(self._file)
         self.config: dict[str, Any] = gguf_config(self._file)
         self._tensors = self._named_tensors()
 
     def files(self) -> list[Path]:
-        """The one file."""
-        return [self._file.path]
+        """The one file, or all of its parts."""
+        return list(self._file.parts)
 
     def names(self) -> set[str]:
         """Names of all tensors."""
@@ -48,15 +49,15 @@ class GgufCheckpoint:
         """Read and dequantise one tensor, undoing what the converter did to it. Raises CheckpointError."""
         tensor = self._tensor(name)
         if self._architecture.norm_plus_one and name.endswith("norm.weight"):
-            return read_tensor(self._file.path, tensor, torch.float32).sub_(1.0).to(dtype)
-        out = read_tensor(self._file.path, tensor, dtype)
+            return read_tensor(tensor, torch.float32).sub_(1.0).to(dtype)
+        out = read_tensor(tensor, dtype)
         order = self._row_order(name, len(out))
         return out if order is None else out[torch.from_numpy(order)]
 
     def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
         """Rows [begin, end) of the embedding or lm_head, which no converter reorders. Raises CheckpointError."""
         assert name.endswith(("embed_tokens.weight", "lm_head.weight")), name
-        return read_rows(self._file.path, self._tensor(name), begin, end, dtype)
+        return read_rows(self._tensor(name), begin, end, dtype)
 
     def block_format(self, name: str) -> BlockFormat | None:
         """How a matrix is quantised in the file; None where it is not. Raises CheckpointError for an unknown name."""
@@ -67,8 +68,8 @@ class GgufCheckpoint:
         tensor = self._tensor(name)
         order = self._row_order(name, tensor.shape[0])
         if order is None:
-            return read_blocks(self._file.path, tensor, begin, end)
-        return read_blocks(self._file.path, tensor, 0, tensor.shape[0]).rows(order[begin:end])
+            return read_blocks(tensor, begin, end)
+        return read_blocks(tensor, 0, tensor.shape[0]).rows(order[begin:end])
 
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer from the file's metadata. Raises TokenizerError."""

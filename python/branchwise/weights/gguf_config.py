@@ -187,7 +187,7 @@ def _llama3_scaling(meta: _Metadata, config: dict[str, Any]) -> dict[str, Any]:
     tensor = meta.file.tensors["rope_freqs.weight"]
     if tensor.shape != (config["head_dim"] // 2,):
         raise CheckpointError(f"{meta.file.path}: rope_freqs.weight has shape {tensor.shape}, expected half a head.")
-    stored = read_tensor(meta.file.path, tensor, torch.float32).double().numpy()
+    stored = read_tensor(tensor, torch.float32).double().numpy()
     scaling = {
         "rope_type": "llama3",
         "factor": float(np.round(stored.max(), 4)),

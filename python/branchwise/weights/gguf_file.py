@@ -10,7 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from branchwise.errors import CheckpointError
 from branchwise.weights.checkpoint import some
+from branchwise.weights.regular import open_regular
 
 TENSOR_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 """Storage types that can be loaded."""
@@ -31,15 +32,17 @@ _SCALARS |= {12: "<f8"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _MIN_ENTRY_BYTES = 13  # key length, key type and one byte of value
 _MIN_TENSOR_BYTES = 32  # name length, rank, one dimension, type, offset
-_MAX_ARRAY = 1 << 24  # 60 times the largest vocabulary: keeps Python lists of a hostile file small
+_MAX_ARRAY = 1 << 22  # 8 times the merges of the largest vocabulary: keeps Python lists of a hostile file small
+_MAX_ELEMENTS = 4 * _MAX_ARRAY  # of all arrays
 _MAX_RANK = 4
 _DEFAULT_ALIGNMENT = 32
 
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """Where a tensor lies. `shape` is row-major (GGUF stores it reversed); `offset` counts from the file's start."""
+    """Where a tensor lies. `shape` is row-major (GGUF stores it reversed); `offset` counts from the start of `path`."""
 
+    path: Path
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
@@ -49,11 +52,12 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A checked header: metadata as plain Python values, tensors by GGUF name."""
+    """A checked header: metadata as plain Python values, tensors by GGUF name; `parts`: the files of the model."""
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
+    parts: tuple[Path, ...]
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -61,7 +65,7 @@ def read_gguf(path: Path) -> GgufFile:
 
     Raises CheckpointError that says what is wrong and at which byte.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         cursor = _Cursor(path, file)
         n_tensors, n_entries = _read_start(cursor)
         metadata: dict[str, Any] = {}
@@ -72,32 +76,32 @@ def read_gguf(path: Path) -> GgufFile:
             metadata[key] = _read_value(cursor, f"metadata {key!r}")
         entries = [_read_tensor_entry(cursor) for _ in range(n_tensors)]
         data_begin = _data_begin(cursor, metadata)
-        return GgufFile(path, metadata, _place(cursor, entries, data_begin))
+        return GgufFile(path, metadata, _place(cursor, entries, data_begin), (path,))
 
 
-def read_bytes(path: Path, tensor: GgufTensor, begin: int, end: int) -> NDArray[np.uint8]:
+def read_bytes(tensor: GgufTensor, begin: int, end: int) -> NDArray[np.uint8]:
     """Rows [begin, end) as they are stored. Raises CheckpointError when the file cannot be read or ends too soon."""
     block, block_bytes = GGML_QUANT_SIZES[tensor.type]
     row_bytes = math.prod(tensor.shape[1:]) // block * block_bytes
     raw = np.empty((end - begin) * row_bytes, dtype=np.uint8)
     try:
-        with path.open("rb") as file:
+        with tensor.path.open("rb") as file:
             file.seek(tensor.offset + begin * row_bytes)
             if file.readinto(raw.data) != len(raw):
-                raise too_short(path, tensor)
+                raise too_short(tensor)
     except OSError as error:
-        raise unreadable(path, tensor, error) from error
+        raise unreadable(tensor, error) from error
     return raw
 
 
-def too_short(path: Path, tensor: GgufTensor) -> CheckpointError:
+def too_short(tensor: GgufTensor) -> CheckpointError:
     """The error for a file that ends inside a tensor."""
-    return CheckpointError(f"{path}: the file ends inside tensor {tensor.name!r}. Download it again.")
+    return CheckpointError(f"{tensor.path}: the file ends inside tensor {tensor.name!r}. Download it again.")
 
 
-def unreadable(path: Path, tensor: GgufTensor, error: OSError) -> CheckpointError:
+def unreadable(tensor: GgufTensor, error: OSError) -> CheckpointError:
     """The error for a file that the system cannot read."""
-    return CheckpointError(f"{path}: cannot read tensor {tensor.name!r}: {error.strerror}.")
+    return CheckpointError(f"{tensor.path}: cannot read tensor {tensor.name!r}: {error.strerror}.")
 
 
 class _Cursor:
@@ -105,6 +109,7 @@ class _Cursor:
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file, self.position = path, file, 0
+        self.elements = 0  # of the arrays that were read
         self.size = os.fstat(file.fileno()).st_size
 
     def error(self, problem: str) -> CheckpointError:
@@ -161,8 +166,9 @@ def _read_value(cursor: _Cursor, what: str) -> Any:
         return _read_scalars(cursor, kind, 1, what)[0]
     kind = cursor.u32(f"the element type of {what}")
     n = cursor.count(8 if kind == _STRING else 1, f"elements of {what}")
-    if n > _MAX_ARRAY:
-        raise cursor.error(f"{what} has {n} elements, more than {_MAX_ARRAY}")
+    cursor.elements += n
+    if n > _MAX_ARRAY or cursor.elements > _MAX_ELEMENTS:
+        raise cursor.error(f"{what} has {n} elements, more than {_MAX_ARRAY}, or {_MAX_ELEMENTS} with those before it")
     if kind == _STRING:
         return [cursor.string(what) for _ in range(n)]
     return _read_scalars(cursor, kind, n, what)
@@ -189,7 +195,7 @@ def _read_tensor_entry(cursor: _Cursor) -> GgufTensor:
     if min(dims) == 0 or dims[0] % block:
         raise cursor.error(f"{what} of type {kind.name} has shape {dims}: its rows must be whole blocks of {block}")
     n_bytes = math.prod(dims) // block * block_bytes
-    return GgufTensor(name, dims[::-1], kind, cursor.u64(f"the offset of {what}"), n_bytes)
+    return GgufTensor(cursor.path, name, dims[::-1], kind, cursor.u64(f"the offset of {what}"), n_bytes)
 
 
 def _tensor_type(cursor: _Cursor, what: str) -> GGMLQuantizationType:
@@ -216,7 +222,7 @@ def _place(cursor: _Cursor, entries: Iterable[GgufTensor], data_begin: int) -> d
     """Turn relative offsets into file offsets and check that tensors are named once, inside the file, and disjoint."""
     tensors: dict[str, GgufTensor] = {}
     for entry in entries:
-        tensor = GgufTensor(entry.name, entry.shape, entry.type, data_begin + entry.offset, entry.n_bytes)
+        tensor = replace(entry, offset=data_begin + entry.offset)
         if tensor.name in tensors:
             raise cursor.error(f"tensor {tensor.name!r} appears twice")
         if tensor.offset + tensor.n_bytes > cursor.size:

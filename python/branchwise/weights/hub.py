@@ -10,7 +10,7 @@ from branchwise.errors import CheckpointError
 # Owner and name as the hub allows them: no leading or trailing dot or dash, at most 96 characters each.
 _HUB_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?/[A-Za-z0-9_](?:[\w.-]{0,94}\w)?", re.ASCII)
 
-_FILES = ("*.json", "*.jinja", "model.safetensors", "model-*.safetensors")
+_FILES = ("*.json", "*.jinja")
 
 
 def is_hub_id(source: str) -> bool:
@@ -26,8 +26,15 @@ def fetch_snapshot(repo_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever HTTP library it uses
 
+    from branchwise.weights.safetensors_folder import INDEX, SINGLE, shard_names
+
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=list(_FILES)))
+        folder = Path(snapshot_download(repo_id, allow_patterns=list(_FILES)))
+        index = folder / INDEX
+        weights = shard_names(index) if index.exists() else [SINGLE]
+        return Path(snapshot_download(repo_id, allow_patterns=[*_FILES, *weights]))
+    except CheckpointError:  # of the index
+        raise
     except (OSError, ValueError, HTTPError) as error:
         raise CheckpointError(
             f"cannot get {repo_id!r} from the model hub, and no such folder exists here: {type(error).__name__}. "

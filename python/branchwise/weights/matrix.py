@@ -6,10 +6,27 @@ from math import prod
 
 import torch
 
+from branchwise.errors import CheckpointError
 from branchwise.weights.blocks import QUANTISED, BlockFormat, Matrix, quantise
 from branchwise.weights.checkpoint import Checkpoint
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def head_name(checkpoint: Checkpoint, tied: bool = True) -> str:
+    """The matrix that gives the logits, for whoever reads it: an lm_head that is stored, else the embedding.
+
+    tied: what the config says. It only matters where no lm_head is stored: one that is stored may have been trained on.
+    CheckpointError: there is none, and the embedding must not serve as one.
+    """
+    if HEAD in checkpoint.names():
+        return HEAD
+    if tied:
+        return EMBEDDING
+    raise CheckpointError(
+        f"{checkpoint.source}: {HEAD} is missing, and the config does not say tie_word_embeddings: true, by which the "
+        "embedding would serve as one. Is a file of weights missing?"
+    )
 
 
 def is_matrix(name: str) -> bool:
@@ -38,7 +55,7 @@ def read_matrix(
 
 def weight_bytes(checkpoint: Checkpoint, weights: str, dtype: torch.dtype) -> int:
     """Bytes that all tensors take in this form. A tied embedding counts as the lm_head that it is."""
-    matrices = EMBEDDING if HEAD not in checkpoint.names() else HEAD
+    matrices = head_name(checkpoint)
     total = 0.0
     for name in checkpoint.names():
         form: BlockFormat | None = None
