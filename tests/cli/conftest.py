@@ -47,6 +47,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The engine that every command gets."""
     fake = FakeEngine()
     monkeypatch.setattr(models, "open_engine", lambda options: fake)
+    monkeypatch.setattr(models, "identity", lambda source: (source, source))
+    monkeypatch.setattr(models, "resolved", lambda engine: {"kernels": engine.kernels})
     return fake
 
 

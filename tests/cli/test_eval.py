@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from branchwise.cli import evaluate, models
+from branchwise.cli.records import resumed
+from branchwise.errors import ConfigError
+
 RESULTS = "sums-beam.results.jsonl"
 
 
@@ -115,14 +119,25 @@ def test_memory_for_kv_changes_no_result_and_may_differ(command, engine, problem
     assert command("eval", problems, "-n", 4, "--kv-memory", "64M").code == 0
 
 
-def test_a_model_is_known_by_name_and_size(command, engine, problems):
-    Path("m.gguf").write_bytes(b"12345")
-    words = ("eval", problems, "-s", "majority", "-n", 4, "--policy", "m.gguf")
-    assert command(*words).code == 0
-    settings = json.loads(Path("sums-majority.results.jsonl").read_text().splitlines()[0])["settings"]
-    assert settings["policy"] == "m.gguf (5 bytes)"
-    Path("m.gguf").write_bytes(b"123456")
-    assert "m.gguf (6 bytes)" in command(*words).err
+def test_the_models_are_among_the_settings_and_where_they_lie_is_said(command, engine, problems, monkeypatch):
+    content = iter(["m 1", "m 1", "m 2"])
+    monkeypatch.setattr(models, "identity", lambda source: (next(content), source))
+    words = ("eval", problems, "-s", "majority", "-n", 4, "--json", "--policy")
+    document = command(*words, "m.gguf").document
+    assert (document["settings"]["policy"], document["models"]["policy"]) == ("m 1", "m.gguf")
+    assert "nothing is left to do" in command(*words, "moved/m.gguf").err
+    assert 'policy="m 1", this run has policy="m 2"' in command(*words, "m.gguf").err
+
+
+def test_kernels_of_another_machine_do_not_go_on(command, engine, problems):
+    command("eval", problems, "--limit", 2, "-n", 4)
+    before = Path(RESULTS).read_bytes()
+    engine.kernels = "amx"
+    done = command("eval", problems, "-n", 4)
+    assert done.code == 2
+    assert 'kernels="avx2", this run has kernels="amx"' in done.err
+    assert Path(RESULTS).read_bytes() == before
+    assert len(engine.seen) == 2
 
 
 def test_results_of_other_questions_are_not_taken(command, engine, problems):
@@ -151,58 +166,54 @@ def test_a_full_disk_is_one_line(command, engine, problems):
     assert len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "no valid JSON"),
-        ("[1]", "list instead of an object"),
-        ('{"id": "x", "question": "1+1=?"}', "no 'problem' (it has 'id', 'question')"),
-        ('{"id": "x", "problem": "  "}', "'problem' is '  '"),
-        ('{"id": "x", "problem": 7}', "'problem' is 7"),
-        ('{"id": "x", "problem": ""}', "an empty 'problem'"),
-        ('{"problem": "1+1=?"}', "no 'id'"),
-        ('{"id": ["x"], "problem": "1+1=?"}', "'id' is ['x']"),
-        ('{"id": "x", "problem": "1+1=?", "answer": ["2"]}', "'answer' is ['2']"),
-        ('{"id": "p1", "problem": "1+1=?"}', "the id 'p1' was used before"),
-    ],
-)
-def test_a_bad_row_is_named_before_models_load(command, engine, problems, line, message):
-    with problems.open("a") as file:
-        file.write(f"\n{line}\n")
-    done = command("eval", problems)
-    assert (done.code, done.out) == (2, "")
-    assert f"{problems}, line 8: {message}" in done.err
-    assert len(done.err.splitlines()) == 1
-    assert engine.opened == 0
-    assert not Path(RESULTS).exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(None, "No such file"), (b"\n \n", "holds no problem"), (b"\xff\xfe", "is not UTF-8 text")]
-)
-def test_a_file_that_holds_no_problems(command, engine, problems, content, message):
-    path = problems.with_name("other.jsonl")
-    if content is not None:
-        path.write_bytes(content)
-    done = command("eval", path)
-    assert done.code == 2
-    assert message in done.err
-
-
-def test_numbers_serve_as_ids_and_answers_and_gold_may_lack(command, engine, problems):
-    problems.write_text('{"id": 1, "problem": "1+1=?", "answer": 2}\n{"id": 2, "problem": "1+2=?"}\n')
-    done = command("eval", problems, "-n", 4)
-    assert done.code == 0
-    assert "1 problems have no gold answer" in done.out
-    assert sorted(ids(Path(RESULTS))) == ["1", "2"]
-
-
 def test_the_results_file_cannot_be_the_problems(command, engine, problems):
     before = problems.read_bytes()
     done = command("eval", problems, "--out", problems)
     assert done.code == 2
     assert "no results file of branchwise" in done.err
     assert problems.read_bytes() == before
+
+
+@pytest.mark.parametrize("wrong", [("--policy", "no-such-model"), ("--prm", "no-such.gguf"), ("--out", "no/r.jsonl")])
+def test_a_typo_binds_no_file(command, problems, wrong):
+    """The real engine, so that the models are looked for."""
+    words = ("eval", problems, "-s", "majority", "-n", 4)
+    done = command(*words, *wrong)
+    assert (done.code, done.out) == (2, "")
+    assert len(done.err.splitlines()) == 1
+    assert wrong[1] in done.err
+    assert [each.name for each in problems.parent.iterdir()] == ["sums.jsonl"]
+
+
+def test_models_that_do_not_open_bind_no_file(command, engine, problems, monkeypatch):
+    def refuse(options):
+        raise ConfigError("no room")
+
+    monkeypatch.setattr(models, "open_engine", refuse)
+    assert command("eval", problems, "-n", 4).err == "error: no room\n"
+    assert not Path(RESULTS).exists()
+    monkeypatch.setattr(models, "open_engine", lambda options: engine)
+    assert command("eval", problems, "-n", 8).code == 0
+
+
+def test_output_that_goes_in_mid_run_is_an_error_that_says_where_results_are(command, engine, problems):
+    engine.before_each = lambda: Path(RESULTS).unlink() if len(engine.seen) == 4 else None
+    done = command("eval", problems, "-n", 4)
+    assert (done.code, done.out) == (2, "")
+    assert "sums-beam.results.jsonl was removed or renamed while it was being written" in done.err
+    assert "All 5 results are in" in done.err
+    engine.before_each = lambda: None
+    again = command("eval", problems, "-n", 4, "--out", done.err.split("--out ")[1].strip())
+    assert again.code == 0
+    assert len(engine.seen) == 6
+
+
+def test_output_that_goes_after_the_last_result_is_noticed(command, engine, problems, monkeypatch):
+    done = command("eval", problems, "-n", 4)
+    monkeypatch.setattr(evaluate, "resumed", lambda *given: (Path(RESULTS).unlink(), resumed(*given))[1])
+    done = command("eval", problems, "-n", 4)
+    assert done.code == 2
+    assert "All 6 results are in" in done.err
 
 
 @pytest.mark.slow

@@ -52,9 +52,11 @@ def test_size(value, shown):
 def test_tally_counts_what_was_graded_alone():
     tally = Tally()
     for correct in (True, False, None, True):
-        tally.add(correct, Cost(generated_tokens=1000, prm_tokens=10, flops=2e9))
+        tally.add(correct, Cost(generated_tokens=1000, prm_tokens=10, flops=2e9), {"steps": 2} if correct else {})
+    tally.add(None, Cost(), failed=True)
     tally.wall_seconds = 8.0
-    assert (tally.problems, tally.graded, tally.right, tally.problems_per_hour) == (4, 3, 2, 1800)
+    assert (tally.problems, tally.graded, tally.right, tally.problems_per_hour) == (5, 3, 2, 2250)
+    assert (tally.failed, tally.cut, tally.cuts) == (1, 2, {"steps": 4})
     assert tally.cells() == ["66.7 %", "20.8 to 93.9", "4,000", "40", "8.00 G", "8.0"]
     assert len(tally.cells()) == len(TALLY_COLUMNS)
     assert tally.as_dict()["accuracy"] == pytest.approx(2 / 3)

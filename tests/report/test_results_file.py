@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +16,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from branchwise.errors import ResultsError
+from branchwise.report import journal
 from branchwise.report.results_file import ResultsFile
 
 SETTINGS = {"strategy": "beam", "n": 16, "prm": None}
+RESOLVED = {"kernels": "avx2", "dtype": "float32"}
 
 
 def record(id_: str, **more: object) -> dict[str, object]:
     return {"id": id_, "answer": "24", **more}
 
 
+def opened(path: Path, settings: dict[str, object] = SETTINGS) -> ResultsFile:
+    results = ResultsFile(path, settings)
+    results.begin(RESOLVED)
+    return results
+
+
 def filled(path: Path, *ids: str) -> bytes:
-    with ResultsFile(path, SETTINGS) as results:
+    with opened(path) as results:
         for id_ in ids:
             results.append(record(id_))
     return path.read_bytes()
@@ -34,7 +43,7 @@ def filled(path: Path, *ids: str) -> bytes:
 def test_a_second_run_finds_what_the_first_wrote(tmp_path):
     path = tmp_path / "r.jsonl"
     filled(path, "a", "b")
-    with ResultsFile(path, SETTINGS) as results:
+    with opened(path) as results:
         assert list(results.done) == ["a", "b"]
         assert not results.notes
         results.append(record("c"))
@@ -53,7 +62,7 @@ def test_whatever_a_crash_tears_off_all_whole_lines_survive(ids, data):
         path.write_bytes(whole[:cut])
         # A line is whole when its closing brace is there: JSON objects cannot end earlier.
         survivors = ids[: max(0, len([line for line in whole[:cut].split(b"\n") if line.endswith(b"}")]) - 1)]
-        with ResultsFile(path, SETTINGS) as results:
+        with opened(path) as results:
             assert list(results.done) == survivors
             for id_ in ids[len(survivors) :]:
                 results.append(record(id_))
@@ -89,7 +98,8 @@ def test_other_settings_are_refused_by_name(tmp_path, now, named):
 
 
 @pytest.mark.parametrize(
-    "content", [b'{"id": "1", "problem": "1+1=?"}\n', b"notes", b"\x00\xff\n", b"[1]\n", b"{}\n", b'{"b']
+    "content",
+    [b'{"id": "1", "problem": "1+1=?"}\n', b"notes", b"\x00\xff\n", b"[1]\n", b"{}\n", b"[" * 99999 + b"\n", b'{"b'],
 )
 def test_a_file_of_something_else_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "r.jsonl"
@@ -121,7 +131,7 @@ def test_damage_inside_is_named_by_line(tmp_path, line, message):
 
 def test_another_format_is_refused(tmp_path):
     path = tmp_path / "r.jsonl"
-    path.write_bytes(b'{"branchwise_results": 99, "settings": {}}\n')
+    path.write_bytes(b'{"branchwise_results": 99, "settings": {}}\n{"id": "a"}\n')
     with pytest.raises(ResultsError, match="format 99"):
         ResultsFile(path, {})
 
@@ -137,14 +147,14 @@ def test_a_full_disk_at_the_start():
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with pytest.raises(ResultsError, match=r"No space left on device. 0 results are safe in it; free some space"):
-        ResultsFile(Path("/dev/full"), SETTINGS)
+        opened(Path("/dev/full"))
 
 
 def test_a_disk_that_fills_up_keeps_every_whole_line(tmp_path):
     path = tmp_path / "r.jsonl"
     whole = filled(path, "a", "b")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with ResultsFile(path, SETTINGS) as results:
+    with opened(path) as results:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limit[1]))  # the write gets 10 bytes far
         try:
             with pytest.raises(ResultsError, match=r"File too large\. 2 results are safe"):
@@ -153,7 +163,7 @@ def test_a_disk_that_fills_up_keeps_every_whole_line(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         assert path.read_bytes() == whole
         results.append(record("c"))  # there is room again
-    with ResultsFile(path, SETTINGS) as results:
+    with opened(path) as results:
         assert list(results.done) == ["a", "b", "c"]
 
 
@@ -161,7 +171,7 @@ def test_a_killed_writer_loses_nothing_it_appended(tmp_path):
     path = tmp_path / "r.jsonl"
     script = (
         "import os, sys; from pathlib import Path; from branchwise.report.results_file import ResultsFile\n"
-        f"results = ResultsFile(Path(sys.argv[1]), {SETTINGS!r})\n"
+        f"results = ResultsFile(Path(sys.argv[1]), {SETTINGS!r}); results.begin({{}})\n"
         "results.append({'id': 'a'}); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=False, capture_output=True)
@@ -179,8 +189,162 @@ def test_a_path_that_cannot_be_opened(tmp_path, where):
 def test_texts_of_any_kind_survive(tmp_path):
     path = tmp_path / "r.jsonl"
     text = "line\nbreak \u2028 日本 \U0001f600 \ud83d"
-    with ResultsFile(path, SETTINGS) as results:
+    with opened(path) as results:
         results.append(record("a", text=text))
     with ResultsFile(path, SETTINGS) as results:
         assert results.done["a"]["text"] == text
     assert os.stat(path).st_size == len(path.read_bytes())
+
+
+def test_a_start_that_failed_binds_nobody(tmp_path):
+    path = tmp_path / "r.jsonl"
+    ResultsFile(path, SETTINGS).close()
+    assert not path.exists()
+    opened(path).close()
+    assert path.read_bytes().count(b"\n") == 1  # a header without results
+    with opened(path, {**SETTINGS, "n": 8}) as results:
+        results.append(record("a"))
+    assert json.loads(path.read_text().splitlines()[0])["settings"]["n"] == 8
+
+
+def test_a_file_that_was_there_stays_though_it_is_empty(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.touch()
+    ResultsFile(path, SETTINGS).close()
+    assert path.exists()
+
+
+def test_what_settings_came_to_is_compared_before_the_next_result(tmp_path):
+    path = tmp_path / "r.jsonl"
+    whole = filled(path, "a")
+    with ResultsFile(path, SETTINGS) as results:
+        with pytest.raises(ResultsError, match='kernels="avx2", this run has kernels="amx"'):
+            results.begin({**RESOLVED, "kernels": "amx"})
+        assert results.header["resolved"] == RESOLVED
+    assert path.read_bytes() == whole
+
+
+def test_what_else_the_first_line_says_may_differ(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with ResultsFile(path, SETTINGS, {"models": "here"}) as results:
+        results.begin(RESOLVED)
+        results.append(record("a"))
+    with ResultsFile(path, SETTINGS, {"models": "there"}) as results:
+        assert results.header["models"] == "here"
+
+
+def test_dropped_results_can_come_again(tmp_path):
+    path = tmp_path / "r.jsonl"
+    filled(path, "a", "b", "c")
+    path.chmod(0o640)
+    with opened(path) as results:
+        results.drop(["b"])
+        assert list(results.done) == ["a", "c"]
+        with pytest.raises(ResultsError, match="written by another run"):
+            ResultsFile(path, SETTINGS)
+        results.append(record("b", answer="7"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    assert [(row["id"], row["answer"]) for row in rows] == [("a", "24"), ("c", "24"), ("b", "7")]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [each.name for each in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_dropping_through_a_link_keeps_the_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    path = tmp_path / "link.jsonl"
+    path.symlink_to(tmp_path / "real" / "r.jsonl")
+    filled(path, "a", "b")
+    with opened(path) as results:
+        results.drop(["a"])
+    assert path.is_symlink()
+    assert len((tmp_path / "real" / "r.jsonl").read_text().splitlines()) == 2
+
+
+def overwrite_same_length(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(text.replace("24", "25"))
+
+
+def put_another(path: Path) -> None:
+    path.with_name("other").write_bytes(path.read_bytes())
+    path.with_name("other").replace(path)
+
+
+CHANGES = {
+    "was removed or renamed": Path.unlink,
+    "was removed": lambda path: path.rename(path.with_name("moved.jsonl")),
+    "was truncated": lambda path: path.write_bytes(b""),
+    "was truncated (": lambda path: os.truncate(path, 20),
+    "was written by another program": lambda path: path.write_bytes(path.read_bytes() + b"more"),
+    "was changed by another program": overwrite_same_length,
+    "was replaced by another file": put_another,
+    "was replaced by another": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("at", ["append", "check"])
+def test_a_file_that_somebody_changes_is_noticed_and_its_results_are_saved(tmp_path, what, at):
+    path = tmp_path / "r.jsonl"
+    with opened(path) as results:
+        results.append(record("a"))
+        CHANGES[what](path)
+        with pytest.raises(ResultsError) as raised:
+            results.append(record("b")) if at == "append" else results.check()
+    assert what in str(raised.value)
+    assert str(path) in str(raised.value)
+    saved = Path(str(raised.value).split("--out ")[1])
+    assert saved.parent == tmp_path
+    with ResultsFile(saved, SETTINGS) as results:
+        assert list(results.done) == ["a", "b"][: 2 if at == "append" else 1]
+
+
+def test_touching_a_file_changes_nothing(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with opened(path) as results:
+        results.append(record("a"))
+        os.utime(path, (1, 1))
+        results.append(record("b"))
+        results.check()
+
+
+def test_a_folder_that_is_gone_leaves_the_results_in_the_current_one(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = tmp_path / "there"
+    folder.mkdir()
+    with opened(folder / "r.jsonl") as results:
+        results.append(record("a"))
+        shutil.rmtree(folder)
+        with pytest.raises(ResultsError, match=r"All 2 results are in .*here"):
+            results.append(record("b"))
+
+
+def test_a_file_replaced_while_it_is_locked_is_opened_again(tmp_path, monkeypatch):
+    """Between `open` and the lock another run may have put a new file in its place."""
+    path, lock = tmp_path / "r.jsonl", journal._lock
+    filled(path, "a")
+    put = iter([put_another])
+
+    def late(fd: int, where: Path) -> None:
+        next(put, lambda _: None)(path)
+        lock(fd, where)
+
+    monkeypatch.setattr(journal, "_lock", late)
+    with opened(path) as results:
+        results.append(record("b"))
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_pipe_is_written_and_one_that_nobody_reads_is_refused(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ResultsError, match="cannot open the results file"):
+        ResultsFile(path, SETTINGS)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with opened(path) as results:
+        results.append(record("a"))
+        assert os.read(reader, 1 << 16).count(b"\n") == 2
+        os.close(reader)
+        with pytest.raises(ResultsError, match="Broken pipe"):
+            results.append(record("b"))

@@ -14,7 +14,7 @@ from branchwise.assets import asset_path
 from branchwise.cli import models
 from branchwise.cli.options import Json, SearchOptions
 from branchwise.cli.output import make_console, print_json
-from branchwise.cli.problems import read_problems
+from branchwise.cli.problems import read_rows
 from branchwise.errors import ConfigError
 from branchwise.report.tally import TALLY_COLUMNS, Tally
 from branchwise.types import Problem, Result
@@ -47,7 +47,7 @@ def demo(
 
     The bundled models solve integer arithmetic step by step. Everything runs on this machine; nothing is downloaded.
     """
-    held_out = read_problems(asset_path("problems.jsonl"))
+    held_out = [row for row in read_rows(asset_path("problems.jsonl")) if isinstance(row, Problem)]
     if problems > len(held_out):
         raise ConfigError(f"--problems {problems}: {len(held_out)} held-out problems are bundled")
     options = [_options(policy, strategy, n, seed) for policy, strategy in _ROWS]
@@ -78,7 +78,7 @@ def _run(options: list[SearchOptions], problems: list[Problem], advance: Callabl
             for row, each in mine:
                 begun = time.monotonic()
                 for result in engine.solve_many(problems, each.make_strategy()):
-                    row.tally.add(result.correct, result.cost)
+                    row.tally.add(result.correct, result.cost, result.cuts, failed=result.error is not None)
                     row.results[result.problem.id] = result
                     advance(f"{row.policy} policy, {row.strategy}")
                 row.tally.wall_seconds = time.monotonic() - begun

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,21 +12,23 @@ from branchwise import __version__
 from branchwise.cli import models
 from branchwise.cli.options import STRATEGY_OPTIONS, Json, SearchOptions, with_search_options
 from branchwise.cli.output import make_console, print_json
-from branchwise.cli.problems import read_problems
-from branchwise.errors import BranchwiseError, ResultsError
-from branchwise.types import Cost, Problem, Result
+from branchwise.cli.problems import BadRow, read_rows
+from branchwise.cli.records import Row, bad_record, count, result_record, resumed, to_retry
+from branchwise.types import Problem
 
 if TYPE_CHECKING:
     from branchwise.report.results_file import Record, ResultsFile
     from branchwise.report.tally import Tally
     from branchwise.strategies.protocol import Strategy
 
-_RESULT = "id, question, answer, correct, cost, wall_seconds"
+FAILED = 1  # exit code with --strict when a row failed
 
 
 @with_search_options
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="JSON lines with id, problem and answer.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines with id, problem, and maybe answer and seed.", show_default=False)
+    ],
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first LIMIT problems. Default: all.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Results, JSON lines. Default: FILE-STRATEGY.results.jsonl, in this folder.")
@@ -37,145 +37,127 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Problems searched side by side: more is faster, until rows or memory are used up."),
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 when a row failed.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try rows again that failed before.")] = False,
     json: Json = False,
     *,
     options: SearchOptions,
 ) -> None:
-    """Search every problem of a file and grade the answers. Run it again to go on where it was interrupted."""
+    """Search every problem of a file and grade the answers. Run it again to go on where it was interrupted.
+
+    A row that is no problem, or whose search fails, has a result with an "error"; the others go on.
+    """
     from branchwise.report.results_file import ResultsFile
 
-    problems = read_problems(file)[:limit]
+    rows = read_rows(file, limit)
     strategy = options.make_strategy()
     options.engine_config()  # refuse before anything is created
     path = out or Path(f"{file.stem}-{strategy.name}.results.jsonl")
-    with ResultsFile(path, settings_of(options, strategy)) as results:
-        tally, left = _resumed(results, problems)
-        notes = make_console(stderr=True)
-        for note in results.notes:
-            notes.print(f"note: {note}", soft_wrap=True)
-        if tally.problems:
-            rest = "going on with the rest" if left else "nothing is left to do"
-            notes.print(f"{path} holds {tally.problems} of {len(problems)} results: {rest}", soft_wrap=True)
-        failed = _run(results, tally, left, options, in_flight) if left else {}
+    settings, places = settings_of(options, strategy)
+    with ResultsFile(path, settings, {"models": places}) as results:
+        results.drop(to_retry(results, rows, retry_failed))
+        tally, left = resumed(results, rows)
+        _say_what_is_there(results, rows, left)
+        if left:
+            _run(results, tally, left, options, in_flight)
+        results.check()
+        errors = {row.id: results.done[row.id]["error"] for row in rows if results.done[row.id]["error"] is not None}
+        header = results.header
     if json:
-        facts = {"results": str(path), "settings": settings_of(options, strategy), "failed": failed}
-        print_json({**facts, **tally.as_dict()})
+        facts = {name: header[name] for name in ("settings", "resolved", "models")}
+        print_json({"results": str(path), **facts, "errors": errors, **tally.as_dict()})
     else:
-        _print_summary(tally, path, strategy.name, len(problems))
-    if failed:
-        first, why = next(iter(failed.items()))
-        raise BranchwiseError(
-            f"{len(failed)} of {len(problems)} problems failed and are not in {path}: run again to try them again."
-            f" The first was {first!r}: {why}"
-        )
+        _print_summary(tally, path, strategy.name, errors)
+    if errors and strict:
+        raise typer.Exit(FAILED)
 
 
-def settings_of(options: SearchOptions, strategy: Strategy) -> dict[str, Any]:
-    """All that a result depends on: what may not change between the runs that share a results file."""
+def settings_of(options: SearchOptions, strategy: Strategy) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All that a result depends on, and may not change between the runs that share a file; and where the models lie."""
     made = options.as_dict()
     for name in ("kv_memory", "weight_cache"):  # change no result
         del made[name]
-    made["policy"] = _identity(options.policy) if options.policy is not None else "bundled policy-small"
-    made["prm"] = _identity(options.prm) if options.prm is not None else None if options.policy else "bundled prm"
+    places: dict[str, Any] = {"policy": options.policy, "prm": options.prm}
+    for name, place in places.items():
+        if place is not None:
+            made[name], places[name] = models.identity(place)
+    if options.policy is None:
+        made["policy"], made["prm"] = "bundled policy-small", made["prm"] or "bundled prm"
     made["strategy"] = strategy.name
     for name in STRATEGY_OPTIONS:
         made[name] = getattr(strategy, name, None)
-    return {**made, "version": __version__}
+    return {**made, "version": __version__}, places
 
 
-def _run(
-    results: ResultsFile, tally: Tally, problems: list[Problem], options: SearchOptions, in_flight: int | None
-) -> dict[str, str]:
-    """Search what is left, and write each result as it comes; the errors of those that failed, by id."""
+def _run(results: ResultsFile, tally: Tally, rows: list[Row], options: SearchOptions, in_flight: int | None) -> None:
+    """Search what is left, and write each result as it comes."""
     from branchwise.cli.eval_progress import EvalProgress
 
-    failed: dict[str, str] = {}
     try:
-        with models.open_engine(options) as engine, EvalProgress(tally, tally.problems + len(problems)) as progress:
+        with models.open_engine(options) as engine, EvalProgress(tally, tally.problems + len(rows)) as progress:
+            results.begin(models.resolved(engine))
+            for row in rows:
+                if isinstance(row, BadRow):
+                    _take(results, tally, bad_record(row))
             last = time.monotonic()
+            problems = [row for row in rows if isinstance(row, Problem)]
             found = engine.solve_many(
                 problems, options.make_strategy(), max_in_flight=in_flight, on_event=progress.event
             )
             for result in found:
-                if result.error is not None:
-                    failed[result.problem.id] = str(result.error)
-                    continue
                 now = time.monotonic()
-                results.append(_record(result, now - last))
-                tally.wall_seconds += now - last
-                tally.add(result.correct, result.cost)
+                _take(results, tally, result_record(result, now - last))
                 last = now
                 progress.update()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted: {len(results.done)} results are safe in {results.path}; run the same command again to go on"
-        ) from None
-    return failed
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (
+            f"interrupted: {len(results.done)} results are safe in {results.path}; run the same command again to go on",
+        )
+        raise
 
 
-def _record(result: Result, wall_seconds: float) -> Record:
-    return {
-        "id": result.problem.id,
-        "question": _digest(result.problem),
-        "answer": result.answer,
-        "gold": result.problem.answer,
-        "correct": result.correct,
-        "text": result.text,
-        "score": result.score,
-        "votes": result.votes,
-        "cost": asdict(result.cost),
-        "wall_seconds": wall_seconds,  # since the result before it; the sum is the time that the run took
-    }
+def _take(results: ResultsFile, tally: Tally, record: Record) -> None:
+    results.append(record)
+    count(tally, record)
 
 
-def _resumed(results: ResultsFile, problems: list[Problem]) -> tuple[Tally, list[Problem]]:
-    """The tally of the problems that are done, and those that are not."""
-    from branchwise.report.tally import Tally
-
-    tally, left = Tally(), []
-    for problem in problems:
-        record = results.done.get(problem.id)
-        if record is None:
-            left.append(problem)
-            continue
-        try:
-            question, correct, cost = record["question"], record["correct"], Cost(**record["cost"])
-            tally.wall_seconds += record["wall_seconds"]
-        except (KeyError, TypeError) as error:
-            raise ResultsError(
-                f"{results.path}: the result of {problem.id!r} lacks what this version writes ({_RESULT});"
-                " remove its line or choose another --out"
-            ) from error
-        if question != _digest(problem):
-            raise ResultsError(
-                f"{results.path} holds a result of {problem.id!r} for another question or gold answer:"
-                " choose another --out for this file of problems"
-            )
-        tally.add(correct, cost)
-    return tally, left
+def _say_what_is_there(results: ResultsFile, rows: list[Row], left: list[Row]) -> None:
+    notes = make_console(stderr=True)
+    for note in results.notes:
+        notes.print(f"note: {note}", soft_wrap=True)
+    bad = [row for row in left if isinstance(row, BadRow)]
+    if bad:
+        notes.print(f"note: {len(bad)} of {len(rows)} rows are no problems. The first: {bad[0].error}", soft_wrap=True)
+    done = len(rows) - len(left)
+    if done:
+        rest = "going on with the rest" if left else "nothing is left to do"
+        failed = sum(results.done[row.id]["error"] is not None for row in rows if row.id in results.done)
+        again = f" ({failed} failed: --retry-failed tries them again)" if failed else ""
+        notes.print(f"{results.path} holds {done} of {len(rows)} results{again}: {rest}", soft_wrap=True)
 
 
-def _print_summary(tally: Tally, path: Path, strategy: str, total: int) -> None:
+def _print_summary(tally: Tally, path: Path, strategy: str, errors: dict[str, str]) -> None:
+    from branchwise.report.cuts import cut_lines
     from branchwise.report.table import table
     from branchwise.report.tally import TALLY_COLUMNS
 
     console = make_console()
-    cells = [strategy, f"{tally.right} of {tally.graded}", *tally.cells(), f"{tally.problems_per_hour:,.1f}"]
-    console.print(table(["strategy", "right", *TALLY_COLUMNS, "problems/h"], [cells]))
-    if tally.graded < tally.problems:
-        console.print(f"{tally.problems - tally.graded} problems have no gold answer and are not graded")
+    rows = [
+        ("right", f"{tally.right} of {tally.graded}"),
+        ("failed", str(tally.failed)),
+        ("cut by a limit", str(tally.cut)),
+        *zip(TALLY_COLUMNS, tally.cells(), strict=True),
+        ("problems/h", f"{tally.problems_per_hour:,.1f}"),
+    ]
+    console.print(table(["strategy", strategy], rows))
+    if ungraded := tally.problems - tally.failed - tally.graded:
+        console.print(f"{ungraded} problems have no gold answer and are not graded")
+    for line in cut_lines(tally.cuts):
+        console.print(line, soft_wrap=True)
+    if errors:
+        first, why = next(iter(errors.items()))
+        console.print(
+            f"{len(errors)} rows failed and count as neither right nor wrong; --retry-failed tries them again."
+            f" The first was {first!r}: {why}", soft_wrap=True,
+        )  # fmt: skip
     console.print(f"results: {path}", soft_wrap=True)
-
-
-def _digest(problem: Problem) -> str:
-    """Tells questions apart that share an id."""
-    return hashlib.blake2b(f"{problem.text}\0{problem.answer}".encode(), digest_size=6).hexdigest()
-
-
-def _identity(source: str) -> str:
-    """A model by name and size, so that results can move to another folder but not to another model."""
-    path = Path(source)
-    if not path.exists():
-        return source
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    return f"{path.resolve().name} ({sum(file.stat().st_size for file in files)} bytes)"

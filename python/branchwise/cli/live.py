@@ -10,6 +10,7 @@ from rich.text import Text
 
 from branchwise.cli.output import glyphs_of
 from branchwise.report import numbers
+from branchwise.report.cuts import cut_lines
 from branchwise.report.text_tree import Marks, draw_tree, shorten
 from branchwise.search.protocol import Progress
 from branchwise.types import Node, Result
@@ -64,7 +65,7 @@ class LiveTree:
 
 
 def describe(result: Result, console: Console, *, solution: bool = True) -> RenderableType:
-    """A finished search: its tree, the chosen solution, the votes, the answer and the cost."""
+    """A finished search: its tree, the chosen solution, the votes, the answer, what limits cut, the cost."""
     parts: list[RenderableType] = [finished_tree(result, console), Text()]
     if solution and result.text.strip():
         parts += [Text("solution", style="bold"), Text(_readable(result.text.strip())), Text()]
@@ -72,7 +73,9 @@ def describe(result: Result, console: Console, *, solution: bool = True) -> Rend
     answer = Text.assemble(("answer   ", "bold"), (result.answer or "none was stated", "bold green"))
     if result.correct is not None:
         answer.append("  right" if result.correct else f"  wrong, it is {result.problem.answer}", style="dim")
-    parts += [answer, Text(f"why      {result.why}", style="dim"), Text(cost_line(result), style="dim")]
+    parts += [answer, Text(f"why      {result.why}", style="dim")]
+    parts += [Text(f"{'cut' if place == 0 else '':8} {line}") for place, line in enumerate(cut_lines(result.cuts))]
+    parts.append(Text(cost_line(result), style="dim"))
     return Group(*parts)
 
 

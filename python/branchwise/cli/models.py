@@ -1,7 +1,8 @@
-"""The one place where commands make an engine."""
+"""The one place where commands make an engine, and learn which models it has."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from branchwise.cli.options import SearchOptions
@@ -24,3 +25,30 @@ def open_engine(options: SearchOptions) -> Engine:
         except ValueError as error:  # of BRANCHWISE_CPU_ISA, before the first kernel meets it
             raise ConfigError(str(error)) from error
         return Engine(options.policy, options.prm, instruction=options.instruction, config=options.engine_config())
+
+
+def identity(source: str) -> tuple[str, str]:
+    """A model by its content, and where it was found: a path, or a hub id with its commit. CheckpointError as usual."""
+    from branchwise.weights import open_checkpoint
+    from branchwise.weights.identity import identity
+
+    checkpoint = open_checkpoint(source)
+    place = source if Path(source).expanduser().exists() else f"{source}@{checkpoint.files()[0].parent.name}"
+    return identity(checkpoint), place
+
+
+def resolved(engine: Engine) -> dict[str, str]:
+    """What else results depend on: the device, the kernels that run there, type and form of weights."""
+    made = engine.resolved
+    device, _, _ = made.device.partition(":")
+    return {"device": device, "kernels": _kernels(made.device), "dtype": made.dtype, "weights": made.weights}
+
+
+def _kernels(device: str) -> str:
+    if not device.startswith("cuda"):
+        from branchwise import _C
+
+        return _C.isa()
+    import torch
+
+    return torch.cuda.get_device_name(device)

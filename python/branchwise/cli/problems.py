@@ -1,64 +1,166 @@
-"""Problem files: JSON lines with id, problem and answer, checked before anything else happens."""
+"""Problem files: JSON lines with id, problem and answer. What is wrong with a row concerns that row alone."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from branchwise.errors import InputError
+from branchwise.config import check_seed
+from branchwise.errors import ConfigError, InputError
 from branchwise.types import Problem
 
 _EXPECTED = 'expected a JSON object such as {"id": "1", "problem": "1+1=?", "answer": "2"}'
+_LONGEST = 1 << 25  # bytes of a line
+_SHOWN = 80  # characters of what was given, in an error
 
 
-def read_problems(path: Path) -> list[Problem]:
-    """All problems of a file, in order. `answer` may be absent; blank lines are skipped.
+class _Number(str):
+    """A number as it was written: no digit is lost, and none is too many."""
 
-    InputError names file and line: no such file, bad JSON, a missing or empty field, an id used twice.
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that is no problem. id: its own, or "line-7" where it has none that could be used."""
+
+    id: str
+    text: str  # the line
+    error: str
+
+
+def read_rows(path: Path, limit: int | None = None) -> list[Problem | BadRow]:
+    """The rows of a file, in order, at most `limit`; blank lines are skipped.
+
+    `answer` may be absent; `seed` overrides that of the run. InputError: it is no file that can be read, or no row of
+    it is a problem.
     """
+    rows: dict[str, Problem | BadRow] = {}
+    for number, line in islice(_lines(path), limit):
+        row = _read(line, number)
+        if row.id in rows:
+            row = BadRow("", row.text, f"line {number}: the id {_show(row.id)} was used before: ids must be unique")
+        if isinstance(row, BadRow) and not row.id:
+            row = replace(row, id=_free(f"line-{number}", rows))
+        rows[row.id] = row
+    found = list(rows.values())
+    if not any(isinstance(row, Problem) for row in found):
+        first = next((f": {row.error}" for row in found if isinstance(row, BadRow)), f": {_EXPECTED} in every line")
+        raise InputError(f"{path} holds no problem{first}")
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers; of one that is too long, its beginning."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{path} is no file, so a run could not read it again to go on: save the problems in one")
+        with path.open("rb") as file:
+            number = 0
+            while line := _line(file):
+                number += 1
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line  # a byte order mark
+                if line.strip():
+                    yield number, line
     except OSError as error:
         raise InputError(f"cannot read the problems in {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    problems: dict[str, Problem] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        problem = _parse(line, f"{path}, line {number}")
-        if problem.id in problems:
-            raise InputError(f"{path}, line {number}: the id {problem.id!r} was used before: ids must be unique")
-        problems[problem.id] = problem
-    if not problems:
-        raise InputError(f"{path} holds no problem: {_EXPECTED} in every line")
-    return list(problems.values())
 
 
-def _parse(line: str, where: str) -> Problem:
+def _line(file: BinaryIO) -> bytes:
+    line = rest = file.readline(_LONGEST + 1)
+    while len(rest) > _LONGEST and not rest.endswith(b"\n"):
+        rest = file.readline(_LONGEST + 1)
+    return line
+
+
+def _read(line: bytes, number: int) -> Problem | BadRow:
+    """A line as a problem; a bad one has an empty id where its own is of no use."""
+    id_ = ""
     try:
-        row = json.loads(line)
+        row = _parse(line)
+        found = _word(row, "id")
+        if found is None:
+            raise InputError(f"no 'id', by which a run resumes: {_EXPECTED}")
+        id_ = found
+        return Problem(id=id_, text=_text(row), answer=_word(row, "answer"), seed=_seed(row))
+    except (InputError, ConfigError) as error:
+        return BadRow(id_, line.decode("utf-8", "replace"), f"line {number}: {error}")
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    if len(line) > _LONGEST:
+        raise InputError(f"more than {_LONGEST} bytes long")
+    try:
+        row = json.loads(line.decode("utf-8"), parse_int=_Number, parse_float=_Number)
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text (byte {error.start}): save the file as UTF-8") from error
+    except RecursionError:
+        raise InputError(f"nested too deeply: {_EXPECTED}") from None
     except ValueError as error:
-        raise InputError(f"{where}: no valid JSON ({error}): {_EXPECTED}") from error
+        raise InputError(f"no valid JSON ({error}): {_EXPECTED}") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where}: {type(row).__name__} instead of an object: {_EXPECTED}")
+        kind = "number" if isinstance(row, _Number) else type(row).__name__
+        raise InputError(f"{kind} instead of an object: {_EXPECTED}")
+    return row
+
+
+def _text(row: dict[str, Any]) -> str:
     text = row.get("problem")
-    if not isinstance(text, str) or not text.strip():
-        what = "no 'problem'" if text is None else "an empty 'problem'" if text == "" else f"'problem' is {text!r}"
-        fields = ", ".join(map(repr, row)) or "no fields"
-        raise InputError(f"{where}: {what} (it has {fields}): {_EXPECTED}")
-    id_ = _word(row, "id", where)
-    if id_ is None:
-        raise InputError(f"{where}: no 'id', by which a run resumes: {_EXPECTED}")
-    return Problem(id=id_, text=text, answer=_word(row, "answer", where))
+    if not isinstance(text, str) or isinstance(text, _Number) or not text.strip():
+        what = "no 'problem'" if text is None else "an empty 'problem'" if text == "" else f"'problem' is {_show(text)}"
+        raise InputError(f"{what} (it has {_show_names(row)}): {_EXPECTED}")
+    return _unicode("problem", text)
 
 
-def _word(row: dict[str, Any], name: str, where: str) -> str | None:
+def _word(row: dict[str, Any], name: str) -> str | None:
     """A field that is a text or a number, as text; None when it is absent."""
     value = row.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
-        raise InputError(f"{where}: {name!r} is {value!r}, expected a text or a number: {_EXPECTED}")
-    return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{name!r} is {_show(value)}, expected a text or a number: {_EXPECTED}")
+    return _unicode(name, str(value))
+
+
+def _seed(row: dict[str, Any]) -> int | None:
+    value = row.get("seed")
+    if value is None:
+        return None
+    try:
+        seed = int(value) if isinstance(value, _Number) else -1
+    except ValueError:  # a fraction, or too many digits
+        seed = -1
+    try:
+        check_seed(seed)
+    except ConfigError:
+        raise InputError(f"'seed' is {_show(value)}, expected an integer in [0, 2^64)") from None
+    return seed
+
+
+def _unicode(name: str, text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = f"U+{ord(text[error.start]):04X}"
+        raise InputError(f"{name!r} holds half a character ({code} at {error.start}): save it as whole ones") from None
+    return text
+
+
+def _show(value: object) -> str:
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    shown = str(value) if isinstance(value, _Number) else repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+
+
+def _show_names(row: dict[str, Any]) -> str:
+    shown = ", ".join(_show(name) for name in islice(row, 8)) or "no fields"
+    return shown if len(row) <= 8 else f"{shown} and {len(row) - 8} more"
+
+
+def _free(id_: str, taken: dict[str, Any]) -> str:
+    while id_ in taken:
+        id_ += "+"
+    return id_

@@ -1,24 +1,24 @@
-"""Results of a long run, one JSON line each, that survive crashes, full disks and interruptions.
+"""Results of a long run, one JSON line each, that survive crashes, full disks, interruptions and careless hands.
 
-The first line holds the settings of the run. `append` returns when its line is on the disk; a line that a crash tore
-off is repaired when the file is opened again.
+The first line holds the settings of the run, and what they came to once its models were open. `append` returns when its
+line is on the disk; a line that a crash tore off is repaired when the file is opened again.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import stat
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from branchwise.errors import ResultsError
+from branchwise.report.journal import Changed, Journal
 
 HEADER = "branchwise_results"  # key of the header line: the version of the format
-FORMAT = 1
+FORMAT = 2
 
 Record = dict[str, Any]
 
@@ -27,45 +27,72 @@ class ResultsFile:
     """An open results file: `done` holds the records of earlier runs by id, `notes` what was repaired.
 
     Opening creates the file, or continues one of the same settings. ResultsError: another process writes it, it is no
-    results file, a line in it is damaged, or its settings differ. Nothing is changed in a file that is refused.
+    results file, a line in it is damaged, or its settings differ. Nothing is changed in a file that is refused. A file
+    without results is bound to no settings. about: what else the first line says, and may differ.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.done: dict[str, Record] = {}
         self.notes: list[str] = []
-        self._end = 0  # of the last complete line
+        self._header: Record = {HEADER: FORMAT, "settings": dict(settings), **(about or {})}
+        self._begun = False  # the header is there, and is ours
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._journal = Journal(path)
         except OSError as error:
+            if isinstance(error, ResultsError):
+                raise
             raise ResultsError(
                 f"cannot open the results file {path}: {error.strerror}; choose another --out"
             ) from error
         try:
-            self._lock()
-            self._is_regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
-            if self._is_regular:
-                self._resume(settings)
-            if self._end == 0:
-                self._write({HEADER: FORMAT, "settings": dict(settings)})
+            self._resume()
         except BaseException:
-            os.close(self._fd)
+            self._journal.close()
             raise
+
+    @property
+    def header(self) -> Record:
+        """The first line: `settings`, and after `begin` the `resolved` ones."""
+        return self._header
+
+    def begin(self, resolved: Mapping[str, Any]) -> None:
+        """Before the first result of a run: what its settings came to when the models were open.
+
+        ResultsError: the results that are there come from others, or the file cannot be written.
+        """
+        if self.done:
+            self._compare(self._header["resolved"], resolved)
+        else:
+            self._header["resolved"] = dict(resolved)
+            self._write(_line(self._header), replace=True)
+        self._begun = True
 
     def append(self, record: Record) -> None:
         """Write one result, which has a new `id`, and wait until it is on the disk.
 
-        ResultsError when it cannot be written: all results before it are safe.
+        ResultsError when it cannot be written: all results before it are safe. Where somebody else removed or changed
+        the file, it and all before it are in a new one, which the error names.
         """
+        assert self._begun, "append before begin"
         assert record["id"] not in self.done, f"{record['id']!r} is done already"
-        self._write(record)
+        self._write(_line(record), record)
         self.done[record["id"]] = record
+
+    def drop(self, ids: Collection[str]) -> None:
+        """Forget some results, so that they can come again. ResultsError: all are still there."""
+        if ids:
+            kept = {id_: record for id_, record in self.done.items() if id_ not in ids}
+            self._write(self._whole(kept), replace=True)
+            self.done = kept
+
+    def check(self) -> None:
+        """Raise ResultsError when somebody else removed or changed the file; its results are in a new one."""
+        self._write(b"")
 
     def close(self) -> None:
         """Close the file and let others write it; again, it does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._journal.close()
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -73,41 +100,42 @@ class ResultsFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResultsError(
-                f"{self.path} is being written by another run: wait for it, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise ResultsError(f"cannot lock {self.path}: {error.strerror}; choose an --out on a local disk") from error
+    # --- reading -----------------------------------------------------------------------------------------------
 
-    def _resume(self, settings: Mapping[str, Any]) -> None:
+    def _resume(self) -> None:
         """Read what is there, and repair the end if it was torn off."""
-        content = self.path.read_bytes()
-        whole, torn = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
-        if not whole:
-            if torn and not torn.startswith(f'{{"{HEADER}"'.encode()[: len(torn)]):
-                raise self._foreign()
-        else:
-            first, *rest = whole[:-1].split(b"\n")
-            self._check_header(first, settings)
-            for number, line in enumerate(rest, start=2):
-                self._take(line, number)
-        self._end = len(whole)
-        if torn:
-            self._repair(torn)
+        content = self._journal.read()
+        length = content.rfind(b"\n") + 1
+        whole, torn = content[:length], content[length:]
+        header = self._parse_header(whole[: whole.find(b"\n")]) if whole else None
+        if header is None and torn and not torn.startswith(f'{{"{HEADER}"'.encode()[: len(torn)]):
+            raise self._foreign()
+        for number, line in enumerate(whole[:-1].split(b"\n")[1:], start=2):
+            self._take(line, number)
+        is_whole = header is not None and torn != b"" and _parse(torn) is not None
+        if is_whole:
+            self._take(torn, len(self.done) + 2)
+        if header is not None and self.done:
+            self._compare(header["settings"], self._header["settings"])
+            self._header = header
+        if is_whole:
+            self._write(b"\n")
+        elif torn:
+            self._journal.cut(length)
+            self.notes.append(f"{self.path}: its last line was torn off ({len(torn)} bytes) and has been removed")
 
-    def _check_header(self, line: bytes, settings: Mapping[str, Any]) -> None:
+    def _parse_header(self, line: bytes) -> Record:
         header = _parse(line)
         if header is None or HEADER not in header or not isinstance(header.get("settings"), dict):
             raise self._foreign()
-        if header[HEADER] != FORMAT:
+        if header[HEADER] != FORMAT or not isinstance(header.get("resolved"), dict):
             raise ResultsError(
                 f"{self.path} has format {header[HEADER]}, this version writes {FORMAT}: choose another --out"
             )
-        before, now = header["settings"], json.loads(json.dumps(dict(settings)))
+        return header
+
+    def _compare(self, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        now = json.loads(json.dumps(dict(settings)))
         for name in [*now, *(name for name in before if name not in now)]:
             if before.get(name) != now.get(name):
                 raise ResultsError(
@@ -123,55 +151,60 @@ class ResultsFile:
             raise ResultsError(f"{self.path}, line {number}: a second result of {record['id']!r}; remove one of them")
         self.done[record["id"]] = record
 
-    def _repair(self, torn: bytes) -> None:
-        """End a last line that lacks only its newline; cut one that is incomplete."""
-        if self._end and _parse(torn) is not None:
-            self._take(torn, len(self.done) + 2)
-            self._end += len(torn)
-            self._put(b"\n")
-            return
-        os.ftruncate(self._fd, self._end)
-        os.fsync(self._fd)
-        self.notes.append(f"{self.path}: its last line was torn off ({len(torn)} bytes) and has been removed")
+    def _foreign(self) -> ResultsError:
+        return ResultsError(f"{self.path} exists and is no results file of branchwise: choose another --out")
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        self._put(line.encode("utf-8", "backslashreplace") + b"\n")
+    # --- writing -----------------------------------------------------------------------------------------------
 
-    def _put(self, data: bytes) -> None:
-        """Write at the end and wait for the disk. On failure the file is cut back to its last complete line."""
+    def _write(self, data: bytes, record: Record | None = None, *, replace: bool = False) -> None:
+        """Append `data`, which holds `record`, or put it in the place of all there is."""
         try:
-            if self._is_regular:
-                os.lseek(self._fd, self._end, os.SEEK_SET)
-            written = 0
-            while written < len(data):
-                written += os.write(self._fd, data[written:])
-            if self._is_regular:
-                os.fsync(self._fd)
+            if not data:
+                self._journal.check()
+            elif replace and self._journal.length:
+                self._journal.replace(data)
+            else:
+                self._journal.append(data)
+        except Changed as change:
+            if record is not None:
+                self.done[record["id"]] = record
+            raise self._rescued(str(change)) from None
         except OSError as error:
-            self._cut()
             hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "repair that"
             raise ResultsError(
                 f"cannot write to {self.path}: {error.strerror}. {len(self.done)} results are safe in it;"
                 f" {hint} and run the same command again to go on"
             ) from error
-        self._end += len(data)
 
-    def _cut(self) -> None:
-        if self._is_regular:
+    def _rescued(self, change: str) -> ResultsError:
+        """Save what is known of a file that is lost; the error that says where."""
+        what = f"{self.path} {change} while it was being written, so the run has stopped."
+        if not self.done:
+            return ResultsError(f"{what} It held no result yet: run the same command again")
+        for folder in dict.fromkeys((self.path.parent, Path(), Path(tempfile.gettempdir()))):
             try:
-                os.ftruncate(self._fd, self._end)
+                fd, name = tempfile.mkstemp(".jsonl", f"{self.path.stem}.rescued-", folder)
+                with open(fd, "wb") as file:
+                    file.write(self._whole(self.done))
+                    file.flush()
+                    os.fsync(fd)
             except OSError:
-                return  # the torn line is repaired when the file is next opened
+                continue
+            return ResultsError(f"{what} All {len(self.done)} results are in {name}: go on with --out {name}")
+        return ResultsError(f"{what} Its {len(self.done)} results could not be written anywhere else and are lost")
 
-    def _foreign(self) -> ResultsError:
-        return ResultsError(f"{self.path} exists and is no results file of branchwise: choose another --out")
+    def _whole(self, records: Mapping[str, Record]) -> bytes:
+        return b"".join(map(_line, (self._header, *records.values())))
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _parse(line: bytes) -> Record | None:
     try:
         value = json.loads(line)
-    except ValueError:  # of JSON and of UTF-8
+    except (ValueError, RecursionError):  # of JSON and of UTF-8
         return None
     return value if isinstance(value, dict) else None
 

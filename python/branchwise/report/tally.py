@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from branchwise.report import numbers
 from branchwise.report.intervals import wilson
-from branchwise.types import Cost
+from branchwise.types import Cost, Cut
 
 
 @dataclass(slots=True)
 class Tally:
     """Counts over results. `wall_seconds` is time that passed, not the sum over searches that ran side by side."""
 
-    problems: int = 0
+    problems: int = 0  # those that failed included
+    failed: int = 0
     graded: int = 0
     right: int = 0
+    cut: int = 0  # problems of which a limit cut something
+    cuts: Counter[Cut] = field(default_factory=Counter)  # and how many branches each limit cut
     cost: Cost = field(default_factory=Cost)
     wall_seconds: float = 0.0
 
-    def add(self, correct: bool | None, cost: Cost) -> None:
-        """Count one result; `correct` is None when no gold answer was known."""
+    def add(
+        self, correct: bool | None, cost: Cost, cuts: Mapping[Cut, int] | None = None, *, failed: bool = False
+    ) -> None:
+        """Count one result; `correct` is None when no gold answer was known, or the search failed."""
         self.problems += 1
+        self.failed += failed
         self.graded += correct is not None
         self.right += correct is True
+        self.cut += bool(cuts)
+        self.cuts.update(cuts or {})
         self.cost.add(cost)
 
     @property
@@ -41,10 +51,13 @@ class Tally:
         """The same for JSON; accuracy and interval are None when nothing was graded."""
         return {
             "problems": self.problems,
+            "failed": self.failed,
             "graded": self.graded,
             "right": self.right,
             "accuracy": self.right / self.graded if self.graded else None,
             "interval95": list(self.interval) if self.graded else None,
+            "cut": self.cut,
+            "cuts": dict(self.cuts),
             "generated_tokens": self.cost.generated_tokens,
             "prefill_tokens": self.cost.prefill_tokens,
             "prm_tokens": self.cost.prm_tokens,
