@@ -64,7 +64,7 @@ class Engine:
         models = load_models(str(policy), None if prm is None else str(prm), self.config)
         self.resolved = models.resolved
         text = INSTRUCTION if instruction is None else instruction
-        pair = ModelPair(models.policy, models.judge, instruction=text)
+        pair = ModelPair(models.policy, models.judge, instruction=text, chat=models.chat)
         # Every thread that runs kernels has a count of workers of its own.
         self._service = Service(pair, partial(torch.set_num_threads, self.resolved.threads))
         self._grader = AnswerGrader()

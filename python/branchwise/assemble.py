@@ -10,6 +10,7 @@ import torch
 from branchwise import _C, env
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
+from branchwise.chat_options import ChatOptions
 from branchwise.config import EngineConfig, ResolvedConfig
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
@@ -19,6 +20,7 @@ from branchwise.models.load import load_decoder
 from branchwise.scoring.prm import load_prm
 from branchwise.scoring.scorer import Scorer
 from branchwise.strategies.options import nearest
+from branchwise.text.chat import check_options
 from branchwise.weights import open_checkpoint
 
 
@@ -28,6 +30,7 @@ class Models:
 
     policy: StepEngine
     judge: Scorer | None
+    chat: ChatOptions
     resolved: ResolvedConfig
 
 
@@ -45,6 +48,8 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     cache = None if config.weight_cache is None else backend.weight_cache(config.weight_cache)
     check_weights(backend, given, dtype, config.weights)
     tokenizer = checkpoint.tokenizer()
+    chat = ChatOptions.make(config.date, config.chat_template_kwargs)
+    check_options(tokenizer, chat)
     return_freed()
     model = load_decoder(checkpoint, dtype, backend, weights=config.weights, cache=cache)
     prm_model = None
@@ -64,9 +69,9 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     name = str(dtype).removeprefix("torch.")
     judge_blocks = blocks if judge is not None else 0
     resolved = ResolvedConfig(
-        str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads()
+        str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads(), chat.date
     )
-    return Models(steps, judge, resolved)
+    return Models(steps, judge, chat, resolved)
 
 
 def make_config(config: EngineConfig | None, options: dict[str, Any]) -> EngineConfig:

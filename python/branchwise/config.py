@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from branchwise.chat_options import ChatOptions
 from branchwise.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -33,6 +35,9 @@ class EngineConfig:
     max_tokens    tokens of one solution at most; max_step_tokens: of one step
     delimiter     text that ends a step
     seed          of all sampling; a problem may carry its own
+    date          day that the policy's chat template is told, as in "2026-11-30", or "today"; default: 2024-07-26,
+                  always, so that the same seed gives the same tree tomorrow
+    chat_template_kwargs  further variables of that template: {"enable_thinking": False}
     prm_format    name in `PRM_FORMATS`, or "auto": chosen from tensor names and tokenizer
     """
 
@@ -54,6 +59,8 @@ class EngineConfig:
     seed: int = 0
     threads: int | None = None
     prm_format: str = "auto"
+    date: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "prefill_rows", "max_tokens", "max_step_tokens"):
@@ -75,6 +82,7 @@ class EngineConfig:
             raise ConfigError(f"kv_memory={self.kv_memory} bytes: expected at least 1 MiB")
         check_sampling(self.temperature, self.top_p, self.top_k, self.min_p)
         check_seed(self.seed)
+        ChatOptions.make(self.date, self.chat_template_kwargs)
 
 
 def check_seed(seed: int) -> None:
@@ -106,3 +114,4 @@ class ResolvedConfig:
     prm_blocks: int
     kv_memory: int
     threads: int
+    date: str  # that the policy's chat template is told

@@ -147,6 +147,7 @@ class Node:
     cost: Cost = field(default_factory=Cost)
     children: list[Node] = field(default_factory=list)
     pruned: bool = False  # given up before it was finished
+    prompt_digest: str | None = None  # of the root: tells prompts apart (see `Result.prompt_digest`)
 
     @property
     def path(self) -> list[Node]:
@@ -223,6 +224,11 @@ class Result:
     correct: bool | None = None  # graded against `problem.answer` when that is known
     cuts: dict[Cut, int] = field(default_factory=dict)
     error: BranchwiseError | None = None
+
+    @property
+    def prompt_digest(self) -> str | None:
+        """BLAKE2b of the token ids that the policy started from; None where it did not start."""
+        return self.tree.prompt_digest
 
 
 Grader = Callable[[str | None, str], bool]

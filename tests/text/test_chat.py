@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from branchwise.errors import InputError, TokenizerError
-from branchwise.text.chat import encode_prompt, render_chat
+from branchwise.chat_options import ChatOptions
+from branchwise.errors import ConfigError, InputError, TokenizerError
+from branchwise.text.chat import check_options, encode_prompt, render_chat
 from branchwise.text.tokenizer import Tokenizer
 from text.gguf_metadata import read_metadata
-from text.templates import ASSISTANT, CONVERSATIONS, GEMMA, LLAMA3, MISTRAL, QWEN, SYSTEM, TEMPLATES, USER
+from text.templates import ASSISTANT, CONVERSATIONS, GEMMA, LLAMA3, MISTRAL, QWEN, SYSTEM, TEMPLATES, USER, VARIABLES
 from text.vocabularies import CONFIG, byte_level
 
 SPEC = byte_level().to_str()
 MODES = [(False, False), (True, False), (False, True)]
+NAMED = {"bos_token": "<s>", "eos_token": "</s>"}
 REAL = ["smollm2-135m-instruct-q4_1.gguf", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"]
 
 
@@ -24,8 +26,10 @@ def tokenizer(template: str | None, **config: Any) -> Tokenizer:
     return Tokenizer.from_json(SPEC, {**CONFIG, **config, "chat_template": template})
 
 
-def compare(template: str, named: dict[str, str]) -> set[bool]:
+def compare(template: str, named: dict[str, str], variables: dict[str, Any] | None = None) -> set[bool]:
     """Render every conversation in every mode here and in transformers; returns which outcomes were seen."""
+    variables = variables or {}
+    options = ChatOptions.make("today", variables)
     transformers = pytest.importorskip("transformers")
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=byte_level(), chat_template=template, **named)
     ours = tokenizer(template)
@@ -33,9 +37,9 @@ def compare(template: str, named: dict[str, str]) -> set[bool]:
     seen = set()
     for messages in CONVERSATIONS.values():
         for generation, open_end in MODES:
-            flags = {"add_generation_prompt": generation, "continue_final_message": open_end}
+            flags = {"add_generation_prompt": generation, "continue_final_message": open_end, "options": options}
             try:
-                expected = theirs.apply_chat_template(messages, tokenize=False, **flags)
+                expected = theirs.apply_chat_template(messages, tokenize=False, **flags, **variables)
             except Exception:  # of whatever kind: what they refuse must be refused here
                 with pytest.raises((InputError, TokenizerError)):
                     render_chat(ours, messages, **flags)
@@ -48,8 +52,13 @@ def compare(template: str, named: dict[str, str]) -> set[bool]:
 
 @pytest.mark.parametrize("family", TEMPLATES)
 def test_equals_transformers(family: str) -> None:
-    named = {"bos_token": "<s>", "eos_token": "</s>"}
-    assert True in compare(TEMPLATES[family], named)
+    assert True in compare(TEMPLATES[family], NAMED)
+
+
+@pytest.mark.parametrize("variables", VARIABLES)
+@pytest.mark.parametrize("family", ["dated", "thinking"])
+def test_variables_equal_transformers(family: str, variables: dict[str, Any]) -> None:
+    assert compare(TEMPLATES[family], NAMED, variables) == {True}
 
 
 @pytest.mark.parametrize("file", REAL)
@@ -92,9 +101,25 @@ def test_refused_roles() -> None:
         render_chat(tokenizer(MISTRAL), [USER, USER])
 
 
+@pytest.mark.parametrize(
+    ("template", "date", "text"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", None, "26 Jul 2024"),
+        ("{{ strftime_now('%Y-%m-%d %H:%M') }}", "2026-11-30", "2026-11-30 00:00"),
+        ("{{ date_string | default('26 Jul 2024') }}", None, "26 Jul 2024"),
+        ("{{ date_string | default('26 Jul 2024') }}", "2026-05-01", "01 May 2026"),
+        ("{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{{ day() }}", "2025-01-31", "31"),
+        ("{% if strftime_now is defined %}known{% endif %}", None, "known"),
+    ],
+)
+def test_the_date_is_fixed_unless_asked_for(template: str, date: str | None, text: str) -> None:
+    assert render_chat(tokenizer(template), [USER], options=ChatOptions.make(date, None)) == text
+
+
 def test_today() -> None:
     before = datetime.date.today()
-    rendered = render_chat(tokenizer("{{ strftime_now('%d %b %Y') }}"), [USER])
+    options = ChatOptions.make("today", None)
+    rendered = render_chat(tokenizer("{{ strftime_now('%d %b %Y') }}"), [USER], options=options)
     assert rendered in {f"{day:%d %b %Y}" for day in (before, datetime.date.today())}
 
 
@@ -119,6 +144,10 @@ def test_today() -> None:
         "{{ range(10 ** 9) | length }}",
         "{{ lipsum.__globals__ }}",
         "{{ lipsum() }}",
+        "{{ ['a', 'b'] | random }}",
+        "{{ raise_exception }}",
+        "{{ messages | map('upper') }}",
+        "{{ joiner(', ') }}",
         "{% include '/etc/passwd' %}",
         "{% import 'os' as os %}",
     ],
@@ -139,6 +168,12 @@ def test_hostile_templates(template: str) -> None:
         ("{{ 1 / 0 }}", "fails on these messages"),
         ("{{ nothing | tojson }}", "fails on these messages"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "fails on these messages"),
+        ("{% for i in [1] %}" * 30 + "{% endfor %}" * 30, "fails on these messages .*nested"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "chat template"),
+        ("{{ " + "not " * 50_000 + "1 }}", "chat template"),
+        ("{{ strftime_now(3) }}", "fails on these messages"),
+        (" " * 2_000_000, "2,000,000 characters"),
+        (7, "is a int, expected text"),
     ],
 )
 def test_damaged_templates(template: str | None, message: str) -> None:
@@ -154,6 +189,8 @@ def test_damaged_templates(template: str | None, message: str) -> None:
         ([USER, {"role": "user"}], "message 1"),
         ([{**USER, "tool_calls": [{}]}], "dict of strings"),
         ([{"role": "user", "content": None}], "dict of strings with 'role' and 'content'"),
+        ([USER, {"role": "user", "content": "a\ud800"}], "'content' of message 1 has a lone surrogate at index 1"),
+        ([{**USER, "name": "\udfff"}], "'name' of message 0 has a lone surrogate"),
         ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "dict of strings"),
     ],
 )
@@ -201,3 +238,22 @@ def test_prompts() -> None:
 def test_malformed_prompts(prompt: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         encode_prompt(tokenizer(QWEN), prompt)
+
+
+def test_variables_that_the_template_never_reads() -> None:
+    thinking = tokenizer(TEMPLATES["thinking"])
+    check_options(thinking, ChatOptions.make(None, {"enable_thinking": False, "reasoning_effort": "low"}))
+    with pytest.raises(ConfigError, match=r"never reads the variable 'enable_thinkin'; it reads .*enable_thinking"):
+        check_options(thinking, ChatOptions.make(None, {"enable_thinkin": False}))
+    check_options(tokenizer(TEMPLATES["dated"]), ChatOptions.make(None, {"date_string": "today"}))
+    check_options(tokenizer(None), ChatOptions.make("today", None))
+    with pytest.raises(ConfigError, match="no chat template, which could read x"):
+        check_options(tokenizer(None), ChatOptions.make(None, {"x": 1}))
+
+
+def test_variables_reach_the_prompt() -> None:
+    made = tokenizer(TEMPLATES["thinking"])
+    off = ChatOptions.make(None, {"enable_thinking": False})
+    assert render_chat(made, [USER], options=off).endswith("<think>\n\n</think>\n\n")
+    assert not render_chat(made, [USER]).endswith("</think>\n\n")
+    assert encode_prompt(made, [USER], off) == made.encode(render_chat(made, [USER], options=off), special=True)

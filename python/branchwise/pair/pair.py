@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from branchwise.chat_options import NO_OPTIONS, ChatOptions
 from branchwise.errors import ConfigError
-from branchwise.pair.prompts import problem_lineage, prompt_ids
+from branchwise.pair.prompts import problem_lineage, prompt_digest, prompt_ids
 from branchwise.pair.protocol import Event, Judge, Policy
 from branchwise.pair.timing import PassTiming
 from branchwise.pair.tree import PairTree
@@ -22,12 +23,16 @@ class ModelPair:
     """A `Pair` of a policy and a judge; early finishers are scored while stragglers decode.
 
     instruction: system message of every question that is no ready prompt; "" for none
+    chat: what the policy's chat template is given beside messages
     """
 
-    def __init__(self, policy: Policy, judge: Judge | None, *, instruction: str) -> None:
+    def __init__(
+        self, policy: Policy, judge: Judge | None, *, instruction: str, chat: ChatOptions = NO_OPTIONS
+    ) -> None:
         self.policy = policy
         self.judge = judge
         self.instruction = instruction
+        self.chat = chat
         self._timing = None if judge is None else PassTiming(policy, judge)
         self._judge_tokens = 1 if judge is None else tokens_for_tokens(policy.tokenizer, judge.tokenizer)
         self._trees: dict[Node, PairTree] = {}  # by root
@@ -46,13 +51,14 @@ class ModelPair:
         """Admit a problem to the policy and, where scores are wanted, to the judge: to both or to neither."""
         if demand.scores and self.judge is None:
             raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
-        ids = prompt_ids(self.policy.tokenizer, problem, self.instruction)
+        ids = prompt_ids(self.policy.tokenizer, problem, self.instruction, chat=self.chat, context=self.policy.context)
         policy = self.policy.open(
             ids, lineage=problem_lineage(problem), branches=demand.branches, paths=demand.paths, steps=demand.steps,
             settings=self._within_context(problem, demand, settings),
         )  # fmt: skip
         if policy is None:
             return None
+        policy.root.prompt_digest = prompt_digest(ids)
         tree = PairTree(policy, None)
         if self.judge is not None and demand.scores:
             caps, per_token = policy.settings, self._judge_tokens

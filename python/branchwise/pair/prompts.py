@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from branchwise._C import lineage_root
+from branchwise.chat_options import NO_OPTIONS, ChatOptions
 from branchwise.errors import InputError
 from branchwise.text.chat import encode_prompt
 from branchwise.text.tokenizer import Tokenizer
@@ -16,14 +17,25 @@ INSTRUCTION = (
 )
 
 
-def prompt_ids(tokenizer: Tokenizer, problem: Problem, instruction: str) -> list[int]:
-    """Token ids of a problem's prompt. InputError when there is nothing to ask."""
+def prompt_ids(
+    tokenizer: Tokenizer,
+    problem: Problem,
+    instruction: str,
+    *,
+    chat: ChatOptions = NO_OPTIONS,
+    context: int | None = None,
+) -> list[int]:
+    """Token ids of a problem's prompt.
+
+    chat: what the chat template gets beside messages    context: tokens that the model can see
+    InputError when there is nothing to ask, and where it could never fit.
+    """
     prompt = problem.prompt
     if prompt is None:
         if not problem.text.strip():
             raise InputError(f"problem {problem.id!r} has an empty question: write what is to be solved")
         prompt = _as_prompt(tokenizer, problem.text, instruction)
-    return encode_prompt(tokenizer, prompt)
+    return encode_prompt(tokenizer, prompt, chat, context)
 
 
 def _as_prompt(tokenizer: Tokenizer, text: str, instruction: str) -> str | Sequence[Message]:
@@ -32,6 +44,11 @@ def _as_prompt(tokenizer: Tokenizer, text: str, instruction: str) -> str | Seque
         return f"{instruction}\n\n{text}\n\n" if instruction else f"{text}\n\n"
     system: list[Message] = [{"role": "system", "content": instruction}] if instruction else []
     return [*system, {"role": "user", "content": text}]
+
+
+def prompt_digest(ids: Sequence[int]) -> str:
+    """Tells prompts apart: BLAKE2b, 8 bytes, of the token ids in decimal with a comma between them."""
+    return hashlib.blake2b(",".join(map(str, ids)).encode(), digest_size=8).hexdigest()
 
 
 def problem_lineage(problem: Problem) -> int:

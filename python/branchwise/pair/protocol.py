@@ -63,6 +63,7 @@ class Policy(Protocol):
     """
 
     tokenizer: Tokenizer
+    context: int  # tokens that the model can see
     flops_per_token: float
 
     @property

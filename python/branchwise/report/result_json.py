@@ -23,6 +23,7 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
         "votes": [{"answer": answer, "weight": weight} for answer, weight in result.votes],
         "why": result.why,
         "strategy": result.strategy,
+        "prompt_digest": result.prompt_digest,
         "cuts": result.cuts,
         "error": None if result.error is None else str(result.error),
         "cost": asdict(result.cost),

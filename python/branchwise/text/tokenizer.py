@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import tokenizers
 
 from branchwise.errors import InputError, TokenizerError
+from branchwise.text.chat_template import ChatTemplate
 from branchwise.text.gguf_tokenizer import END_TOKENS, GgufVocabulary, build_vocabulary, declared_id
 from branchwise.text.surface import Surface, byte_level, detect_surface
 
@@ -54,6 +56,11 @@ class Tokenizer:
         self.add_bos = settings.add_bos
         self.chat_template = settings.chat_template
         self.named_tokens = settings.named_tokens
+
+    @functools.cached_property
+    def chat(self) -> ChatTemplate | None:
+        """The model's chat template. TokenizerError when it is of no use."""
+        return None if self.chat_template is None else ChatTemplate(self.chat_template, self.named_tokens)
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         """Token ids of `text`. `special` also reads special tokens written out in the text; `bos` puts `bos_id` first.
