@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -22,11 +21,14 @@ from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.scorer import Scorer
 from branchwise.search.by_hand import Opening, StepTree, await_all, expand_all, wait_for
 from branchwise.search.driver import run, submit
+from branchwise.search.problems import as_problem, prompt_problem
+from branchwise.search.process import enter
 from branchwise.search.protocol import Callback
 from branchwise.search.service import Service
-from branchwise.search.session import SearchOptions
+from branchwise.search.session import SearchOptions, demand_of
 from branchwise.search.ticket import Ticket
-from branchwise.strategies.protocol import Demand, Limits, Strategy
+from branchwise.strategies.options import check_count
+from branchwise.strategies.protocol import Demand, Strategy
 from branchwise.strategies.registry import make_strategy
 from branchwise.types import Message, Node, Problem, Result, Sampling, Settings
 
@@ -55,6 +57,7 @@ class Engine:
         config: EngineConfig | None = None,
         **options: Any,
     ) -> None:
+        enter()
         if policy is None:
             from branchwise.assets import asset_path
 
@@ -63,6 +66,7 @@ class Engine:
         self.config = make_config(config, options)
         models = load_models(str(policy), None if prm is None else str(prm), self.config)
         self.resolved = models.resolved
+        enter(self.resolved.threads)
         text = INSTRUCTION if instruction is None else instruction
         pair = ModelPair(models.policy, models.judge, instruction=text, chat=models.chat)
         # Every thread that runs kernels has a count of workers of its own.
@@ -117,9 +121,9 @@ class Engine:
         A result depends on its problem and seed alone, not on what else runs.
         """
         made = self._search_options(strategy, on_event, seed, options)
-        branches = made.strategy.demand(_limits(made.settings)).branches
+        branches = demand_of(made.strategy, made.settings).branches
         return run(
-            (as_problem(problem) for problem in problems),
+            problems,
             self._service,
             made,
             max_in_flight=max_in_flight if max_in_flight is not None else max(1, self.config.max_rows // branches),
@@ -128,6 +132,9 @@ class Engine:
 
     def cancel(self, ticket: Ticket[Any]) -> bool:
         """Give a ticket up; its rows and KV are free at the next step. False when it has ended already."""
+        if not isinstance(ticket, Ticket):
+            raise ConfigError(f"cancel was given {ticket!r}: expected a ticket, as submit returns")
+        self._service.home.check()
         return ticket.cancel()
 
     # --- trees grown by hand -----------------------------------------------------------------------------------
@@ -151,9 +158,8 @@ class Engine:
     def _open(
         self, prompt: str | Sequence[Message] | Sequence[int], branches: int, seed: int | None
     ) -> Ticket[StepTree]:
-        if branches < 1:
-            raise ConfigError(f"branches={branches}: expected at least 1")
-        problem = as_problem(prompt) if isinstance(prompt, str) else _as_problem(prompt)
+        check_count("open", "branches", branches)
+        problem = prompt_problem(prompt)
         settings = replace(self._settings({}, seed), speculate=False)  # every call may sample in its own way
         demand = Demand(branches, branches, HAND_STEPS, self._service.pair.scores)
         return self._service.submit(Opening(self._service, problem, demand, settings))
@@ -189,7 +195,8 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._service.home.is_here:
+            self.close()
 
     @property
     def pair(self) -> ModelPair:
@@ -234,31 +241,14 @@ class Engine:
     ) -> SearchOptions:
         settings = self._settings(options, seed)
         chosen = make_strategy(strategy, **options)
-        if chosen.demand(_limits(settings)).scores and not self._service.pair.scores:
+        if on_event is not None and not callable(on_event):
+            raise ConfigError(f"on_event={on_event!r}: expected a function that takes a Progress")
+        if demand_of(chosen, settings).scores and not self._service.pair.scores:
             raise ConfigError(f"strategy {chosen.name!r} needs step scores: give the engine a PRM with prm=...")
         return SearchOptions(chosen, settings, on_event, self._grader)
 
 
-def as_problem(problem: str | Problem) -> Problem:
-    """A question as a `Problem`, with the digest of its text as its id."""
-    return Problem(id=_digest(problem), text=problem) if isinstance(problem, str) else problem
-
-
-def _as_problem(prompt: Sequence[Any]) -> Problem:
-    """Messages or token ids; what the PRM is told of messages is the last user turn."""
-    users = [message["content"] for message in prompt if isinstance(message, dict) and message.get("role") == "user"]
-    return Problem(id=_digest(repr(prompt)), text=str(users[-1]) if users else "", prompt=prompt)
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(settings.max_tokens, settings.max_step_tokens)
-
-
 def _positive(seconds: float) -> float:
-    if not seconds > 0:
-        raise ConfigError(f"deadline={seconds}: expected seconds from now, more than 0")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ConfigError(f"deadline={seconds!r}: expected seconds from now, more than 0")
     return seconds
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

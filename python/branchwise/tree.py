@@ -15,6 +15,13 @@ def walk(root: Node) -> Iterator[Node]:
         level = [child for node in level for child in sorted(node.children, key=lambda child: child.index)]
 
 
+def root_of(node: Node) -> Node:
+    """The top of the tree that a node is in."""
+    while node.parent is not None:
+        node = node.parent
+    return node
+
+
 def number(root: Node) -> None:
     """Put children in order of index and number all nodes breadth first from 0, which the tree alone decides."""
     for id_, node in enumerate(walk(root)):

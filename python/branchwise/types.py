@@ -134,7 +134,7 @@ class Node:
     """One reasoning step in the tree of a problem. The root (id 0) holds the prompt and has no score."""
 
     id: int  # unique within its tree, in order of creation by (parent, child index)
-    parent: Node | None
+    parent: Node | None = field(repr=False)
     index: int  # which child of its parent
     depth: int  # root 0, first step 1
     lineage: int  # 64-bit hash of the path of child indices: the key of its random numbers
@@ -145,7 +145,7 @@ class Node:
     finish: FinishReason | None = None
     cut: Cut | None = None  # the limit that ended the branch here
     cost: Cost = field(default_factory=Cost)
-    children: list[Node] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list, repr=False)
     pruned: bool = False  # given up before it was finished
     prompt_digest: str | None = None  # of the root: tells prompts apart (see `Result.prompt_digest`)
 

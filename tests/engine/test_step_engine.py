@@ -234,7 +234,7 @@ def test_bad_requests_are_refused() -> None:
 def test_running_out_of_kv_leaves_the_engine_usable() -> None:
     engine = make_engine(cpu_decoder(random_checkpoint("llama"), torch.float32), blocks=24)
     tree = open_tree(engine, [5] * 40, Sampling(1.0), branches=1)  # promised one branch, asked for many
-    expand(engine, tree, tree.root, 40)
+    expand(engine, tree, tree.root, 23)
     with pytest.raises(OutOfMemory):
         run_until_idle(engine)
     engine.kv.tree.check()

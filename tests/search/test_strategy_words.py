@@ -68,8 +68,13 @@ def test_broken_words_are_named() -> None:
 
         return act
 
-    assert "n=0 chains" in refusal(lambda state, nodes: [Ask(state.root, 0)])
-    assert "steps=0" in refusal(lambda state, nodes: [Ask(state.root, 1, steps=0)])
+    assert "n is 0" in refusal(lambda state, nodes: [Ask(state.root, 0)])
+    assert "steps is 0" in refusal(lambda state, nodes: [Ask(state.root, 1, steps=0)])
+    assert "n is '2'" in refusal(lambda state, nodes: [Ask(state.root, "2")])  # type: ignore[arg-type]
+    assert "unhashable" in refusal(lambda state, nodes: [Ask(state.root, 1, lane=[])])
+    assert "children of node None" in refusal(lambda state, nodes: [Ask(None, 1)])  # type: ignore[arg-type]
+    assert "dropped node None" in refusal(later(lambda state, nodes: Drop(None)))  # type: ignore[arg-type]
+    assert "propose() raised TypeError" in refusal(lambda state, nodes: 5)
     assert "asked for nothing" in refusal(lambda state, nodes: [])
     assert "expected Ask, Drop or Finish" in refusal(lambda state, nodes: ["root"])
     assert "its demand is 8" in refusal(lambda state, nodes: [Ask(state.root, 9)])
@@ -83,6 +88,17 @@ def test_broken_words_are_named() -> None:
     assert "node (0,), which was dropped" in refusal(later(drop, ask))
     assert "observe() raised ZeroDivisionError" in refusal(later(lambda state, nodes: 1 / 0))
     assert "start() raised KeyError" in refusal(lambda state, nodes: {}[0])
+
+
+@pytest.mark.parametrize("name", ["demand", "start", "select"])
+@pytest.mark.parametrize("answer", [None, 5, [], {}])
+def test_what_a_strategy_returns_is_of_the_kind_that_was_asked_for(name: str, answer: Any) -> None:
+    strategy = Rule(lambda state, nodes: [Ask(state.root, 1)] if nodes is None else [])
+    setattr(strategy, name, lambda *args: answer)
+    pair = ScriptedPair(Script(eos=0, length=0))
+    with pytest.raises(StrategyError, match=rf"'rule'.*({name}|demand)"):
+        submit(Service(pair), "bad", strategy).result()
+    assert pair.open_trees == []
 
 
 def test_nothing_can_be_asked_of_a_step_that_ended() -> None:

@@ -12,7 +12,7 @@ from branchwise._C import lineage_child
 from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.engine.rows import Growing, Opening, RowQueue
-from branchwise.errors import ConfigError, StaleNodeError
+from branchwise.errors import ConfigError, OutOfMemory, StaleNodeError
 from branchwise.text.steps import StepDetector
 from branchwise.types import Node, Settings, StepOptions
 
@@ -47,7 +47,7 @@ class Forest:
     def expand(self, tree: PolicyTree, node: Node, n: int, options: StepOptions) -> int:
         """Queue `n` more children of a node and return the index of the first, which may have been written ahead.
 
-        ConfigError: n < 1. StaleNodeError: its KV is gone, or it has ended.
+        ConfigError: n < 1. OutOfMemory: never so many. StaleNodeError: its KV is gone, or it has ended.
         """
         state = tree.states.get(node)
         if n < 1:
@@ -59,6 +59,10 @@ class Forest:
         if node.is_final or (node.parent is not None and node.finish is None):
             raise StaleNodeError(
                 f"node {node.lineage_path} has finish {node.finish!r}: only a step that stopped can be expanded"
+            )
+        if n > self.kv.n_blocks:
+            raise OutOfMemory(
+                f"{n} children take a KV block each, there are {self.kv.n_blocks}: lower n, or raise kv_memory"
             )
         first, state.asked = state.asked, state.asked + n
         adopted = self._adopt(tree, state, options)

@@ -48,9 +48,16 @@ class Runner:
     def forward(self, feeds: list[Feed]) -> Tensor:
         """Append every feed to its node and return the hidden state after the last token of each.
 
-        Returns [len(feeds), hidden], in the order of `feeds`. OutOfMemory: nothing was appended.
+        Returns [len(feeds), hidden], in the order of `feeds`. OutOfMemory, or any other error: nothing was appended.
         """
         self._reserve(feeds)
+        try:
+            return self._run(feeds)
+        except BaseException:
+            self._give_back(feeds)
+            raise
+
+    def _run(self, feeds: list[Feed]) -> Tensor:
         handles = np.fromiter((feed.handle for feed in feeds), np.int64, len(feeds))
         counts = np.fromiter((len(feed.tokens) for feed in feeds), np.int32, len(feeds))
         plan = self.kv.planner.build(handles, counts)
@@ -69,9 +76,13 @@ class Runner:
             try:
                 tree.append(feed.handle, len(feed.tokens))
             except OutOfMemory:
-                for other in feeds[:done]:
-                    tree.truncate(other.handle, tree.length(other.handle) - len(other.tokens))
+                self._give_back(feeds[:done])
                 raise
+
+    def _give_back(self, feeds: list[Feed]) -> None:
+        tree = self.kv.tree
+        for feed in feeds:
+            tree.truncate(feed.handle, tree.length(feed.handle) - len(feed.tokens))
 
     def count(self, rows: int, slots_read: int, slots_unshared: int, path: AttentionPath) -> None:
         """Add one forward pass to the totals."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,9 @@ from branchwise.pair.protocol import Pair, TreeT
 from branchwise.search.request import Expansion, Scoring
 from branchwise.search.service import Service
 from branchwise.search.ticket import Ticket, Value
+from branchwise.strategies.options import check_count
 from branchwise.strategies.protocol import Demand
-from branchwise.tree import walk
+from branchwise.tree import root_of, walk
 from branchwise.types import Node, Problem, Settings, StepOptions
 
 
@@ -139,14 +141,23 @@ class StepTree:
 
     def submit(self, node: Node, n: int = 1, *, score: bool = False, **options: Any) -> Ticket[list[Node]]:
         """Queue an expansion and return its ticket: many trees, or many nodes, may grow in one batch."""
+        return self._service.submit(self.expansion(node, n, score=score, **options))
+
+    def expansion(self, node: Node, n: int, *, score: bool = False, **options: Any) -> HandJob[Any]:
+        """The job of an expansion, checked but not queued."""
         service, job = self._service, HandJob(self._hand)
-        if score and not service.pair.scores:
+        pair = service.pair
+        self._check_own([node])
+        check_count("expand", "n", n)
+        if not isinstance(score, bool):
+            raise ConfigError(f"score={score!r}: expected True or False")
+        if score and not pair.scores:
             raise ConfigError("score=True needs a judge: give the engine a PRM with prm=...")
         job.request = Expansion(
-            job, service.pair, service.board, self._hand.tree, node, n,
+            job, pair, service.board, self._hand.tree, node, n,
             step_options(self._hand.settings, **options), 1, score, lambda kind, node: None, "a tree grown by hand",
         )  # fmt: skip
-        return self._service.submit(job)
+        return job
 
     def score(self, nodes: Sequence[Node]) -> list[float | None]:
         """P(good) of every step, `None` for one without text. ConfigError without a PRM."""
@@ -161,12 +172,32 @@ class StepTree:
     def _submit_scores(self, nodes: Sequence[Node]) -> Ticket[list[Node]]:
         if not self._service.pair.scores:
             raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
+        nodes = self._check_own(nodes)
+        for node in nodes:
+            if node.finish is None:
+                what = "holds the prompt and" if node is self.root else "still grows: it"
+                raise ConfigError(f"node {node.lineage_path} {what} has no score: give steps that are finished")
+            if node.pruned and node.score is None:
+                raise StaleNodeError(f"node {node.lineage_path} was pruned: score steps before they are")
         job: HandJob[Any] = HandJob(self._hand)
-        job.request = Scoring(job, self._service.pair, self._service.board, self._hand.tree, list(nodes))
+        job.request = Scoring(job, self._service.pair, self._service.board, self._hand.tree, nodes)
         return self._service.submit(job)
+
+    def _check_own(self, nodes: Iterable[Node]) -> list[Node]:
+        """The nodes. ConfigError: there is something else among them, or a node of another tree."""
+        if isinstance(nodes, Node) or not isinstance(nodes, Iterable):
+            raise ConfigError(f"nodes={reprlib.repr(nodes)}: expected a list of nodes")
+        given = list(nodes)
+        for node in given:
+            if not isinstance(node, Node):
+                raise ConfigError(f"{reprlib.repr(node)} is no node: give one of this tree, such as its root")
+            if root_of(node) is not self.root:
+                raise ConfigError(f"node {node.lineage_path} belongs to another tree: give one of this tree")
+        return given
 
     def prune(self, node: Node) -> None:
         """Free a node and everything under it; what grows there is given up."""
+        self._check_own([node])
         self._service.at_once(lambda: _prune(self._service, self._hand, node), wait=True)
 
     def close(self) -> None:
@@ -178,7 +209,8 @@ class StepTree:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._service.home.is_here:
+            self.close()
 
 
 def wait_for(tickets: Sequence[Ticket[Value]]) -> list[Value]:
@@ -215,13 +247,17 @@ async def await_all(tickets: Sequence[Ticket[Value]]) -> list[Value]:
 
 def expand_all(entries: Iterable[Sequence[Any]], options: dict[str, Any]) -> list[Ticket[list[Node]]]:
     """Tickets of `(tree, node, n)` or `(tree, node, n, options)` entries, queued together."""
-    checked = []
+    if not isinstance(entries, Iterable):
+        raise ConfigError(f"expand_many was given {reprlib.repr(entries)}: expected a list of (tree, node, n)")
+    jobs = []
     for entry in entries:
-        own = entry[3] if len(entry) == 4 else {}
-        if len(entry) not in (3, 4) or not isinstance(entry[0], StepTree) or not isinstance(own, dict):
-            raise ConfigError(f"expand_many was given {entry!r}: expected (tree, node, n) or (tree, node, n, options)")
-        checked.append((*entry[:3], {**options, **own}))
-    return [tree.submit(node, n, **own) for tree, node, n, own in checked]
+        tree, node, n, own = (*entry, {})[:4] if isinstance(entry, Sequence) and len(entry) in (3, 4) else (None,) * 4
+        if not isinstance(tree, StepTree) or not isinstance(own, dict):
+            raise ConfigError(
+                f"expand_many was given {reprlib.repr(entry)}: expected (tree, node, n) or (tree, node, n, options)"
+            )
+        jobs.append((tree._service, tree.expansion(node, n, **{**options, **own})))
+    return [service.submit(job) for service, job in jobs]
 
 
 def _prune(service: Service[Any], hand: HandTree[Any], top: Node) -> None:

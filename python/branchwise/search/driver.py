@@ -9,15 +9,21 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from branchwise.errors import BranchwiseError, ConfigError
+from branchwise.errors import BranchwiseError
+from branchwise.search.problems import Intake, check_problem
 from branchwise.search.service import Service
 from branchwise.search.session import SearchOptions, Session
 from branchwise.search.ticket import Ticket
+from branchwise.strategies.options import check_count
 from branchwise.types import Problem, Result
 
 
 def submit(service: Service[Any], problem: Problem, options: SearchOptions) -> Ticket[Result]:
-    """Queue a search. What the problem says of strategy, sampling and seed overrides the options."""
+    """Queue a search. What the problem says of strategy, sampling and seed overrides the options.
+
+    InputError, ConfigError: the problem cannot work.
+    """
+    check_problem(problem)
     settings = replace(
         options.settings,
         seed=options.settings.seed if problem.seed is None else problem.seed,
@@ -28,7 +34,7 @@ def submit(service: Service[Any], problem: Problem, options: SearchOptions) -> T
 
 
 def run(
-    problems: Iterable[Problem],
+    problems: Iterable[str | Problem],
     service: Service[Any],
     options: SearchOptions,
     *,
@@ -41,33 +47,41 @@ def run(
     problem may take, from when it is taken. Each result, wall time and row statistics apart, depends on its problem
     alone: not on `max_in_flight`, on what else the service runs or on the order in which steps finish.
 
-    A problem that fails has a result with an `error`. However this ends, by the last result, an error of a callback, an
-    interrupt, or because the caller stops asking: no tree of it stays open. ConfigError for a bad `max_in_flight`.
+    A problem that fails has a result with an `error`, and so has what is no problem at all; repeats are told apart as
+    `Intake` says. An error of the iterable itself is raised when all problems before it have their results.
+
+    However this ends, by the last result, an error of a callback, an interrupt, or because the caller stops asking: no
+    tree of it stays open. ConfigError for a bad `max_in_flight`, InputError for problems that are no iterable.
     """
-    if max_in_flight < 1:
-        raise ConfigError(f"max_in_flight is {max_in_flight}: at least one problem must be open")
-    return _results(iter(problems), service, options, max_in_flight, seconds)
+    check_count("solve_many", "max_in_flight", max_in_flight)
+    return _results(Intake(problems, options.settings.seed), service, options, max_in_flight, seconds)
 
 
 def _results(
-    source: Iterator[Problem], service: Service[Any], options: SearchOptions, max_in_flight: int, seconds: float | None
+    intake: Intake, service: Service[Any], options: SearchOptions, max_in_flight: int, seconds: float | None
 ) -> Iterator[Result]:
     open_tickets: dict[Ticket[Result], None] = {}
     done: deque[Ticket[Result]] = deque()
     try:
         while True:
-            while len(open_tickets) < max_in_flight and (problem := next(source, None)) is not None:
+            while len(open_tickets) < max_in_flight and (taken := next(intake, None)) is not None:
+                problem, error = taken
+                if error is not None:
+                    yield Session(problem, options, service.pair, service.board).failed(error)
+                    continue
                 deadline = None if seconds is None else time.monotonic() + seconds
                 ticket = submit(service, problem, replace(options, deadline=deadline))
                 open_tickets[ticket] = None
                 ticket.add_done_callback(done.append)
             if not open_tickets:
-                return
+                break
             service.wait(lambda: bool(done))
             while done:
                 ticket = done.popleft()
                 del open_tickets[ticket]
                 yield outcome(ticket)
+        if intake.failure is not None:
+            raise intake.failure
     finally:
         with ExitStack() as stack:  # one that fails to close does not keep the others open
             for ticket in open_tickets:

@@ -60,7 +60,8 @@ class Expansion(Generic[TreeT]):
 
     def begin(self) -> None:
         """Ask for the first steps."""
-        self.first = self._grow(self.node, self.n)
+        self.first = self.pair.expand(self.tree, self.node, self.n, self.options)
+        self._await(self.node, self.first, self.n)
 
     @property
     def is_complete(self) -> bool:
@@ -86,7 +87,7 @@ class Expansion(Generic[TreeT]):
         if last:
             self.nodes.append(node)
         else:
-            self._grow(node, 1)
+            self._await(node, self.pair.expand(self.tree, node, 1, self.options), 1)
 
     def result(self) -> list[Node]:
         """The last step of every chain, in order of child index."""
@@ -99,10 +100,8 @@ class Expansion(Generic[TreeT]):
         if self.first >= 0:
             self.pair.cancel(self.tree, self.node, self.first, self.n)
 
-    def _grow(self, node: Node, n: int) -> int:
-        first = self.pair.expand(self.tree, node, n, self.options)
+    def _await(self, node: Node, first: int, n: int) -> None:
         self.board.growing.update({(node, index): self for index in range(first, first + n)})
-        return first
 
 
 @dataclass(slots=True, eq=False)

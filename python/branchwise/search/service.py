@@ -12,6 +12,7 @@ from typing import Any, Generic
 from branchwise.errors import EngineStateError, OutOfMemory
 from branchwise.pair.protocol import Event, Pair, TreeT
 from branchwise.search.loop import Loop, Order
+from branchwise.search.process import Home
 from branchwise.search.protocol import Job
 from branchwise.search.request import Board
 from branchwise.search.ticket import Ticket
@@ -34,7 +35,8 @@ class Service(Generic[TreeT]):
         self._full = False  # the first one that waits found no room, and nothing has ended since
         self._blocked_since: float | None = None
         self._closed = False
-        weakref.finalize(self, self._loop.end)
+        self.home = Home()
+        weakref.finalize(self, _end, self._loop, self.home)
 
     # --- for clients, from any thread --------------------------------------------------------------------------
 
@@ -57,14 +59,19 @@ class Service(Generic[TreeT]):
 
     def at_once(self, order: Order, *, wait: bool = False) -> None:
         """Carry out an order that frees memory: now where nobody runs the service, else between two steps."""
-        if not self._closed:
+        if wait:
+            self.home.check()
+        if self.home.is_here and not self._closed:
             self._loop.at_once(order, self._turn, wait=wait)
 
     def wait(self, done: Callable[[], bool], timeout: float | None = None) -> None:
         """Return when `done()`: run the service meanwhile, or wait where another thread does.
 
-        TimeoutError after so many seconds. EngineStateError: called from inside a step, where it could never come true.
+        TimeoutError after so many seconds. EngineStateError: called from inside a step, or in a forked child, where it
+        could never come true.
         """
+        if not done():
+            self.home.check()
         self._loop.wait(done, self._turn, timeout)
 
     def start(self) -> None:
@@ -74,10 +81,12 @@ class Service(Generic[TreeT]):
 
     def stop(self) -> None:
         """End the background thread after its step. Open tickets go on when somebody waits for them, or at `start`."""
+        self.home.check()
         self._loop.stop()
 
     def close(self) -> None:
         """Cancel everything, end the thread, free the models; again, it does nothing."""
+        self.home.check()
         if self._closed:
             return
         self._loop.stop(self._turn)
@@ -90,7 +99,8 @@ class Service(Generic[TreeT]):
         self._loop.ring()
 
     def check_open(self) -> None:
-        """EngineStateError when it is closed."""
+        """EngineStateError when it is closed, or this is a forked child."""
+        self.home.check()
         if self._closed:
             raise EngineStateError("the engine is closed: make a new one")
 
@@ -279,3 +289,8 @@ class Service(Generic[TreeT]):
             error = failure
         ticket.fail(error)
         self._loop.ring()
+
+
+def _end(loop: Loop, home: Home) -> None:
+    if home.is_here:
+        loop.end()

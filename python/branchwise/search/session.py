@@ -6,15 +6,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
-from branchwise.config import check_seed
-from branchwise.errors import BranchwiseError, ConfigError, StrategyError
+from branchwise.errors import BranchwiseError, ConfigError, InputError, StrategyError
 from branchwise.pair.protocol import Pair, TreeT
 from branchwise.search.branches import Branches
 from branchwise.search.keyed_random import KeyedRandom
 from branchwise.search.protocol import Callback, Progress, ProgressKind
 from branchwise.search.request import Board, Expansion
+from branchwise.strategies.options import check_count
 from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Reply, State, Strategy
 from branchwise.tree import number, total_cost, walk
 from branchwise.types import Cut, Grader, Node, Problem, Result, Selection, Settings
@@ -64,8 +65,9 @@ class Session(Generic[TreeT]):
     def begin(self) -> bool:
         """Open the tree and let the strategy ask for its first steps; False while there is no room."""
         if self._demand is None:
-            self._demand = self._ask_demand()
-        tree = self._pair.open(self.problem, self._demand, self._options.settings)
+            self._demand = demand_of(self._strategy, self._options.settings)
+        demand = self._demand
+        tree = self._guard("opening it", lambda: self._pair.open(self.problem, demand, self._options.settings))
         if tree is None:
             return False
         self._tree, self._root = tree, tree.root
@@ -73,7 +75,7 @@ class Session(Generic[TreeT]):
         self._branches = Branches(tree.root, self._free)
         self._tell("started", tree.root)
         random = KeyedRandom(self._options.settings.seed)
-        self._state = self._call("start", lambda: self._strategy.start(self.problem, tree.root, random))
+        self._state = self._call("start", lambda: self._strategy.start(self.problem, tree.root, random), State)
         self._propose_until_busy()
         if not self._lanes and not self._over:
             raise self._broken("it asked for nothing at first: propose() must ask for at least one child of the root")
@@ -105,10 +107,12 @@ class Session(Generic[TreeT]):
         if state is None:
             return self._result(Selection(None, [], [], "its time was over before there was room for it"))
         self._cancel(lambda node: True)
-        selection = self._call("select", lambda: self._strategy.select(state))
+        selection = self._call("select", lambda: self._strategy.select(state), Selection)
         grade, gold = self._options.grade, self.problem.answer
         answer = selection.chosen.answer if selection.chosen else None
-        correct = grade(answer, gold) if grade is not None and gold is not None else None
+        correct = None
+        if grade is not None and gold is not None:
+            correct = self._guard("grading it", partial(grade, answer, gold))
         self.abort()
         result = self._result(selection, correct=correct)
         self._tell("finished", self._root, result)
@@ -138,7 +142,7 @@ class Session(Generic[TreeT]):
         self._branches.hold(ask.node, nodes)
         state = self._state
         assert state is not None
-        self._call("observe", lambda: self._strategy.observe(state, [Reply(ask, nodes)]))
+        self._call("observe", lambda: self._strategy.observe(state, [Reply(ask, nodes)]), object)
         self._propose_until_busy()
 
     # --- proposals ---------------------------------------------------------------------------------------------
@@ -152,16 +156,18 @@ class Session(Generic[TreeT]):
         """Do what the strategy proposes; False when that is nothing."""
         state = self._state
         assert state is not None
-        actions = self._call("propose", lambda: self._strategy.propose(state))
+        actions = self._call("propose", lambda: list(self._strategy.propose(state)), list)
         dropped: dict[Node, None] = {}
         for action in actions:
             if isinstance(action, Ask):
                 self._ask(action, dropped)
             elif isinstance(action, Drop):
-                if action.node not in self._branches or _below(action.node, dropped):
-                    raise self._broken(
-                        f"it dropped node {action.node.lineage_path} twice, or dropped what is not its own"
-                    )
+                if (
+                    not isinstance(action.node, Node)
+                    or action.node not in self._branches
+                    or _below(action.node, dropped)
+                ):
+                    raise self._broken(f"it dropped node {_path(action.node)} twice, or dropped what is not its own")
                 dropped[action.node] = None
             elif isinstance(action, Finish):
                 self._over = True
@@ -175,24 +181,23 @@ class Session(Generic[TreeT]):
         assert self._demand is not None
         assert self._tree is not None
         node, most = ask.node, self._demand.branches
-        if node not in self._branches or _below(node, dropped):
-            raise self._broken(
-                f"it asked for children of node {node.lineage_path}, which was dropped or is not its own"
-            )
+        if not isinstance(node, Node) or node not in self._branches or _below(node, dropped):
+            raise self._broken(f"it asked for children of node {_path(node)}, which was dropped or is not its own")
         if node.is_final:
             raise self._broken(f"it asked for children of node {node.lineage_path}, which has ended: {node.finish!r}")
-        if ask.n < 1 or ask.steps < 1:
-            raise self._broken(f"it asked for n={ask.n} chains of steps={ask.steps}: expected at least 1 of each")
+        try:
+            check_count("Ask", "n", ask.n)
+            check_count("Ask", "steps", ask.steps)
+            options = self._options.settings.step(ask.sampling, ask.stop, ask.max_tokens)
+            hash(ask.lane)
+        except (ConfigError, TypeError) as error:
+            raise self._broken(f"its Ask cannot work: {error}") from None
         in_flight = sum(each.n for lane in self._lanes.values() for each, _ in lane)
         if in_flight + ask.n > most:
             raise self._broken(
                 f"it wants {in_flight + ask.n} steps at once, but its demand is {most} branches: ask for less,"
                 " or demand more"
             )
-        try:
-            options = self._options.settings.step(ask.sampling, ask.stop, ask.max_tokens)
-        except ConfigError as error:
-            raise self._broken(f"its Ask cannot work: {error}") from None
         expansion = Expansion(
             self, self._pair, self._board, self._tree, node, ask.n, options, ask.steps,
             self._demand.scores if ask.score is None else ask.score, self._tell, f"problem {self.problem.id!r}",
@@ -266,24 +271,27 @@ class Session(Generic[TreeT]):
             cuts["time"] = max(1, cuts["time"])
         return dict(cuts)
 
-    def _ask_demand(self) -> Demand:
-        settings = self._options.settings
-        check_seed(settings.seed)
-        settings.step()  # refuses what cannot work
-        limits = Limits(settings.max_tokens, settings.max_step_tokens)
-        demand = self._call("demand", lambda: self._strategy.demand(limits))
-        if not (isinstance(demand, Demand) and 1 <= demand.paths <= demand.branches and demand.steps >= 1):
-            raise self._broken(f"its demand is {demand!r}: expected a Demand of 1 <= paths <= branches and steps >= 1")
-        return demand
+    def _call(self, name: str, call: Callable[[], Value], kind: type) -> Value:
+        """What the strategy returns. StrategyError, with the cause, when it raises an error or returns another kind."""
+        try:
+            value = call()
+        except BranchwiseError:
+            raise
+        except Exception as error:
+            raise self._broken(f"{name}() raised {type(error).__name__}: {error}") from error
+        if not isinstance(value, kind):
+            raise self._broken(f"{name}() returned {value!r}: expected a {kind.__name__}")
+        return value
 
-    def _call(self, name: str, call: Callable[[], Value]) -> Value:
-        """What the strategy returns. StrategyError, with the cause, when it raises an error."""
+    def _guard(self, what: str, call: Callable[[], Value]) -> Value:
+        """What `call` returns. InputError, with the cause, when it raises what is no error of ours."""
         try:
             return call()
         except BranchwiseError:
             raise
         except Exception as error:
-            raise self._broken(f"{name}() raised {type(error).__name__}: {error}") from error
+            problem = f"problem {self.problem.id!r}"
+            raise InputError(f"{problem}: {what} raised {type(error).__name__}: {error}; leave it out") from error
 
     def _broken(self, what: str) -> StrategyError:
         return StrategyError(f"strategy {self._strategy.name!r} on problem {self.problem.id!r}: {what}")
@@ -291,6 +299,28 @@ class Session(Generic[TreeT]):
     def _tell(self, kind: ProgressKind, node: Node, result: Result | None = None) -> None:
         if self._options.on_event is not None:
             self._options.on_event(Progress(kind, self.problem, node, result))
+
+
+def demand_of(strategy: Strategy, settings: Settings) -> Demand:
+    """What a strategy may need at once. StrategyError: it raises an error, or its demand cannot work."""
+    limits = Limits(settings.max_tokens, settings.max_step_tokens)
+    try:
+        demand = strategy.demand(limits)
+        works = isinstance(demand, Demand) and 1 <= demand.paths <= demand.branches and demand.steps >= 1
+    except BranchwiseError:
+        raise
+    except Exception as error:
+        raise StrategyError(f"strategy {strategy.name!r}: demand() raised {type(error).__name__}: {error}") from error
+    if not works:
+        raise StrategyError(
+            f"strategy {strategy.name!r}: its demand is {demand!r}, expected a Demand of 1 <= paths <= branches and"
+            " steps >= 1"
+        )
+    return demand
+
+
+def _path(node: object) -> object:
+    return node.lineage_path if isinstance(node, Node) else node
 
 
 def _below(node: Node | None, tops: Collection[Node]) -> bool:

@@ -28,6 +28,7 @@ def make_strategy(strategy: str | Strategy, **options: object) -> Strategy:
     work; and for options beside a ready strategy.
     """
     if not isinstance(strategy, str):
+        check_strategy(strategy)
         if options:
             given = ", ".join(options)
             raise ConfigError(f"{given} given beside a ready strategy {strategy!r}: set it there, or pass a name")
@@ -43,6 +44,22 @@ def make_strategy(strategy: str | Strategy, **options: object) -> Strategy:
             raise ConfigError(f"strategy {name!r} has no option {option!r}: it has {known}{nearest(option, valid)}")
     made: Strategy = STRATEGIES[name](**options)
     return made
+
+
+def check_strategy(strategy: object) -> None:
+    """Raise ConfigError unless it can decide: an instance of a class that does what `Strategy` says."""
+    missing = [name for name in ("demand", "start", "propose", "observe", "select") if not _can(strategy, name)]
+    if isinstance(strategy, type) or missing or not isinstance(getattr(strategy, "name", None), str):
+        why = f"it lacks {', '.join(missing)}" if missing else "its `name` is no text"
+        raise ConfigError(
+            f"strategy {strategy!r}: "
+            + (f"expected an instance, as in {strategy.__name__}()" if isinstance(strategy, type) else why)
+            + f"; a strategy is one of {', '.join(STRATEGIES)}, or an object with the methods of branchwise.Strategy"
+        )
+
+
+def _can(strategy: object, name: str) -> bool:
+    return callable(getattr(strategy, name, None))
 
 
 def option_names(name: str) -> list[str]:
