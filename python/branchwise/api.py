@@ -27,6 +27,7 @@ from branchwise.search.protocol import Callback
 from branchwise.search.service import Service
 from branchwise.search.session import SearchOptions, demand_of
 from branchwise.search.ticket import Ticket
+from branchwise.strategies.equal import without_chance
 from branchwise.strategies.options import check_count
 from branchwise.strategies.protocol import Demand, Strategy
 from branchwise.strategies.registry import make_strategy
@@ -121,7 +122,8 @@ class Engine:
         A result depends on its problem and seed alone, not on what else runs.
         """
         made = self._search_options(strategy, on_event, seed, options)
-        branches = demand_of(made.strategy, made.settings).branches
+        strategy = without_chance(made.strategy) if made.settings.sampling.is_greedy else made.strategy
+        branches = demand_of(strategy, made.settings).branches
         return run(
             problems,
             self._service,

@@ -74,6 +74,11 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every token is the likeliest one, so that equal prompts are gone on with equally."""
+        return self.temperature == 0 or self.top_k == 1
+
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
@@ -190,6 +195,7 @@ class Candidate:
     scores: list[float]
     score: float | None  # aggregate of `scores`
     finish: FinishReason | None
+    count: int = 1  # equal ones that it stands for, itself included
 
 
 @dataclass(frozen=True, slots=True)

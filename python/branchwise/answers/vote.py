@@ -47,7 +47,7 @@ def choose(candidates: Sequence[Candidate], vote: Vote, *, same: Callable[[str, 
     weighed.sort(key=lambda pair: (-pair[0], *_rank(pair[1])))
     weight, chosen = weighed[0]
     votes = [(winner.answer or "", total) for total, winner in weighed]
-    return Selection(chosen, ordered, votes, _why(vote, weight, classes, len(ordered)))
+    return Selection(chosen, ordered, votes, _why(vote, weight, classes, _number(ordered)))
 
 
 def _classes(ordered: Sequence[Candidate], same: Callable[[str, str], bool] | None) -> list[list[Candidate]]:
@@ -78,13 +78,19 @@ def _best(members: Sequence[Candidate]) -> Candidate:
 
 
 def _weight(members: Sequence[Candidate], vote: Vote) -> float:
-    scores = [candidate.score for candidate in members if candidate.score is not None]
+    scores = [(candidate.score, candidate.count) for candidate in members if candidate.score is not None]
     if vote == "majority":
-        return float(len(members))
-    return max(scores, default=0.0) if vote == "max" else math.fsum(scores)
+        return float(_number(members))
+    if vote == "max":
+        return max((score for score, _ in scores), default=0.0)
+    return math.fsum(score * count for score, count in scores)
 
 
 def _why(vote: Vote, weight: float, classes: Sequence[Sequence[Candidate]], total: int) -> str:
-    voters = sum(len(members) for members in classes)
+    voters = sum(_number(members) for members in classes)
     basis = {"majority": f"{weight:.0f} votes", "max": f"best score {weight:.4f}", "weighted": f"weight {weight:.4f}"}
     return f"{vote}: {basis[vote]} among {len(classes)} answers of {voters} candidates ({total - voters} without one)"
+
+
+def _number(members: Sequence[Candidate]) -> int:
+    return sum(candidate.count for candidate in members)

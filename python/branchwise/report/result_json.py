@@ -28,7 +28,13 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
         "error": None if result.error is None else str(result.error),
         "cost": asdict(result.cost),
         "candidates": [
-            {"node": each.node.id, "answer": each.answer, "score": each.score, "finish": each.finish}
+            {
+                "node": each.node.id,
+                "answer": each.answer,
+                "score": each.score,
+                "finish": each.finish,
+                "count": each.count,
+            }
             for each in result.candidates
         ],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from branchwise.answers.aggregate import aggregate
 from branchwise.answers.extract import extract_answer
@@ -42,4 +43,5 @@ def choose_among(state: State, kind: Aggregate, vote: Vote) -> Selection:
     one that has an answer if it has none.
     """
     growing = [node for node in state.live if node is not state.root]
-    return choose([candidate(node, kind) for node in (*state.finished, *growing)], vote)
+    candidates = [candidate(node, kind) for node in (*state.finished, *growing)]
+    return choose([replace(each, count=state.copies) for each in candidates], vote)

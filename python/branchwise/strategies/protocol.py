@@ -91,6 +91,7 @@ class State:
     root: Node
     finished: list[Node] = field(default_factory=list)  # solutions: drawn and kept as such by whoever reads the tree
     live: set[Node] = field(default_factory=set)  # branches that go on: what is left to choose from at a deadline
+    copies: int = 1  # equal branches that each one stands for
 
 
 class Random(Protocol):
