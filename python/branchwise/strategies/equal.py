@@ -13,7 +13,7 @@ from branchwise.types import Node, Problem, Selection
 
 @dataclass(frozen=True, slots=True)
 class OneForAll:
-    """A strategy of n branches that would all be equal: grows one, which counts as n. Votes and weights are the same."""
+    """A strategy of n branches that would all be equal: grows one, which counts as n in votes and weights."""
 
     name: str
     one: Strategy
@@ -44,7 +44,10 @@ class OneForAll:
 
 
 def without_chance(strategy: Strategy) -> Strategy:
-    """What to run where every token is the likeliest one. A strategy of one's own runs as it is: it may ask otherwise."""
+    """What to run where every token is the likeliest one.
+
+    A strategy of one's own runs as it is: it may ask otherwise.
+    """
     whole: Any = strategy
     if type(strategy) not in STRATEGIES.values() or whole.n == 1:
         return strategy
