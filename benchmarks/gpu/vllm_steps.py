@@ -61,6 +61,7 @@ class VllmSteps:
     """
 
     flops_per_token = 0.0
+    source = "vLLM"
     overlaps = True  # all that waits is generated in one call: nothing is gained by letting scores wait
 
     def __init__(self, llm: Any, params: Any, tokenizer: Tokenizer, context: int) -> None:

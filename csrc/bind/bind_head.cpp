@@ -69,6 +69,29 @@ void begin(HeadSampler& sampler, const Array<uint64_t>& seeds, const Array<uint6
   sampler.begin(specs);
 }
 
+void penalise(HeadSampler& sampler, const Array<float>& repetition, const Array<float>& presence,
+              const Array<float>& frequency, const Array<int64_t>& begins,
+              const Array<int32_t>& words, const Array<int32_t>& counts) {
+  const int64_t rows = sampler.rows();
+  const auto check = [](const py::array& array, int64_t size, const char* name) {
+    CHECK_ARG(array.ndim() == 1 && array.size() == size, name, " has ", array.ndim(), " axes and ",
+              array.size(), " values, expected ", size);
+  };
+  check(repetition, rows, "repetition"), check(presence, rows, "presence");
+  check(frequency, rows, "frequency"), check(begins, rows + 1, "begins");
+  check(counts, words.size(), "counts"), check(words, words.size(), "words");
+  std::vector<PenaltySpec> specs(rows);
+  for (int64_t i = 0; i < rows; ++i) {
+    specs[i] = {repetition.at(i), presence.at(i), frequency.at(i), {}};
+    const int64_t begin = begins.at(i), end = begins.at(i + 1);
+    CHECK_ARG(0 <= begin && begin <= end && end <= words.size(), "row ", i, " has words ", begin,
+              " to ", end, " of ", words.size(), ": expected ranges in order");
+    specs[i].seen.reserve(end - begin);
+    for (int64_t j = begin; j < end; ++j) specs[i].seen.push_back({words.at(j), counts.at(j), 0});
+  }
+  sampler.penalise(std::move(specs));
+}
+
 void tile(HeadSampler& sampler, py::object logits, int64_t first_word, float softcap) {
   const Borrowed logits_ = borrow(logits, "logits");
   py::gil_scoped_release release;
@@ -103,11 +126,17 @@ void bind_head(py::module_& module) {
            "top_k"_a, "min_p"_a,
            "Starts one draw per row; all [rows]. temperature 0 is greedy; top_p 1, top_k 0 and "
            "min_p 0 switch a filter off.")
+      .def(
+          "penalise", &penalise, "repetition"_a, "presence"_a, "frequency"_a, "begins"_a, "words"_a,
+          "counts"_a,
+          "Penalties of these draws, all [rows]; row r has seen words[begins[r]:begins[r + 1]], in "
+          "order, and written each counts[...] times (0: only given).")
       .def("tile", &tile, "logits"_a, "first_word"_a, "softcap"_a = 0.0f,
            "Logits [rows, words] from word first_word on. Tiles come in order; all but the last "
            "hold a multiple of 1024 words.")
       .def("finish", &finish,
-           "(tokens [rows] int32, logprobs [rows] fp32 at temperature 1 without filters).");
+           "(tokens [rows] int32, logprobs [rows] fp32 at temperature 1 without penalties and "
+           "filters); -1 and NaN where the logits hold NaN or infinity.");
 }
 
 }  // namespace branchwise

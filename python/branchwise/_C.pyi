@@ -189,5 +189,14 @@ class HeadSampler:
         top_k: ArrayLike,
         min_p: ArrayLike,
     ) -> None: ...
+    def penalise(
+        self,
+        repetition: ArrayLike,
+        presence: ArrayLike,
+        frequency: ArrayLike,
+        begins: ArrayLike,
+        words: ArrayLike,
+        counts: ArrayLike,
+    ) -> None: ...
     def tile(self, logits: _Tensor, first_word: int, softcap: float = 0.0) -> None: ...
     def finish(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...

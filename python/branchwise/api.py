@@ -13,7 +13,7 @@ import torch
 
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
-from branchwise.config import EngineConfig, check_sampling, check_seed
+from branchwise.config import SAMPLING, EngineConfig, check_sampling, check_seed
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
 from branchwise.pair.pair import ModelPair
@@ -33,7 +33,6 @@ from branchwise.strategies.protocol import Demand, Strategy
 from branchwise.strategies.registry import make_strategy
 from branchwise.types import Message, Node, Problem, Result, Sampling, Settings
 
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 _CAPS = ("stop", "max_tokens", "max_step_tokens")
 HAND_STEPS = 40  # of a path in a tree grown by hand, as far as admission is concerned
 
@@ -221,16 +220,14 @@ class Engine:
 
     def sampling(self, **options: float) -> Sampling:
         """The engine's sampling with some numbers replaced. ConfigError for one that cannot work."""
-        config = self.config
-        sampling = Sampling(config.temperature, config.top_p, config.top_k, config.min_p)
-        sampling = replace(sampling, **options)  # type: ignore[arg-type]
-        check_sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
+        sampling = Sampling(**{name: getattr(self.config, name) for name in SAMPLING} | options)
+        check_sampling(sampling)
         return sampling
 
     def _settings(self, options: dict[str, Any], seed: int | None) -> Settings:
         """The settings of a tree; takes what it knows out of `options`."""
         config = self.config
-        sampling = self.sampling(**{name: options.pop(name) for name in _SAMPLING if name in options})
+        sampling = self.sampling(**{name: options.pop(name) for name in SAMPLING if name in options})
         caps = {"stop": config.delimiter, "max_tokens": config.max_tokens, "max_step_tokens": config.max_step_tokens}
         given = {name: options.pop(name) for name in _CAPS if options.get(name) is not None}
         replace(config, **{"delimiter" if name == "stop" else name: value for name, value in given.items()})  # checked

@@ -14,7 +14,7 @@ from branchwise.chat_options import ChatOptions
 from branchwise.config import EngineConfig, ResolvedConfig
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
-from branchwise.engine.memory import check_weights, kv_blocks, resolve_dtype
+from branchwise.engine.memory import check_memory, kv_blocks, resolve_dtype
 from branchwise.errors import ConfigError
 from branchwise.models.load import load_decoder
 from branchwise.scoring.prm import load_prm
@@ -37,7 +37,7 @@ class Models:
 def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     """Read both models, then divide the KV budget so that both can hold the same problems."""
     check_isa()
-    threads = config.threads or env.threads()
+    threads = config.threads if config.threads is not None else env.threads()
     if threads is not None:
         torch.set_num_threads(threads)
     backend = open_backend(config.device)
@@ -46,7 +46,7 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     dtype = resolve_dtype(config.dtype, checkpoint, backend)
     given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
     cache = None if config.weight_cache is None else backend.weight_cache(config.weight_cache)
-    check_weights(backend, given, dtype, config.weights)
+    check_memory(backend, given, dtype, config.weights, config.kv_memory)
     tokenizer = checkpoint.tokenizer()
     chat = ChatOptions.make(config.date, config.chat_template_kwargs)
     check_options(tokenizer, chat)
@@ -60,8 +60,9 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     blocks = kv_blocks(configs, dtype, backend, memory)
     kv = KvCache(model.config, blocks, dtype, backend, memory)
     steps = StepEngine(
-        model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate
-    )
+        model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate,
+        source=policy,
+    )  # fmt: skip
     judge = None
     if prm_model is not None:
         judge_kv = KvCache(prm_model.model.config, blocks, dtype, backend, memory)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from branchwise.chat_options import ChatOptions
@@ -64,43 +65,81 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "prefill_rows", "max_tokens", "max_step_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
+            check_whole(name, getattr(self, name), 1)
+        if not isinstance(self.speculate, bool):
+            raise ConfigError(f"speculate={self.speculate!r}: expected True or False")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype={self.dtype!r}: expected auto, float32, bfloat16 or float16 (GPU only)")
         if self.weights not in get_args(Weights):
             raise ConfigError(f"weights={self.weights!r}: expected one of {', '.join(get_args(Weights))}")
-        if self.weight_cache is not None and not os.fspath(self.weight_cache):
-            raise ConfigError("weight_cache='': expected a folder, '.' for this one")
-        if not re.fullmatch(r"auto|cpu|interpreter|cuda(:\d+)?", self.device):
+        if self.weight_cache is not None and not (
+            isinstance(self.weight_cache, str | os.PathLike) and str(self.weight_cache)
+        ):
+            raise ConfigError(f"weight_cache={self.weight_cache!r}: expected a folder, '.' for this one")
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|interpreter|cuda(:\d+)?", self.device):
             raise ConfigError(
                 f"device={self.device!r}: expected auto, cpu, cuda, one GPU of several as in cuda:1, or interpreter"
             )
-        if not self.delimiter:
-            raise ConfigError("delimiter='': a step needs an end; the usual one is '\\n\\n'")
-        if self.kv_memory is not None and self.kv_memory < 1 << 20:
-            raise ConfigError(f"kv_memory={self.kv_memory} bytes: expected at least 1 MiB")
-        check_sampling(self.temperature, self.top_p, self.top_k, self.min_p)
+        check_stop("delimiter", self.delimiter)
+        if self.kv_memory is not None:
+            check_whole("kv_memory", self.kv_memory, 1 << 20, " bytes (1 MiB)")
+        check_sampling(self)
         check_seed(self.seed)
         ChatOptions.make(self.date, self.chat_template_kwargs)
+        if self.threads is not None:
+            check_threads("threads", self.threads)
+        if not isinstance(self.prm_format, str):
+            raise ConfigError(f"prm_format={self.prm_format!r}: expected a name, or 'auto'")
 
 
-def check_seed(seed: int) -> None:
+def check_whole(name: str, value: object, least: int, unit: str = "") -> None:
+    """Raise ConfigError unless `value` is a whole number of at least `least`."""
+    if not is_number(Integral, value) or value < least:  # type: ignore[operator]
+        raise ConfigError(f"{name}={value!r}: expected a whole number of at least {least}{unit}")
+
+
+def check_stop(name: str, text: object) -> None:
+    """Raise ConfigError unless `text` can end a step."""
+    if not isinstance(text, str) or not text:
+        raise ConfigError(f"{name}={text!r}: a step needs a text that ends it; the usual one is '\\n\\n'")
+
+
+def check_seed(seed: object) -> None:
     """Raise ConfigError unless it can key random numbers."""
-    if not 0 <= seed < 1 << 64:
-        raise ConfigError(f"seed={seed}: expected an integer in [0, 2^64)")
+    if not is_number(Integral, seed) or not 0 <= seed < 1 << 64:  # type: ignore[operator]
+        raise ConfigError(f"seed={seed!r}: expected a whole number in [0, 2^64)")
 
 
-def check_sampling(temperature: float, top_p: float, top_k: int, min_p: float) -> None:
-    """Raise ConfigError unless the four sampling numbers can work."""
-    if not 0.0 <= temperature <= 100.0:
-        raise ConfigError(f"temperature={temperature}: expected 0 (greedy) to 100")
-    if not 0.0 < top_p <= 1.0:
-        raise ConfigError(f"top_p={top_p}: expected a share in (0, 1]; 1 switches it off")
-    if top_k < 0:
-        raise ConfigError(f"top_k={top_k}: expected a count of words; 0 switches it off")
-    if not 0.0 <= min_p < 1.0:
-        raise ConfigError(f"min_p={min_p}: expected a share in [0, 1); 0 switches it off")
+def check_threads(name: str, count: object) -> None:
+    """Raise ConfigError unless this machine can run so many threads to any use."""
+    cpus = os.cpu_count() or 1
+    most = max(64, 4 * cpus)
+    if not is_number(Integral, count) or not 1 <= count <= most:  # type: ignore[operator]
+        raise ConfigError(
+            f"{name}={count!r}: expected a whole number of threads from 1 to {most}; this machine has {cpus} CPUs"
+        )
+
+
+SAMPLING: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "temperature": (Real, lambda x: 0 <= x <= 100, "0 (greedy) to 100"),
+    "top_p": (Real, lambda x: 0 < x <= 1, "a share in (0, 1]; 1 switches it off"),
+    "top_k": (Integral, lambda x: x >= 0, "a count of words; 0 switches it off"),
+    "min_p": (Real, lambda x: 0 <= x < 1, "a share in [0, 1); 0 switches it off"),
+}
+"""The numbers of a `Sampling`: their kind, what can work, and how that is said."""
+
+
+def check_sampling(sampling: object) -> None:
+    """Raise ConfigError unless all numbers of a `Sampling`, or those of the same names, can work."""
+    for name, (kind, works, expected) in SAMPLING.items():
+        value = getattr(sampling, name)
+        if not is_number(kind, value) or not works(value):
+            raise ConfigError(f"{name}={value!r}: expected {expected}")
+
+
+def is_number(kind: type, value: object) -> bool:
+    """Whether it is a number of a kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from branchwise.config import check_threads
 from branchwise.errors import ConfigError
 
 
@@ -25,10 +26,11 @@ VARIABLES = (
 
 
 def threads() -> int | None:
-    """Value of BRANCHWISE_THREADS, `None` when unset. Raises ConfigError when it is no positive integer."""
+    """Value of BRANCHWISE_THREADS, `None` when unset. Raises ConfigError when it is no count that could work."""
     text = os.environ.get("BRANCHWISE_THREADS", "").strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or int(text[:19]) < 1:
         raise ConfigError(f"BRANCHWISE_THREADS={text!r}: expected an integer of at least 1; unset it or set one")
+    check_threads("BRANCHWISE_THREADS", int(text[:19]))
     return int(text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from branchwise.config import check_sampling
+from branchwise.config import check_sampling, check_stop, check_whole
 from branchwise.errors import BranchwiseError, ConfigError
 
 if TYPE_CHECKING:
@@ -106,11 +106,13 @@ class Settings:
     ) -> StepOptions:
         """The options of a step, None meaning: as here. ConfigError for one that cannot work."""
         drawn = self.sampling if sampling is None else sampling
-        check_sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p)
-        if max_tokens is not None and max_tokens < 1:
-            raise ConfigError(f"max_tokens={max_tokens}: a step needs at least 1")
-        if stop == "":
-            raise ConfigError("stop='': a step needs an end; the usual one is '\\n\\n'")
+        if not isinstance(drawn, Sampling):
+            raise ConfigError(f"sampling={drawn!r}: expected a Sampling, as in Sampling(temperature=0.8)")
+        check_sampling(drawn)
+        if max_tokens is not None:
+            check_whole("max_tokens", max_tokens, 1)
+        if stop is not None:
+            check_stop("stop", stop)
         return StepOptions(
             drawn,
             self.stop if stop is None else stop,

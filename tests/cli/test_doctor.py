@@ -80,3 +80,10 @@ def test_memory_is_split_before_anything_loads(command):
     refused = command("doctor", *pair, "-n", "1000000")
     assert refused.code == 2
     assert "is the most, or lower max_tokens" in repr(refused)
+
+
+def test_a_thread_count_that_cannot_work_is_a_problem(command, monkeypatch):
+    monkeypatch.setenv("BRANCHWISE_THREADS", "100000")
+    done = command("doctor")
+    assert done.code == 1
+    assert "BRANCHWISE_THREADS=100000" in " ".join(done.out.split())

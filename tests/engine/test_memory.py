@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from branchwise.api import Engine
 from branchwise.assets import asset_path
 from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.engine.kv import KvDemand
-from branchwise.engine.memory import MIB, check_weights, parameter_count, plan_memory, resolve_dtype
+from branchwise.engine.memory import MIB, check_memory, check_weights, parameter_count, plan_memory, resolve_dtype
 from branchwise.errors import ConfigError, OutOfMemory
 from branchwise.weights import open_checkpoint
 
@@ -53,6 +54,20 @@ def test_more_memory_holds_more_problems(pair):
 def test_weights_that_do_not_fit(pair):
     with pytest.raises(OutOfMemory, match=r"need .* MiB as float32, 1 MiB are free on cpu: .* weights='int8'"):
         check_weights(SmallDevice(MIB), pair, torch.float32)
+
+
+@pytest.mark.parametrize("memory", [40 << 30, 1 << 70, (1900 << 20)])
+def test_more_kv_than_the_device_has_free(pair, memory):
+    device = SmallDevice(1900 * MIB)
+    with pytest.raises(OutOfMemory, match=r"kv_memory of [\d,]+ MiB does not fit: .* 1,8\d\d MiB are free on cpu"):
+        check_memory(device, pair, torch.float32, "dense", memory)
+    check_memory(device, pair, torch.float32, "dense", 1800 * MIB)
+    check_memory(device, pair, torch.float32, "dense", None)
+
+
+def test_an_engine_with_more_kv_than_the_machine_has():
+    with pytest.raises(OutOfMemory, match=r"kv_memory of 1,048,576,000 MiB does not fit"):
+        Engine(kv_memory=1000 << 40)
 
 
 def test_a_search_that_does_not_fit_names_the_largest_n(pair):

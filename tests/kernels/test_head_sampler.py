@@ -181,5 +181,7 @@ def test_mistakes() -> None:
 def test_damaged_logits(isa: str, value: float, spec: Spec) -> None:
     logits = torch.zeros(2, 2000)
     logits[1, 1500] = value
-    with pytest.raises(ValueError, match="the logits of row 1 hold NaN or infinity"):
-        draw(logits, [spec] * 2)
+    tokens, logprobs = draw(logits, [spec] * 2)
+    assert tokens[0] >= 0
+    assert tokens[1] == -1
+    assert np.isnan(logprobs).tolist() == [False, True]

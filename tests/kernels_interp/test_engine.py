@@ -12,8 +12,9 @@ import torch
 from branchwise.api import Engine
 from branchwise.assets import asset_path
 from branchwise.backend.gpu.interpreter import InterpBackend
+from branchwise.backend.gpu.sampler import TritonSampler
 from branchwise.engine.decode_loop import DecodeLoop
-from branchwise.errors import ConfigError
+from branchwise.errors import CheckpointError, ConfigError
 from branchwise.pair import timing
 from branchwise.types import Problem
 
@@ -96,3 +97,21 @@ def test_no_cycle_keeps_an_engine_with_its_loops():
         assert [each() for each in left] == [None] * 3
     finally:
         gc.enable()
+
+
+def test_a_row_without_finite_logits_ends_its_own_search(monkeypatch):
+    """In the middle of a burst: the other search goes on, and all KV is free again."""
+
+    def damaged(self, hidden, draws, workspace, filtered, tokens, logprobs):
+        draw_into(self, hidden, draws, workspace, filtered, tokens, logprobs)
+        logprobs[(draws.seed == 1) & (draws.position == 10)] = float("nan")
+
+    draw_into = TritonSampler.draw_into
+    monkeypatch.setattr(TritonSampler, "draw_into", damaged)
+    given = [Problem(f"p{i}", "1+2*3=?", seed=i) for i in range(2)]
+    with Engine(device="interpreter", dtype="float32", kv_memory=16 << 20, max_tokens=5) as engine:
+        results = {each.problem.id: each for each in engine.solve_many(given, "majority", n=1)}
+        assert isinstance(results["p1"].error, CheckpointError)
+        assert results["p0"].error is None
+        assert len(results["p0"].tree.children[0].tokens) > 2
+        assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks

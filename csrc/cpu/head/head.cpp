@@ -137,6 +137,20 @@ BW_INLINE float sum_exp(const float* x, int n, float scale, float top) {
   return reduce_add(sum[0] + sum[1]);
 }
 
+// Penalises the words that the row has seen, and keeps what their logits were; the new maximum.
+BW_INLINE float penalise(const HeadRow& row, const HeadChunkArgs& args, int padded, float* x) {
+  for (SeenWord* seen = args.seen; seen < args.seen + args.n_seen; ++seen) {
+    float& logit = x[seen->word - args.first_word];
+    seen->logit = logit;
+    logit = logit > 0 ? logit / row.repetition : logit * row.repetition;
+    logit -= row.frequency * static_cast<float>(seen->count);
+    if (seen->count > 0) logit -= row.presence;
+  }
+  Vec top = splat(kNegInf);
+  for (int i = 0; i < padded; i += kLanes) top = vmax(load(x + i), top);
+  return reduce_max(top);
+}
+
 BW_INLINE void arg_max(const float* x, int n, float top, int first_word, HeadChunk& out) {
   for (int i = 0; i < n; i += kLanes) {
     const uint32_t hits = lane_bits((IVec)(load(x + i) == top));
@@ -206,12 +220,13 @@ BW_INLINE void keep_candidates(const HeadRow& row, const float* x, int n, const 
 void head_chunk(const HeadRow& row, const HeadChunkArgs& args, HeadChunk& out) {
   float x[kHeadChunk];
   const int n = args.n_words, padded = (n + kGroup - 1) / kGroup * kGroup;
-  const float top = args.dtype == Real::f32
-                        ? read_logits(static_cast<const float*>(args.logits), n, args.softcap, x)
-                        : read_logits(static_cast<const Bf16*>(args.logits), n, args.softcap, x);
+  float top = args.dtype == Real::f32
+                  ? read_logits(static_cast<const float*>(args.logits), n, args.softcap, x)
+                  : read_logits(static_cast<const Bf16*>(args.logits), n, args.softcap, x);
   out = {top, 0, kNegInf, 0, kNegInf, kNegInf, -1, 0};
   // A chunk without a finite logit adds nothing, but NaN must show.
   out.sum = sum_exp(x, padded, 1.0f, top == kNegInf ? 0.0f : top);
+  if (args.n_seen > 0) top = penalise(row, args, padded, x);
   if (top == kNegInf) return;
   switch (row.draw) {
     case Draw::greedy:

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "cpu/head/select.h"
 #include "cpu/isa/isa.h"
@@ -51,6 +52,13 @@ void keep(Wanted&& wanted, std::vector<float>& first, Arrays&... rest) {
   (rest.resize(kept), ...);
 }
 
+// The seen words among [first, first + n).
+std::span<SeenWord> seen_within(std::vector<SeenWord>& seen, int64_t first, int64_t n) {
+  const auto before = [](const SeenWord& a, int64_t word) { return a.word < word; };
+  const auto begin = std::lower_bound(seen.begin(), seen.end(), first, before);
+  return {begin, std::lower_bound(begin, seen.end(), first + n, before)};
+}
+
 }  // namespace
 
 void HeadSampler::Sum::add(float other_max, float other_sum) {
@@ -86,10 +94,34 @@ void HeadSampler::begin(const std::vector<DrawSpec>& specs) {
     row.raw = row.scaled = {kNegInf, 0};
     row.score = row.logit = kNegInf;
     row.word = -1;
-    row.logits.clear(), row.words.clear();
+    row.logits.clear(), row.words.clear(), row.seen.clear();
     row.prune_at = std::max(kMinPrune, 4 * static_cast<size_t>(std::max(0, row.spec.top_k)));
   }
   next_word_ = 0;
+}
+
+void HeadSampler::penalise(std::vector<PenaltySpec> specs) {
+  CHECK_ARG(next_word_ == 0, "penalise was not called between begin and the first tile");
+  CHECK_ARG(specs.size() == rows_.size(), specs.size(), " penalties given for ", rows(), " rows");
+  for (const PenaltySpec& spec : specs) {
+    CHECK_ARG(spec.repetition > 0 && std::isfinite(spec.repetition), "repetition is ",
+              spec.repetition, ", expected more than 0 (1: off)");
+    CHECK_ARG(std::isfinite(spec.presence) && std::isfinite(spec.frequency), "presence is ",
+              spec.presence, " and frequency ", spec.frequency, ", expected numbers (0: off)");
+    int32_t last = -1;
+    for (const SeenWord& seen : spec.seen) {
+      CHECK_ARG(seen.word > last && seen.word < vocab_size_ && seen.count >= 0, "word ", seen.word,
+                " (seen ", seen.count, " times) after word ", last,
+                ": expected words in order, below ", vocab_size_, ", and counts from 0");
+      last = seen.word;
+    }
+  }
+  for (size_t i = 0; i < specs.size(); ++i) {
+    HeadRow& head = rows_[i].head;
+    head.repetition = specs[i].repetition;
+    head.presence = specs[i].presence, head.frequency = specs[i].frequency;
+    rows_[i].seen = std::move(specs[i].seen);
+  }
 }
 
 void HeadSampler::tile(const TensorView& logits, int64_t first_word, float softcap) {
@@ -105,9 +137,10 @@ void HeadSampler::tile(const TensorView& logits, int64_t first_word, float softc
   next_word_ = last_word;
 
   const Kernels& table = kernels();
-  const auto read_chunk = [&](const Row& row, int64_t index, int64_t chunk, HeadChunk& out,
+  const auto read_chunk = [&](Row& row, int64_t index, int64_t chunk, HeadChunk& out,
                               float* slot_logits, int32_t* slot_words) {
     const int64_t begin = chunk * kHeadChunk, left = words - begin;
+    const std::span<SeenWord> seen = seen_within(row.seen, first_word + begin, kHeadChunk);
     const char* data = static_cast<const char*>(logits.data);
     table.head_chunk(row.head,
                      {.logits = data + (index * words + begin) * dtype_bytes(logits.dtype),
@@ -116,7 +149,9 @@ void HeadSampler::tile(const TensorView& logits, int64_t first_word, float softc
                       .first_word = static_cast<int32_t>(first_word + begin),
                       .softcap = softcap,
                       .candidate_logits = slot_logits,
-                      .candidate_words = slot_words},
+                      .candidate_words = slot_words,
+                      .seen = seen.data(),
+                      .n_seen = static_cast<int64_t>(seen.size())},
                      out);
   };
   const int64_t n_rows = rows(), n_chunks = (words + kHeadChunk - 1) / kHeadChunk;
@@ -242,13 +277,12 @@ void HeadSampler::finish(int32_t* tokens, float* logprobs) {
   for (int64_t i = 0; i < n_rows; ++i) {
     Row& row = rows_[i];
     if (row.head.draw == Draw::candidates) choose(row, scratch_[omp_get_thread_num()]);
+    for (const SeenWord& seen : seen_within(row.seen, row.word, 1)) row.logit = seen.logit;
     tokens[i] = row.word;
     logprobs[i] = static_cast<float>(row.logit - row.raw.max - std::log(row.raw.sum));
+    if (row.word >= 0 && std::isfinite(logprobs[i])) continue;
+    tokens[i] = -1, logprobs[i] = std::numeric_limits<float>::quiet_NaN();
   }
-  for (int64_t i = 0; i < n_rows; ++i)
-    CHECK_ARG(
-        tokens[i] >= 0 && std::isfinite(logprobs[i]), "the logits of row ", i,
-        " hold NaN or infinity, or no finite value: the model's weights or input are damaged");
 }
 
 }  // namespace branchwise

@@ -23,16 +23,27 @@ struct DrawSpec {
   float min_p;
 };
 
+// What a row takes from the logits of words it has seen, before temperature and filters: first
+// l > 0 ? l / repetition : l * repetition, then presence once and frequency each time that the row
+// has written the word. words: in order, none twice.
+struct PenaltySpec {
+  float repetition, presence, frequency;
+  std::vector<SeenWord> seen;
+};
+
 class HeadSampler {
  public:
   HeadSampler(int64_t max_rows, int64_t vocab_size);
 
   // Starts new draws, one per row.
   void begin(const std::vector<DrawSpec>& specs);
+  // Penalties of these draws, one per row; between `begin` and the first tile, or not at all.
+  void penalise(std::vector<PenaltySpec> specs);
   // Logits [rows, words] of words [first_word, first_word + words). Tiles come in order; all but
   // the last are a multiple of kHeadChunk words. softcap > 0: logits are c * tanh(logits / c).
   void tile(const TensorView& logits, int64_t first_word, float softcap);
-  // The drawn words, and their log-probability at temperature 1 without filters. [rows] each.
+  // The drawn words, and their log-probability at temperature 1 without penalties and filters.
+  // [rows] each; -1 and NaN where the logits hold NaN or infinity, or no finite value.
   void finish(int32_t* tokens, float* logprobs);
 
   int64_t rows() const { return static_cast<int64_t>(rows_.size()); }
@@ -55,6 +66,7 @@ class HeadSampler {
     Sum raw, scaled;  // of logits, of logits / T
     float score, logit;
     int32_t word;
+    std::vector<SeenWord> seen;
     std::vector<float> logits;  // candidates, in order of words
     std::vector<int32_t> words;
     size_t prune_at;  // candidates that trigger the next selection

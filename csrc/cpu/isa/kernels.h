@@ -171,6 +171,14 @@ struct HeadRow {
   bool wants_mass;  // also reduce exp(logit / T)
   float inv_temperature;
   float floor;  // gumbel: scores below cannot win; candidates: logits / T below cannot matter
+  float repetition, presence, frequency;  // penalties, of the words in HeadChunkArgs::seen
+};
+
+// A word that a row was given or has written.
+struct SeenWord {
+  int32_t word;
+  int32_t count;  // times that it was written; 0: only given
+  float logit;    // out: before the penalties
 };
 
 // What up to kHeadChunk words contribute to a row.
@@ -190,6 +198,8 @@ struct HeadChunkArgs {
   float softcap;
   float* candidate_logits;  // [kHeadChunk + 64]
   int32_t* candidate_words;
+  SeenWord* seen;  // [n_seen], those of this chunk
+  int64_t n_seen;
 };
 
 // The vector functions the kernels are made of, for tests of their error bounds.

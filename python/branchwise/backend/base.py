@@ -117,7 +117,7 @@ class Loop(Protocol):
         ...
 
     def finish(self) -> tuple[Ids, Floats]:
-        """Wait; tokens and log-probabilities [iteration, row], token -1 where a row had finished."""
+        """Wait; tokens and log-probabilities [iteration, row], as `Sampler.draw`; token -1: the row had finished."""
         ...
 
 
@@ -125,7 +125,10 @@ class Sampler(Protocol):
     """lm_head and sampling of one model, fused."""
 
     def draw(self, hidden: Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
-        """Token ids and log-probabilities (temperature 1, no filters). hidden: [rows, hidden]."""
+        """Token ids and log-probabilities (temperature 1, no filters); NaN: no token, the logits held NaN or infinity.
+
+        hidden: [rows, hidden]
+        """
         ...
 
 

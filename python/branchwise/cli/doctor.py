@@ -11,13 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from branchwise import __version__, assets
+from branchwise import __version__, assets, env
 from branchwise.backend.memory import free_memory
 from branchwise.cli.memory import memory_report, memory_rows
 from branchwise.cli.options import Json
 from branchwise.cli.output import make_console, print_json
-from branchwise.env import VARIABLES
-from branchwise.errors import BranchwiseError
+from branchwise.errors import BranchwiseError, ConfigError
 from branchwise.report import numbers
 
 _LOSSES = (  # in the order in which instruction sets build on each other
@@ -60,7 +59,7 @@ def doctor(
         "environment": [
             {"name": each.name, "value": os.environ.get(each.name), "values": each.values, "default": each.default,
              "meaning": each.meaning}
-            for each in VARIABLES
+            for each in env.VARIABLES
         ],
         "memory": memory,
         "problems": problems,
@@ -156,6 +155,10 @@ def _libraries(problems: list[str]) -> dict[str, Any]:
         import torch
 
         found["threads"] = torch.get_num_threads()
+        try:
+            found["threads"] = env.threads() or found["threads"]
+        except ConfigError as error:
+            problems.append(str(error))
         found["cuda"] = torch.version.cuda
         usable = torch.cuda.is_available()
         found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if usable else []

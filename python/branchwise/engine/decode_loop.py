@@ -106,11 +106,17 @@ class DecodeLoop:
         )
 
     def finish(self, burst: Burst) -> list[tuple[list[int], list[float]]]:
-        """Wait for a burst: the tokens and log-probabilities that each row drew, in the order of its rows."""
+        """Wait for a burst: the tokens and log-probabilities that each row drew, in the order of its rows.
+
+        A log-probability of NaN is a row's last: no token could be drawn.
+        """
         tokens, logprobs = burst.loop.finish()  # [iteration, row], -1 where a row stood still
         results: list[tuple[list[int], list[float]]] = [([], []) for _ in burst.rows]
         for column, index in enumerate(burst.order):
             count = int((tokens[:, column] >= 0).sum())
+            damaged = np.isnan(logprobs[:count, column])
+            if damaged.any():
+                count = int(damaged.argmax()) + 1
             results[index] = (tokens[:count, column].tolist(), logprobs[:count, column].tolist())
         tree = self.kv.tree
         for row, count, (drawn, _) in zip(burst.rows, burst.reserved, results, strict=True):

@@ -7,14 +7,17 @@ Rows are refilled continuously: a branch that ends its step leaves, a waiting on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from branchwise.backend.base import BurstBackend
+from branchwise.config import is_number
 from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
 from branchwise.engine.forest import Forest
 from branchwise.engine.kv import KvCache, KvDemand
@@ -34,9 +37,10 @@ class StepEngine:
 
     def __init__(
         self, model: Decoder, tokenizer: Tokenizer, kv: KvCache, *, max_rows: int = 256, prefill_rows: int = 512,
-        speculate: bool = False,
+        speculate: bool = False, source: str = "the policy",
     ) -> None:  # fmt: skip
         self.model = model
+        self.source = source
         self.tokenizer = tokenizer
         self.kv = kv
         self.runner = Runner(model, kv)
@@ -66,6 +70,7 @@ class StepEngine:
         room = self.context - len(prompt)
         if not prompt:
             raise InputError("the prompt is empty: expected at least one token")
+        self._check_ids(prompt)
         if room < 2:
             raise InputError(
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.context}: shorten the prompt"
@@ -75,6 +80,15 @@ class StepEngine:
         demand = KvDemand(len(prompt), branches, paths, settings.max_tokens, settings.max_step_tokens, steps)
         speculates = self.speculate and settings.speculate
         return self.forest.open(prompt, lineage=lineage, demand=demand, settings=settings, speculates=speculates)
+
+    def _check_ids(self, prompt: Sequence[int]) -> None:
+        words = self.model.config.vocab_size
+        for place, token in enumerate(prompt):
+            if not is_number(Integral, token) or not 0 <= token < words:
+                raise InputError(
+                    f"the prompt's token {place} is {token!r}: {self.source} has the token ids 0 to {words - 1}; take "
+                    "them from its own tokenizer"
+                )
 
     def expand(self, tree: PolicyTree, node: Node, n: int, options: StepOptions) -> int:
         """Queue `n` more children of a node and return the index of the first, which may have been written ahead.
@@ -262,15 +276,18 @@ class StepEngine:
         return Draw(item.tree.settings.seed, state.node.lineage, state.end, state.options.sampling)
 
     def _accept(self, item: Growing, token: int, logprob: float) -> None:
-        """Add a drawn token to its step, and finish the step if that was its last."""
+        """Add a drawn token to its step, and finish the step if that was its last, or if none could be drawn (NaN)."""
         state = item.state
         node = state.node
-        node.tokens.append(token)
         node.logprob += logprob
-        state.pending = [token]
-        state.end += 1
-        state.automaton, stopped = state.detector.advance(state.automaton, token)
-        node.finish, node.cut = self._finish(item.tree, state, token, stopped)
+        if math.isnan(logprob):
+            node.finish = "length"
+        else:
+            node.tokens.append(token)
+            state.pending = [token]
+            state.end += 1
+            state.automaton, stopped = state.detector.advance(state.automaton, token)
+            node.finish, node.cut = self._finish(item.tree, state, token, stopped)
         if node.finish is not None:
             node.text = self.tokenizer.decode(node.tokens)
             node.cost.generated_tokens = len(node.tokens)

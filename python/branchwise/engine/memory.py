@@ -70,6 +70,19 @@ def check_weights(
     return need
 
 
+def check_memory(
+    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, weights: str, kv_memory: int | None
+) -> None:
+    """As `check_weights`; OutOfMemory also when the KV that was asked for does not fit beside the weights."""
+    need = sum(check_weights(backend, checkpoints, dtype, weights))
+    left = backend.free_memory() - need
+    if kv_memory is not None and kv_memory > left:
+        raise OutOfMemory(
+            f"kv_memory of {kv_memory / MIB:,.0f} MiB does not fit: beside the weights ({need / MIB:,.0f} MiB) "
+            f"{max(0, left) / MIB:,.0f} MiB are free on {backend.device}: lower it, or leave it out"
+        )
+
+
 def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, backend: Backend, memory: int) -> int:
     """KV blocks of each model, so that all hold the same problems. OutOfMemory when that is next to nothing."""
     each = sum(block_bytes(config, dtype, backend) for config in configs)

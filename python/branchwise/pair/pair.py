@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from branchwise.chat_options import NO_OPTIONS, ChatOptions
-from branchwise.errors import ConfigError
+from branchwise.errors import CheckpointError, ConfigError
 from branchwise.pair.prompts import problem_lineage, prompt_digest, prompt_ids
 from branchwise.pair.protocol import Event, Judge, Policy
 from branchwise.pair.timing import PassTiming
@@ -151,7 +152,16 @@ class ModelPair:
         steps = [] if self.policy.idle else self.policy.poll()
         for _, node in steps:
             node.cost.flops += node.cost.generated_tokens * self.policy.flops_per_token
-        return [Event("generated", self._trees[policy.root], node) for policy, node in steps]
+        return [Event("generated", self._trees[policy.root], node, self._damage(node)) for policy, node in steps]
+
+    def _damage(self, node: Node) -> CheckpointError | None:
+        """What to say of a step that the policy could not write."""
+        if not math.isnan(node.logprob):
+            return None
+        return CheckpointError(
+            f"{self.policy.source}: the policy gave NaN or infinity for token {len(node.tokens) + 1} of step "
+            f"{node.lineage_path}; its checkpoint is damaged or its dtype overflows, try another dtype"
+        )
 
     def _scored(self, judge: Judge, timing: PassTiming, policy_busy: bool) -> list[Event]:
         """The scores that became known."""

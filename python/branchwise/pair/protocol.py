@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
+from branchwise.errors import BranchwiseError
 from branchwise.strategies.protocol import Demand
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Cost, Node, Problem, Settings, StepOptions
@@ -60,11 +61,13 @@ class Policy(Protocol):
 
     `expand` only queues; `poll` runs one iteration. The n children of an `expand` have the n indices from the one it
     returns, are in `node.children` by the time they are reported, and carry tokens, text, logprob, finish and cost.
+    A logprob of NaN: the model gave no token to go on with.
     """
 
     tokenizer: Tokenizer
     context: int  # tokens that the model can see
     flops_per_token: float
+    source: str  # where the model is from
 
     @property
     def overlaps(self) -> bool:
@@ -164,11 +167,12 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A node that a turn of the pair finished: its step is complete, or its score is set."""
+    """A node that a turn of the pair finished: its step is complete, or its score is set; or why neither can be."""
 
     kind: Literal["generated", "scored"]
     tree: OpenTree
     node: Node
+    error: BranchwiseError | None = None
 
 
 class Pair(Protocol[TreeT]):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
+from branchwise.config import SAMPLING
 from branchwise.errors import ConfigError, StaleNodeError
 from branchwise.pair.protocol import Pair, TreeT
 from branchwise.search.request import Expansion, Scoring
@@ -227,10 +228,11 @@ def step_options(
     settings: Settings, *, stop: str | None = None, max_tokens: int | None = None, **sampling: float | None
 ) -> StepOptions:
     """The options of a step: those of the tree with some replaced. ConfigError for one that cannot work."""
-    known = ("temperature", "top_p", "top_k", "min_p")
     for name in sampling:
-        if name not in known:
-            raise ConfigError(f"expand has no option {name!r}: it has n, stop, max_tokens, score, {', '.join(known)}")
+        if name not in SAMPLING:
+            raise ConfigError(
+                f"expand has no option {name!r}: it has n, stop, max_tokens, score, {', '.join(SAMPLING)}"
+            )
     given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
     return settings.step(replace(settings.sampling, **given), stop, max_tokens)
 

@@ -73,6 +73,8 @@ class Expansion(Generic[TreeT]):
     def take(self, event: Event) -> None:
         """A step of it is complete, or has its score."""
         node = event.node
+        if event.error is not None:
+            raise event.error
         self.tell(event.kind, node)
         if event.kind == "scored":
             self._scored.discard(node)

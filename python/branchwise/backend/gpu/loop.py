@@ -19,7 +19,7 @@ from torch import Tensor
 from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
 from branchwise.backend.gpu.plan import TritonPlan
-from branchwise.backend.gpu.sampler import TritonSampler, check_finite, draw_tensors, fill
+from branchwise.backend.gpu.sampler import TritonSampler, draw_tensors, fill, finite_or_nan
 from branchwise_kernels.layout import Growth, PlanSize, update
 from branchwise_kernels.step_state import LENGTH, RUNNING, StepState, step_state
 
@@ -115,8 +115,7 @@ class TritonLoop:
         assert self._result is not None
         tokens, logprobs = self._result()
         self._result = None
-        check_finite(logprobs[tokens >= 0])
-        return tokens.astype(np.int64), logprobs
+        return tokens.astype(np.int64), finite_or_nan(logprobs)
 
 
 def _power(n: int, least: int) -> int:

@@ -23,8 +23,7 @@ class TritonSampler:
         """Token ids and log-probabilities, read back to the host; hidden: [rows, hidden]."""
         parts = [self._draw(hidden, draws, begin) for begin in range(0, len(draws), GROUP_ROWS)]
         ids, logprobs = zip(*parts, strict=True)
-        check_finite(np.concatenate(logprobs))
-        return np.concatenate(ids), np.concatenate(logprobs)
+        return np.concatenate(ids), finite_or_nan(np.concatenate(logprobs))
 
     def _draw(self, hidden: Tensor, draws: DrawArrays, begin: int) -> tuple[Ids, Floats]:
         part = slice(begin, begin + GROUP_ROWS)
@@ -49,10 +48,9 @@ class TritonSampler:
         lm_head_sample(hidden, self.weight, draws, self.softcap, workspace, tokens, logprobs, filtered=filtered)
 
 
-def check_finite(logprobs: Floats) -> None:
-    """ValueError, as from the CPU's sampler, where a model gave NaN or infinity."""
-    if not np.isfinite(logprobs).all():
-        raise ValueError("the logits hold NaN or infinity: the model's weights or input are damaged")
+def finite_or_nan(logprobs: Floats) -> Floats:
+    """NaN, as from the CPU's sampler, wherever a model gave NaN or infinity."""
+    return np.where(np.isfinite(logprobs), logprobs, np.float32(np.nan))
 
 
 def draw_tensors(rows: int, device: torch.device) -> DrawTensors:
