@@ -114,7 +114,7 @@ def character_tokenizer(chat_template: str | None = CHATML) -> Tokenizer:
 
 
 def random_checkpoint(family: str = "llama", seed: int = 0, *, heads: str = "", **overrides: Any) -> MemoryCheckpoint:
-    """Random weights of one family. `heads`: "mlp2" or "value" adds a PRM head."""
+    """Random weights of one family. `heads`: "mlp2", "value" or "labels" adds a PRM head."""
     config = {**SMALL, **FAMILY_CONFIGS[family], **overrides}
     shapes = expected_shapes(decoder_config(config, family))
     if config["tie_word_embeddings"]:
@@ -123,6 +123,8 @@ def random_checkpoint(family: str = "llama", seed: int = 0, *, heads: str = "", 
     if heads == "mlp2":
         shapes |= {"score.0.weight": (hidden, hidden), "score.0.bias": (hidden,)}
         shapes |= {"score.2.weight": (2, hidden), "score.2.bias": (2,)}
+    if heads == "labels":
+        shapes |= {"score.weight": (2, hidden), "score.bias": (2,)}
     if heads == "value":
         shapes |= {"v_head.summary.weight": (1, hidden), "v_head.summary.bias": (1,)}
     generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,8 @@ from branchwise.answers.grade import Grader
 from branchwise.answers.vote import choose
 from branchwise.models.families import decoder_config
 from branchwise.pair.prompts import INSTRUCTION
-from branchwise.scoring.formats import TurnFormat, make_format
+from branchwise.scoring.formats import make_format
+from branchwise.scoring.inputs import RunningFormat
 from branchwise.text.chat import render_chat
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Candidate, Message, Node
@@ -30,7 +31,9 @@ def make_questions(policy: str, problems: Iterable[Json]) -> list[Question]:
     checkpoint = open_checkpoint(policy)
     tokenizer = checkpoint.tokenizer()
     turns, _ = make_format("rlhflow", checkpoint, decoder_config(checkpoint.config, policy), tokenizer)
-    assert isinstance(turns, TurnFormat)
+    assert isinstance(turns, RunningFormat)
+    to_verdict = tokenizer.encode(turns.end, special=True, after="x")
+    to_user = tokenizer.encode(turns.between, special=True, after=turns.end)
     found = []
     for each in problems:
         messages: list[Message] = [
@@ -39,9 +42,7 @@ def make_questions(policy: str, problems: Iterable[Json]) -> list[Question]:
         chat = render_chat(tokenizer, messages)
         head = turns.prompt(each["problem"])
         ids = tokenizer.encode(chat, special=True)
-        found.append(
-            Question(each["id"], each["problem"], each["answer"], chat, ids, head, turns.to_verdict, turns.to_user)
-        )
+        found.append(Question(each["id"], each["problem"], each["answer"], chat, ids, head, to_verdict, to_user))
     return found
 
 

@@ -9,7 +9,7 @@ from branchwise.engine.engine import StepEngine
 from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.pair.prompts import problem_lineage
 from branchwise.scoring.scorer import PrmTree, Scorer
-from branchwise.types import FinishReason, Node, Problem
+from branchwise.types import Cut, FinishReason, Node, Problem
 
 
 class Forcing:
@@ -34,11 +34,13 @@ class TapedPolicy(StepEngine):
 
     forcing: Forcing
 
-    def _finish(self, tree: PolicyTree, state: NodeState, token: int, stopped: bool) -> FinishReason | None:
+    def _finish(
+        self, tree: PolicyTree, state: NodeState, token: int, stopped: bool
+    ) -> tuple[FinishReason | None, Cut | None]:
         forced = self.forcing(state.node)
         if len(state.node.tokens) < forced.length:
-            return None
-        return "length" if forced.ends else "stop"
+            return None, None
+        return ("length", "tokens") if forced.ends else ("stop", None)
 
 
 class TapedJudge(Scorer):

@@ -52,6 +52,7 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     check_options(tokenizer, chat)
     return_freed()
     model = load_decoder(checkpoint, dtype, backend, weights=config.weights, cache=cache)
+    tokenizer.check_fits(model.config.vocab_size, checkpoint.source)
     prm_model = None
     if judge_checkpoint is not None:
         prm_model = load_prm(judge_checkpoint, dtype, backend, config.prm_format, config.weights, cache)
@@ -69,9 +70,11 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
         judge = Scorer(prm_model, judge_kv, batch_rows=config.prefill_rows)
     name = str(dtype).removeprefix("torch.")
     judge_blocks = blocks if judge is not None else 0
+    notes = [note for note in (prm_model and prm_model.note,) if note]
     resolved = ResolvedConfig(
-        str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads(), chat.date
-    )
+        str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads(), chat.date,
+        tuple(notes),
+    )  # fmt: skip
     return Models(steps, judge, chat, resolved)
 
 

@@ -39,7 +39,7 @@ class EngineConfig:
     date          day that the policy's chat template is told, as in "2026-11-30", or "today"; default: 2024-07-26,
                   always, so that the same seed gives the same tree tomorrow
     chat_template_kwargs  further variables of that template: {"enable_thinking": False}
-    prm_format    name in `PRM_FORMATS`, or "auto": chosen from tensor names and tokenizer
+    prm_format    name in `PRM_FORMATS`, or "auto": by the PRM's head and class; a plain causal LM needs a name
     """
 
     dtype: DType = "auto"
@@ -154,3 +154,4 @@ class ResolvedConfig:
     kv_memory: int
     threads: int
     date: str  # that the policy's chat template is told
+    notes: tuple[str, ...] = ()  # what a user should know about these models

@@ -24,7 +24,10 @@ def open_engine(options: SearchOptions) -> Engine:
             _C.isa()
         except ValueError as error:  # of BRANCHWISE_CPU_ISA, before the first kernel meets it
             raise ConfigError(str(error)) from error
-        return Engine(options.policy, options.prm, instruction=options.instruction, config=options.engine_config())
+        engine = Engine(options.policy, options.prm, instruction=options.instruction, config=options.engine_config())
+    for note in engine.resolved.notes:
+        make_console(stderr=True).print(f"note: {note}", style="dim", soft_wrap=True)
+    return engine
 
 
 def identity(source: str) -> tuple[str, str]:

@@ -50,7 +50,7 @@ class SearchOptions:
     prm_format: Annotated[
         str,
         _option(
-            _MODELS, "Input of the PRM: math-shepherd, rlhflow, qwen-prm or skywork; auto looks at its tensors.",
+            _MODELS, "Input of the PRM: math-shepherd, rlhflow, qwen-prm, skywork, trl or trl-lines; auto: by head.",
             metavar="NAME",
         ),
     ] = "auto"  # fmt: skip

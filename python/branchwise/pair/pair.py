@@ -37,7 +37,7 @@ class ModelPair:
         self._timing = None if judge is None else PassTiming(policy, judge)
         self._judge_tokens = 1 if judge is None else tokens_for_tokens(policy.tokenizer, judge.tokenizer)
         self._trees: dict[Node, PairTree] = {}  # by root
-        self._unscorable: list[Event] = []  # steps without text: reported at the next poll
+        self._unscorable: list[Event] = []  # steps that get no score: reported at the next poll
         self._waiting: dict[Node, PairTree] = {}  # trees of the steps that wait for a score
 
     @property
@@ -190,7 +190,7 @@ class ModelPair:
         """The caps, lowered so that a whole solution fits into the judge's context, too."""
         if self.judge is None or not demand.scores:
             return settings
-        room = self.judge.room(problem.text, demand.steps) // self._judge_tokens
+        room = self.judge.room(problem.text) // self._judge_tokens
         return settings if settings.max_tokens <= room else replace(settings, max_tokens=room, limit="prm_context")
 
 

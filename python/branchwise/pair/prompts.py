@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from collections.abc import Sequence
 
 from branchwise._C import lineage_root
 from branchwise.chat_options import NO_OPTIONS, ChatOptions
 from branchwise.errors import InputError
 from branchwise.text.chat import encode_prompt
+from branchwise.text.length import check_length
 from branchwise.text.tokenizer import Tokenizer
+from branchwise.text.user_text import encode_guarded, guarded
 from branchwise.types import Message, Problem
 
 INSTRUCTION = (
@@ -28,22 +31,20 @@ def prompt_ids(
     """Token ids of a problem's prompt.
 
     chat: what the chat template gets beside messages    context: tokens that the model can see
+    A question is a chat where the policy has a template, else plain text; special tokens in it are text.
     InputError when there is nothing to ask, and where it could never fit.
     """
-    prompt = problem.prompt
-    if prompt is None:
-        if not problem.text.strip():
-            raise InputError(f"problem {problem.id!r} has an empty question: write what is to be solved")
-        prompt = _as_prompt(tokenizer, problem.text, instruction)
-    return encode_prompt(tokenizer, prompt, chat, context)
-
-
-def _as_prompt(tokenizer: Tokenizer, text: str, instruction: str) -> str | Sequence[Message]:
-    """A question as the policy expects it: a chat where it has a template, else the plain text."""
+    if problem.prompt is not None:
+        return encode_prompt(tokenizer, problem.prompt, chat, context)
+    text = problem.text
+    if not text.strip():
+        raise InputError(f"problem {problem.id!r} has an empty question: write what is to be solved")
     if tokenizer.chat_template is None:
-        return f"{instruction}\n\n{text}\n\n" if instruction else f"{text}\n\n"
+        plain = f"{instruction}\n\n{text}\n\n" if instruction else f"{text}\n\n"
+        check_length(tokenizer, plain, context)
+        return encode_guarded(tokenizer, guarded(tokenizer, plain), bos=tokenizer.add_bos)
     system: list[Message] = [{"role": "system", "content": instruction}] if instruction else []
-    return [*system, {"role": "user", "content": text}]
+    return encode_prompt(tokenizer, [*system, {"role": "user", "content": text}], chat, context)
 
 
 def prompt_digest(ids: Sequence[int]) -> str:
@@ -53,5 +54,5 @@ def prompt_digest(ids: Sequence[int]) -> str:
 
 def problem_lineage(problem: Problem) -> int:
     """Key of a problem's random numbers, from its id: problems draw independently, in whatever order they run."""
-    digest = hashlib.blake2b(problem.id.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(problem.id.encode(errors="surrogatepass"), digest_size=8).digest()
     return lineage_root(int.from_bytes(digest, "little"))

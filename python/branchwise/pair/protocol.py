@@ -134,8 +134,8 @@ class Judge(Protocol):
         """Tokens that have not been fed."""
         ...
 
-    def room(self, question: str, steps: int) -> int:
-        """Tokens that the text of a solution of at most so many steps may have."""
+    def room(self, question: str) -> int:
+        """Tokens that the text of a solution may have at most."""
         ...
 
     def open(
@@ -145,7 +145,10 @@ class Judge(Protocol):
         ...
 
     def submit(self, tree: Any, node: Node) -> bool:
-        """Queue a finished step, and those before it that have no score; False when it has no text to score."""
+        """Queue a finished step, and those before it that have no score; False when it will have none.
+
+        A step that is too long for the judge gets `finish` "length" and `cut` "prm_context".
+        """
         ...
 
     def release(self, tree: Any, node: Node) -> None:
@@ -179,8 +182,8 @@ class Pair(Protocol[TreeT]):
     """A policy and a judge, or none, in one batch: all that a search knows of models.
 
     `expand` and `score` only queue; `poll` runs one turn and returns what it finished, in any order. `score` leaves
-    `node.score` None only for a step whose text is blank. Every node is pruned at most once. No event of a tree follows
-    after `close`, which also completes `root.cost`: what belongs to no single step.
+    `node.score` None only for a step whose text is blank, or too long for the judge. Every node is pruned at most once.
+    No event of a tree follows after `close`, which also completes `root.cost`: what belongs to no single step.
     """
 
     @property

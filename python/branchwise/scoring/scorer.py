@@ -56,11 +56,14 @@ class Scorer:
         self._queue: deque[Twin] = deque()
         self._known: list[Node] = []  # submitted when their score was known already: reported by the next poll
         # Markers and turns that a step costs beside its text.
-        self._step_overhead = len(prm.format.step(1, "x")) - len(prm.tokenizer.encode("x"))
+        self._step_overhead = len(prm.format.step(1, "x")) - len(prm.tokenizer.encode("x", after="\n"))
 
-    def room(self, question: str, steps: int) -> int:
-        """PRM tokens of text that a solution of at most `steps` steps may have in this PRM's context."""
-        return max(2, self.context - len(self.prm.format.prompt(question)) - steps * self._step_overhead)
+    def room(self, question: str) -> int:
+        """PRM tokens of text that a solution of one step may have in this PRM's context; each further one costs more.
+
+        A solution whose steps do not fit, for all that, ends where they do not: see `submit`.
+        """
+        return max(2, self.context - len(self.prm.format.prompt(question)) - self._step_overhead)
 
     def open(
         self, root: Node, question: str, *, branches: int, paths: int, steps: int, tokens: int, step_tokens: int
@@ -77,7 +80,9 @@ class Scorer:
                 f"the problem has {len(prompt)} tokens for the PRM {self.prm.source}, whose context is "
                 f"{self.context}: shorten the problem"
             )
-        tokens = min(tokens + steps * self._step_overhead, self.context - len(prompt))
+        room = self.context - len(prompt)
+        steps = min(steps, tokens, max(1, room // (1 + self._step_overhead)))  # a step has a token at least
+        tokens = min(tokens + steps * self._step_overhead, room)
         demand = KvDemand(len(prompt), branches, paths, tokens, step_tokens + self._step_overhead, steps)
         blocks = self.kv.reserve(demand)
         if blocks is None:
@@ -88,10 +93,16 @@ class Scorer:
         return tree
 
     def submit(self, tree: PrmTree, node: Node) -> bool:
-        """Queue a finished step, and any step before it that has no score yet; False when it has no text to score."""
+        """Queue a finished step, and any step before it that has no score yet; False when it will have none.
+
+        That is so for a step without text, and for one that goes beyond the context: there its branch ends.
+        """
         if not node.text.strip():
             return False
         twin = self._twin(tree, node)
+        if twin is None:
+            node.finish, node.cut = "length", "prm_context"
+            return False
         if twin.score is not None:
             node.score = twin.score
             self._known.append(node)
@@ -140,15 +151,9 @@ class Scorer:
 
     def poll(self, *, least: int = 1) -> list[Node]:
         """Feed one batch of new tokens, if at least so many wait; returns the steps whose scores became known."""
+        batch = self._next_batch() if self.pending >= least else []
+        scores = self._forward(batch) if batch else []
         done, self._known = self._known, []
-        if self.pending < least:
-            return done
-        batch = self._next_batch()
-        if not batch:
-            return done
-        with self.prm.model.backend.stream("prm"):
-            hidden = self.runner.forward([self._feed(twin, rows) for twin, rows in batch])
-            scores = self.prm.head(hidden).tolist()
         for (twin, rows), score in zip(batch, scores, strict=True):
             twin.pending = twin.pending[rows:]
             if twin.pending:
@@ -164,7 +169,13 @@ class Scorer:
                 done += twin.nodes
         return done
 
-    def _twin(self, tree: PrmTree, node: Node) -> Twin:
+    def _forward(self, batch: list[tuple[Twin, int]]) -> list[float]:
+        with self.prm.model.backend.stream("prm"):
+            hidden = self.runner.forward([self._feed(twin, rows) for twin, rows in batch])
+            return self.prm.head(hidden).tolist()  # type: ignore[no-any-return]
+
+    def _twin(self, tree: PrmTree, node: Node) -> Twin | None:
+        """The record of a node, made and queued where there is none; None where it goes beyond the context."""
         twin = tree.twins.get(node)
         if twin is not None:
             return twin
@@ -174,6 +185,8 @@ class Scorer:
             raise StaleNodeError(f"node {node.id} was scored and its PRM KV freed: score children before pruning")
         assert node.parent is not None  # the root has a twin while the tree is open
         parent = self._twin(tree, node.parent)
+        if parent is None:
+            return None
         same = parent.children.get(node.text)
         if same is not None:
             same.nodes.append(node)
@@ -182,10 +195,7 @@ class Scorer:
         ids = self.prm.format.step(node.depth - 1, node.text)
         end = parent.end + len(ids)
         if end > self.context:
-            raise InputError(
-                f"step {node.depth} ends at {end} tokens for the PRM {self.prm.source}, whose context is "
-                f"{self.context}: lower max_tokens"
-            )
+            return None
         twin = tree.twins[node] = parent.children[node.text] = Twin([node], parent, node.text, end, ids)
         node.cost.prm_tokens = len(ids)
         self._queue.append(twin)

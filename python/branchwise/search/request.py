@@ -150,7 +150,7 @@ class Scoring(Generic[TreeT]):
 
 def check_score(node: Node, name: str) -> None:
     """Raise CheckpointError for NaN, and for no score of a step that has text."""
-    missing = node.score is None and bool(node.text.strip())
+    missing = node.score is None and node.cut != "prm_context" and bool(node.text.strip())
     if missing or (node.score is not None and math.isnan(node.score)):
         raise CheckpointError(
             f"{name}, step {node.lineage_path}: the reward model gave the score {node.score}; its checkpoint is damaged"

@@ -12,6 +12,7 @@ from branchwise.text.chat_template import ChatTemplate
 from branchwise.text.length import check_length
 from branchwise.text.system_role import heard
 from branchwise.text.tokenizer import Tokenizer
+from branchwise.text.user_text import encode_guarded, guarded_messages
 from branchwise.types import Message
 
 _CONTINUE_MARK = "ThisMessageGoesOn "  # its space shows whether the template trims messages
@@ -53,8 +54,9 @@ def encode_prompt(
     """Token ids of a prompt: a string, chat messages or ids.
 
     A string may write out special tokens and gets the BOS token where the model wants one. Messages go through the
-    chat template; when the last one is from the assistant, the model continues it. A system message that the template
-    refuses or drops becomes part of the first user turn. Ids are taken as they are.
+    chat template, whose special tokens are read and theirs are not; when the last one is from the assistant, the model
+    continues it. A system message that the template refuses or drops becomes part of the first user turn. Ids are taken
+    as they are.
     context: tokens that the model can see; what could never fit is refused before it costs anything
     Raises InputError for an empty or malformed prompt.
     """
@@ -66,13 +68,13 @@ def encode_prompt(
     elif len(prompt) > 0 and isinstance(prompt[0], Mapping):
         template, messages = _template(tokenizer), _checked(prompt)  # type: ignore[arg-type]
         check_length(tokenizer, "".join(text for message in messages for text in message.values()), context)
-        messages = heard(template, messages, options)
+        messages = heard(template, guarded_messages(tokenizer, messages), options)
         is_open = messages[-1]["role"] == "assistant"
         text = render_chat(
             tokenizer, messages, add_generation_prompt=not is_open, continue_final_message=is_open, options=options
         )
         check_length(tokenizer, text, context)
-        ids = tokenizer.encode(text, special=True)
+        ids = encode_guarded(tokenizer, text)
     else:
         ids = _checked_ids(prompt)
     if not ids:
