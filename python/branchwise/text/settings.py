@@ -41,7 +41,7 @@ def readable(what: str, alternative: str = "") -> Iterator[None]:
         # The library raises Exception itself, and its panics are no Exceptions.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
         other = f" or {alternative}" if alternative else ""
         raise TokenizerError(
             f"{what} cannot be read ({cause[:300]}); it is damaged{other}: download it again, or upgrade tokenizers"
