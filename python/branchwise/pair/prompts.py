@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from collections.abc import Sequence
 
 from branchwise._C import lineage_root
 from branchwise.chat_options import NO_OPTIONS, ChatOptions
