@@ -143,7 +143,7 @@ def main() -> None:
     if options.quick:
         options.runs = 1
     group, records, seconds = f"scaling-{time.time_ns() // 1_000_000}", [], Seconds()
-    with open_engine(options, prm_format="auto") as engine:
+    with open_engine(options) as engine:
         engine.policy.tokenizer.eos_ids = frozenset()
         steps: Any = FixedSteps(options.step_tokens)
         engine.policy.detectors["\n\n"] = steps  # type: ignore[assignment]

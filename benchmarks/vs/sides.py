@@ -17,6 +17,8 @@ WEIGHTS = {"bf16": {"dtype": "bfloat16"}, "fp32": {"dtype": "float32"}}
 def ours(options: argparse.Namespace, prm: str | None) -> list[Entry]:
     """branchwise, once for each kind of weights."""
     shared: Json = {"policy": str(options.policy), "prm": prm, "threads": options.threads, "kv_memory": KV_BYTES}
+    if prm is not None:  # the policy itself
+        shared["prm_format"] = "rlhflow"
     kinds = {kind: WEIGHTS.get(kind, {"dtype": "bfloat16", "weights": kind}) for kind in options.weights}
     return [Entry(f"ours-{kind}", None, {**shared, **kinds[kind]}) for kind in kinds]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from branchwise.assemble import load_models
 from branchwise.config import EngineConfig
 from branchwise.engine.kv import KvCache
 from branchwise.errors import CheckpointError, ConfigError, OutOfMemory, TokenizerError
-from branchwise.scoring.formats import PRM_FORMATS
+from branchwise.scoring.formats import PRM_FORMATS, detect_format
 from branchwise.scoring.prm import Prm
 from branchwise.scoring.scorer import Scorer
 from branchwise.types import Node
+from branchwise.weights import open_checkpoint
 from checkpoints import MemoryCheckpoint, character_tokenizer, random_checkpoint
 from model_tools import cpu_prm
+from weights.samples import tiny_model, write_gguf
 
 LABELS = ["Qwen2ForTokenClassification"]
 QUESTION = "What is 12+3*4-5?"
@@ -58,6 +61,13 @@ def test_auto_takes_no_model_without_evidence(checkpoint: MemoryCheckpoint) -> N
     with pytest.raises(ConfigError) as raised:
         cpu_prm(checkpoint, torch.float32)
     assert all(name in str(raised.value) for name in [*PRM_FORMATS, "--prm-format"])
+
+
+def test_a_gguf_file_holds_no_reward_head(tmp_path: Path) -> None:
+    """So it shows no sign of a PRM, whatever it was converted from and whatever words it has."""
+    path = write_gguf(tmp_path / "m.gguf", "qwen2", tiny_model("qwen2"))
+    with pytest.raises(ConfigError, match=r"m\.gguf \(of no known class\) has no reward head"):
+        detect_format(open_checkpoint(path))
 
 
 def test_a_format_chosen_by_name_says_what_nobody_knows() -> None:
