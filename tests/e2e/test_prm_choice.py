@@ -20,20 +20,8 @@ QUESTION = "7*8+5-20=?"
 
 def test_the_policy_as_its_own_judge_takes_a_word_and_gets_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     policy = str(asset_path("policy-small"))
-    words = [
-        "solve",
-        QUESTION,
-        "-n",
-        "2",
-        "--strategy",
-        "best_of_n",
-        "--max-steps",
-        "1",
-        "--policy",
-        policy,
-        "--prm",
-        policy,
-    ]
+    options = ["-n", "2", "--strategy", "best_of_n", "--max-steps", "1"]
+    words = ["solve", QUESTION, *options, "--policy", policy, "--prm", policy]
     assert main(words) == 2
     assert capsys.readouterr().err.startswith(f"error: {policy} (of class ")
     assert main([*words, "--prm-format", "rlhflow"]) == 0

@@ -66,7 +66,7 @@ def test_auto_takes_no_model_without_evidence(checkpoint: MemoryCheckpoint) -> N
 def test_a_gguf_file_holds_no_reward_head(tmp_path: Path) -> None:
     """So it shows no sign of a PRM, whatever it was converted from and whatever words it has."""
     path = write_gguf(tmp_path / "m.gguf", "qwen2", tiny_model("qwen2"))
-    with pytest.raises(ConfigError, match=r"m\.gguf \(of no known class\) has no reward head"):
+    with pytest.raises(ConfigError, match=r"m\.gguf \(of class Qwen2ForCausalLM\) has no reward head"):
         detect_format(open_checkpoint(path))
 
 
