@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from branchwise.answers.canonical import canonical
+from branchwise.answers.compare import compatible
+from branchwise.answers.form import Form, read
 from branchwise.errors import ConfigError, InputError
 from branchwise.types import Candidate, Selection
 
@@ -19,9 +20,10 @@ VOTES: tuple[Vote, ...] = get_args(Vote)
 def choose(candidates: Sequence[Candidate], vote: Vote, *, same: Callable[[str, str], bool] | None = None) -> Selection:
     """Return the winning candidate, all candidates in lineage order, and the classes, heaviest first.
 
-    Classes are the canonical forms of the answers. The heaviest class wins; ties go to the class with the highest
+    Answers with the same canonical form are a class, unless they name units that differ: 5 minutes are not 5 hours, but
+    either may be meant by 5, which joins them where only one of them is there. The heaviest class wins; ties go to the class with the highest
     single score, then to the one with the smallest lineage path, and the same two rules pick the candidate of a class.
-    Candidates without an answer never vote, unless none has one: then the best score is chosen and `votes` is empty.
+    Candidates without an answer, or with nothing but delimiters, never vote, unless none has one: then the best score is chosen and `votes` is empty.
     A candidate without a score weighs nothing and loses every tie. `votes` names a class by its winner's answer.
 
     `same` (a `Grader`, say) also merges classes that algebra finds equal. Off by default: it asks once for each pair of
@@ -51,14 +53,16 @@ def choose(candidates: Sequence[Candidate], vote: Vote, *, same: Callable[[str, 
 
 
 def _classes(ordered: Sequence[Candidate], same: Callable[[str, str], bool] | None) -> list[list[Candidate]]:
-    groups: dict[str, list[Candidate]] = {}
+    alike: dict[str, list[tuple[Form, Candidate]]] = {}
     for candidate in ordered:
-        if candidate.answer is not None:
-            groups.setdefault(canonical(candidate.answer), []).append(candidate)
+        form = read(candidate.answer or "")
+        if form.kind != "blank":
+            alike.setdefault(form.text, []).append((form, candidate))
+    groups = [group for members in alike.values() for group in _by_unit(members)]
     if same is None:
-        return list(groups.values())
+        return groups
     merged: list[list[Candidate]] = []
-    for members in groups.values():
+    for members in groups:
         answer = members[0].answer or ""
         home = next((other for other in merged if same(answer, other[0].answer or "")), None)
         if home is None:
@@ -66,6 +70,17 @@ def _classes(ordered: Sequence[Candidate], same: Callable[[str, str], bool] | No
         else:
             home.extend(members)
     return merged
+
+
+def _by_unit(members: Sequence[tuple[Form, Candidate]]) -> list[list[Candidate]]:
+    """The classes of answers of one form: one for each unit; those that fit several of these have their own."""
+    named = {form.units for form, _ in members}
+    widest = [units for units in named if not any(units < other for other in named)]
+    classes: dict[frozenset[str], list[Candidate]] = {}
+    for form, candidate in members:
+        fitting = [units for units in widest if compatible(form.units, units)]
+        classes.setdefault(fitting[0] if len(fitting) == 1 else form.units, []).append(candidate)
+    return list(classes.values())
 
 
 def _rank(candidate: Candidate) -> tuple[float, tuple[int, ...]]:

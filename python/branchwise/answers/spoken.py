@@ -1,0 +1,119 @@
+"""Answers in words: "the answer is ...", a heading "Answer" with the answer below it, "the correct option is (B)"."""
+
+from __future__ import annotations
+
+import re
+
+from branchwise.answers.form import MAX_LENGTH, is_answer, read
+from branchwise.answers.words import without_hedges
+
+_TRIES = 40  # statements looked at, from the last one on
+_WINDOW = 2 * MAX_LENGTH  # characters looked at behind one
+
+_CUE = re.compile(
+    r"\banswer(?:s)?(?:\*\*|__)?(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
+    r"(?:(?:\n\s{0,8})?(?:is|are|equals|becomes|(?:should|must|would|will|can only|has to|turns out to|comes out to)(?: be)?|was)\b"
+    r"|[:=]|[-\u2013\u2014\u2192](?=\s)|\\(?:rightarrow|to)(?![a-zA-Z])|(?=[ \t*_]{0,8}(?:\n|$)))"
+    r"|\b(?:correct|right|best) (?:option|choice|statement)(?:\*\*)?[ \t]{0,8}(?:is\b|:)"
+    r"|^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*)(?:final )?(?:answer|result)[ \t]{0,8}:?(?:\*\*)?[ \t]{0,8}:?[ \t]{0,8}$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_HEADING = re.compile(r"^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|__)?(?:(?:the|my|our) )?(?:(?:final|correct) )?answers?$", re.IGNORECASE)
+_BEFORE = re.compile(r"([^\s.][^\n.]{0,80}?),? (?:is|are) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
+_DOUBTED = re.compile(
+    r"\b(?:if|whether|unless|when|hope|ensure|verify|check|sure|assume|assuming|suppose|think|guess|what|why|how|until|means|that)"
+    r"(?: that| if)?(?: (?:the|this|our|my|your|that))?(?: (?:final|correct|above|whole))?\s{0,4}$",
+    re.IGNORECASE,
+)
+_HOPEFUL = re.compile(r"\b(?:think|guess|means|that)\b[^.]{0,24}$", re.IGNORECASE)
+_SKIPPED = re.compile(r"(?:\s|\*\*|__|[*:]|-{3,}|={3,}|`{3}[a-z]{0,8}(?=\n)|>(?=\s)|\b(?:as follows|the following|given as|given by|below)\b)*", re.I)
+_DISPLAY = re.compile(
+    r"\$\$(?P<a>[^$]+)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?P<d>\\begin\{(?P<env>[a-z]{1,12}\*?)\}.+?\\end\{(?P=env)\})"
+    r"|\$(?P<e>(?:[^$\\\n]|\\.)+)\$",
+    re.DOTALL,
+)
+_BOUND = re.compile(r"(?:at (?:most|least)|no (?:more|less) than|up to|not more than|more or less)\s+(?=\S)", re.IGNORECASE)
+_NOT = re.compile(r"not\b(?! defined)[^.;\n]{0,120}?(?:[.;,]\s+|\s+)(?:but|it(?:'s| is)|instead|rather)\s+(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_END = re.compile(
+    r"(?P<stop>[.?!;](?=[\s*\"')]|$))|(?P<clause>,?\s(?:so|since|because|which|where|while|whereas|given that|after|assuming|as (?:shown|required|desired|we|it|the)"
+    r"|if|when|giving|making|thus|hence|therefore|i\.e)\b|, (?:as|not|but|and (?:the|so|we|it))\b|\s(?:-{2,}|\u2014)\s|\s\((?:since|because|as|in|or|which|i\.e)\b|\n)",
+    re.IGNORECASE,
+)
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|St|Mt|Prof|Jr|Sr|vs|approx|No|e\.g|i\.e|[a-z]|[a-zA-Z](?:\.[a-zA-Z])+)$"
+)
+_UNANSWERING = re.compile(
+    r"(?:correct|right|wrong|incorrect|clear|reasonable|unique|obtained|found|derived|because|based|determined|calculated"
+    r"|computed|always|never|in the|to be|what|how|why|that|supposed|expected|also|still|verified|confirmed|consistent|easy"
+    r"|hidden|unclear|unknown|needed|required|simple|straightforward|not|an? (?:integer|number|whole|single|positive|fraction|decimal)"
+    r"|in (?:terms|simplest|the)|expressed|written|rounded|therefore$|now|here)\b",
+    re.IGNORECASE,
+)
+
+
+def spoken(text: str) -> str | None:
+    """What the last statement of an answer states, up to the end of its sentence; or None."""
+    cues = list(_CUE.finditer(text))
+    for cue in reversed(cues[-_TRIES:]):
+        found = _behind(text, cue)
+        if found is not None:
+            return found
+    for match in reversed(list(_BEFORE.finditer(text))[-_TRIES:]):
+        said = re.sub(r"^(?:so|thus|hence|therefore|then|and)\b,?\s*|^the (?:correct )?", "", match[1].strip(" *$"), flags=re.I)
+        if is_answer(said) and read(said).kind != "text":
+            return said
+    return None
+
+
+def _behind(text: str, cue: re.Match[str]) -> str | None:
+    line = text.rfind("\n", max(0, cue.start() - 80), cue.start()) + 1
+    before = text[max(line, cue.start() - 60) : cue.start()]
+    if _DOUBTED.search(before) and not _HOPEFUL.search(before):
+        return None
+    if cue[0].rstrip(" \t*_").lower().endswith(("answer", "answers")) and not _HEADING.match(before + cue[0].rstrip(" \t*_")):
+        return None  # a line that only happens to end with the word
+    return value(text[cue.end() : cue.end() + _WINDOW])
+
+
+def value(rest: str) -> str | None:
+    """The answer that a text begins with."""
+    rest = _without_openers(rest)
+    if match := _NOT.match(rest):
+        rest = _without_openers(match["rest"])
+    if _UNANSWERING.match(rest):
+        return None
+    clause = rest[: _end(rest)].strip().strip("*_ \t:,`").strip()
+    formula = _DISPLAY.match(clause)
+    if formula is None and (formula := _DISPLAY.match(rest)) is not None:
+        clause = formula[0]
+    if formula is not None:
+        inner = (formula[formula.lastgroup if formula.lastgroup != "env" else "d"] or "").strip()
+        behind = clause[formula.end() :].strip()
+        if not behind or read(clause).kind in ("text", "blank", "relation"):
+            clause = inner
+    return clause if is_answer(clause) else None
+
+
+def _without_openers(rest: str) -> str:
+    """Behind line breaks, rules, fences, hedges and bounds."""
+    while True:
+        before = rest
+        skipped = _SKIPPED.match(rest)
+        rest = without_hedges(rest[skipped.end() if skipped else 0 :])
+        rest = _BOUND.sub("", rest, count=1) if _BOUND.match(rest) else rest
+        if rest == before:
+            return rest
+
+
+def _end(rest: str) -> int:
+    """Where the statement ends: at a sentence's end or a clause that explains, outside of formulas."""
+    formulas = [match.span() for match in _DISPLAY.finditer(rest)]
+    for match in _END.finditer(rest):
+        at = match.start()
+        if any(begin <= at < end - 1 for begin, end in formulas):
+            continue
+        if match["stop"] == "." and _ABBREVIATION.search(rest, max(0, at - 12), at):
+            continue
+        if at or match["stop"]:
+            return at
+    return len(rest)
