@@ -244,7 +244,7 @@ class Engine:
             raise ConfigError(f"on_event={on_event!r}: expected a function that takes a Progress")
         if demand_of(chosen, settings).scores and not self._service.pair.scores:
             raise ConfigError(f"strategy {chosen.name!r} needs step scores: give the engine a PRM with prm=...")
-        return SearchOptions(chosen, settings, on_event, self._grader)
+        return SearchOptions(chosen, settings, on_event, self._grader.submit)
 
 
 def _positive(seconds: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -239,4 +240,5 @@ class Result:
         return self.tree.prompt_digest
 
 
-Grader = Callable[[str | None, str], bool]
+Grader = Callable[[str | None, str], bool | Future[bool]]
+"""Whether an answer equals the gold answer, or the promise to say so."""

@@ -13,7 +13,8 @@ import pytest
 from branchwise.answers.grade import Grader, grade
 from branchwise.errors import ConfigError
 
-PATHOLOGICAL = ["9^{9^{9^{9}}}", "10^{10^{10}}"]
+HARD = "x^{9^{9^{9^{9}}}}"  # not even algebra sees that it is no answer
+PATHOLOGICAL = [HARD, "2^{10^{10^{10}}}y"]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,9 @@ def test_what_needs_no_worker() -> None:
 
 
 def test_hard_limit_in_threads_and_recovery() -> None:
-    with Grader(1.0) as grader:
-        assert grader.grade("x+x", "2x")
+    with Grader(20.0) as grader:
+        assert grader.grade("(x+1)^2", "x^2+2x+1")
+        grader.seconds = 0.5
         begin = time.perf_counter()
         replies: list[bool] = []
         threads = [
@@ -67,18 +69,17 @@ def test_hard_limit_in_threads_and_recovery() -> None:
         assert replies == [False, False]
         assert grader.timeouts == 2
         assert time.perf_counter() - begin < 60.0
-        assert grader.worker.pid is None
-        grader.worker.seconds = 20.0
-        assert grader.grade("x+x", "2x")
+        grader.seconds = 20.0
+        assert grader.grade("(x+1)^2", "x^2+2x+1")
 
 
 def test_close_ends_the_process_and_a_dead_one_is_replaced() -> None:
     grader = Grader(20.0)
-    assert grader.grade("x+x", "2x")
+    assert grader.grade("(x+1)^2", "x^2+2x+1")
     first = grader.worker.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    assert grader.grade("x+x", "2x")
+    assert grader.grade("(x+1)^2", "x^2+2x+1")
     second = grader.worker.pid
     assert second not in (None, first)
     grader.close()
@@ -88,7 +89,7 @@ def test_close_ends_the_process_and_a_dead_one_is_replaced() -> None:
 
 def test_worker_ends_with_its_object() -> None:
     grader = Grader(20.0)
-    assert grader.grade("x+x", "2x")
+    assert grader.grade("(x+1)^2", "x^2+2x+1")
     pid = grader.worker.pid
     del grader
     assert pid is not None
@@ -101,7 +102,36 @@ def test_limit_must_be_positive(seconds: float) -> None:
         Grader(seconds)
 
 
-def test_missing_math_verify_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_math_verify_forms_are_compared_which_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("sys.path", [])
-    with pytest.raises(ConfigError, match="math-verify"):
-        Grader().grade("x+1", "x+2")
+    with Grader() as grader:
+        assert [grader.grade("x^2-1", "(x-1)(x+1)") for _ in range(3)] == [False] * 3
+        assert grader.grade("0.5", r"\frac12")
+    assert [record.message.count("math-verify") for record in caplog.records] == [1]
+
+
+def test_a_time_out_costs_no_new_start() -> None:
+    with Grader(20.0) as grader:
+        assert grader.grade("(x+1)^2", "x^2+2x+1")
+        process = grader.worker.pid
+        grader.seconds = 0.5
+        begin = time.perf_counter()
+        assert not grader.grade(HARD, "x+7")
+        assert 0.4 < time.perf_counter() - begin < 5.0
+        grader.seconds = 20.0
+        assert grader.grade("(x+1)^2", "x^2+2x+1")
+        assert (grader.worker.pid, grader.timeouts) == (process, 1)
+
+
+def test_what_is_submitted_is_graded_beside() -> None:
+    with Grader(20.0) as grader:
+        assert grader.submit("0.5", r"\frac12").done()
+        grader.seconds = 0.5
+        slow = grader.submit(HARD, "x+7")
+        assert not slow.done()
+        assert slow.result(60.0) is False
+        grader.seconds = 20.0
+        assert grader.submit("(x+1)^2", "x^2+2x+1").result(60.0) is True
+        assert grader.submit(None, "1").result() is False

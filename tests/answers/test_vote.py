@@ -72,10 +72,29 @@ def test_nothing_to_choose_from() -> None:
 
 
 def test_algebra_merges_classes_only_when_asked() -> None:
-    pairs: list[tuple[str | None, float | None]] = [("x+x", 0.4), ("3", 0.5), ("2x", 0.4)]
+    pairs: list[tuple[str | None, float | None]] = [("(x+1)^2", 0.4), ("3", 0.5), ("x^2+2x+1", 0.4)]
     assert choose(candidates(*pairs), "weighted").votes[0] == ("3", 0.5)
-    merged = choose(candidates(*pairs), "weighted", same=lambda one, other: {one, other} == {"x+x", "2x"})
-    assert merged.votes[0] == ("x+x", pytest.approx(0.8))
+    merged = choose(candidates(*pairs), "weighted", same=lambda one, other: "x" in one and "x" in other)
+    assert merged.votes[0] == ("(x+1)^2", pytest.approx(0.8))
+
+
+@pytest.mark.parametrize(
+    ("answers", "classes"),
+    [
+        (["5", "5 minutes", "5 min"], [3]),
+        (["5", "5 minutes", "5 hours"], [1, 1, 1]),
+        (["5 minutes", "5 hours", "5 minutes", "5", "5"], [2, 2, 1]),
+        (["5 cm", "5 m"], [1, 1]),
+        (["3 AM", "3 PM", "3 p.m."], [2, 1]),
+        (["5:00", "5:00 p.m."], [2]),
+        (["$$", "7", "---", r"\text{}", r"\[", ""], [1]),
+        (["60 mph", "60 miles per hour", "60 km/h"], [2, 1]),
+        (["5 eggs", "5", "5 large eggs"], [3]),
+    ],
+)
+def test_units_split_classes_only_where_they_differ(answers: list[str], classes: list[int]) -> None:
+    selection = choose(candidates(*((answer, 0.5) for answer in answers)), "majority")
+    assert [weight for _, weight in selection.votes] == classes
 
 
 def test_refusals() -> None:

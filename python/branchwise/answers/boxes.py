@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from branchwise.answers.form import is_answer
+from branchwise.answers.reading import is_answer
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s{0,8}(?:\{|(?P<bare>[^\s{}$\\.,;]{1,80}))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are letters of the answer

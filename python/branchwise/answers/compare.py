@@ -128,7 +128,7 @@ def _terminates(number: Fraction) -> bool:
 def _times_and_ratios(answer: Form, gold: Form) -> bool:
     if answer.kind == gold.kind:
         return answer.kind == "clock" and answer.whole == gold.whole
-    values = []
+    values: list[Fraction | None] = []
     for form in (answer, gold):
         if form.kind == "clock" and ":" not in form.whole:
             values.append(form.number or Fraction(form.whole))
@@ -145,7 +145,7 @@ def _times_and_ratios(answer: Form, gold: Form) -> bool:
 
 def _is_word(form: Form) -> bool:
     r"""Words are no algebra: letter by letter, "east" times anything would equal "seat"."""
-    return form.kind == "text" and not re.search(r"\\[a-zA-Z]|\d|[-+*/^=|!]", form.text) or r"\angle" in form.text
+    return (form.kind == "text" and not re.search(r"\\[a-zA-Z]|\d|[-+*/^=|!]", form.text)) or r"\angle" in form.text
 
 
 def _pair(answer: Form, gold: Form) -> Question:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from branchwise.answers.boxes import boxed
-from branchwise.answers.form import is_answer, read
+from branchwise.answers.reading import is_answer, read
 from branchwise.answers.spoken import spoken
 from branchwise.answers.turns import spoken_aloud, turns
 

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from branchwise.answers.compare import Question, compare
 from branchwise.answers.extract import extract_answer
-from branchwise.answers.form import MAX_LENGTH, read
+from branchwise.answers.reading import MAX_LENGTH, read
 from branchwise.errors import ConfigError
 from branchwise.workers.host import Worker, WorkerFailure
 

@@ -6,6 +6,10 @@ import re
 
 UPRIGHT, END = "\x02", "\x03"  # around upright text, which is a unit or a word where italics would be variables
 
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau upsilon"
+    " phi chi psi omega"
+)
 _SYMBOLS = str.maketrans(
     {
         **dict.fromkeys("\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{HYPHEN}\N{NON-BREAKING HYPHEN}", "-"),
@@ -20,9 +24,7 @@ _SYMBOLS = str.maketrans(
         **dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-", strict=True)),
         **{chr(0x2080 + digit): f"_{digit}" for digit in range(10)},
         **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
-        **{chr(0x3B1 + index): rf"\{name} " for index, name in enumerate(
-            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau"
-            " upsilon phi chi psi omega".split())},
+        **{chr(0x3B1 + index): rf"\{name} " for index, name in enumerate(_GREEK.split())},
         "\N{NOT EQUAL TO}": r"\neq ",
         "\N{INFINITY}": r"\infty ",
         "\N{SQUARE ROOT}": r"\sqrt ",
@@ -82,6 +84,7 @@ _LEANING = re.compile(
 _THIN = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!|\\;|\\ |~)\s*(?=\d{3}(?!\d))")
 _REALS = re.compile(r"\\math(?:bb|bf|rm)\s*\{?R\}?(?![a-zA-Z])")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{(?!\w{0,2}matrix|cases|array)[a-zA-Z]{1,20}\*?\}")
+_MARKS = re.compile(f"[{UPRIGHT}{END}]")
 _EMPHASIS = re.compile(r"^(\*\*|__|`|\"|')(?=\S)(.*)(?<=\S)\1$", re.DOTALL)
 _ASCII = (
     (re.compile("<="), r"\\leq "),
@@ -130,6 +133,11 @@ def _command(match: re.Match[str], keep_rows: bool) -> str:
     if short == "\\" and keep_rows:
         return match[0]
     return _SHORT.get(short, " ")
+
+
+def without_marks(text: str) -> str:
+    """Upright text as any other."""
+    return _MARKS.sub(" ", text) if UPRIGHT in text or END in text else text
 
 
 def is_blank(text: str) -> bool:

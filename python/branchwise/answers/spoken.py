@@ -4,39 +4,56 @@ from __future__ import annotations
 
 import re
 
-from branchwise.answers.form import MAX_LENGTH, is_answer, read
+from branchwise.answers.reading import MAX_LENGTH, is_answer, read
 from branchwise.answers.words import without_hedges
 
 _TRIES = 40  # statements looked at, from the last one on
 _WINDOW = 2 * MAX_LENGTH  # characters looked at behind one
 
 _CUE = re.compile(
-    r"\banswer(?:s)?(?:\*\*|__)?(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
-    r"(?:(?:\n\s{0,8})?(?:is|are|equals|becomes|(?:should|must|would|will|can only|has to|turns out to|comes out to)(?: be)?|was)\b"
+    r"\banswers?(?:\*\*|__)?(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
+    r"(?:(?:\n\s{0,8})?(?:is|are|was|equals|becomes"
+    r"|(?:should|must|would|will|can only|has to|turns out to|comes out to)(?: be)?)\b"
     r"|[:=]|[-\u2013\u2014\u2192](?=\s)|\\(?:rightarrow|to)(?![a-zA-Z])|(?=[ \t*_]{0,8}(?:\n|$)))"
     r"|\b(?:correct|right|best) (?:option|choice|statement)(?:\*\*)?[ \t]{0,8}(?:is\b|:)"
     r"|^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*)(?:final )?(?:answer|result)[ \t]{0,8}:?(?:\*\*)?[ \t]{0,8}:?[ \t]{0,8}$",
     re.IGNORECASE | re.MULTILINE,
 )
-_HEADING = re.compile(r"^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|__)?(?:(?:the|my|our) )?(?:(?:final|correct) )?answers?$", re.IGNORECASE)
-_BEFORE = re.compile(r"([^\s.][^\n.]{0,80}?),? (?:is|are) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
+_HEADING = re.compile(
+    r"^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|__)?(?:(?:the|my|our) )?(?:(?:final|correct) )?answers?$", re.IGNORECASE
+)
+_BEFORE = re.compile(r",? (?:is|are) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
+_LED_IN = re.compile(r"(?:so|thus|hence|therefore|then|and)\b,?\s*|(?:the )?correct ", re.IGNORECASE)
 _DOUBTED = re.compile(
-    r"\b(?:if|whether|unless|when|hope|ensure|verify|check|sure|assume|assuming|suppose|think|guess|what|why|how|until|means|that)"
+    r"\b(?:if|whether|unless|when|hope|ensure|verify|check|sure|assume|assuming|suppose|think|guess|what|why|how|until"
+    r"|means|that)"
     r"(?: that| if)?(?: (?:the|this|our|my|your|that))?(?: (?:final|correct|above|whole))?\s{0,4}$",
     re.IGNORECASE,
 )
 _HOPEFUL = re.compile(r"\b(?:think|guess|means|that)\b[^.]{0,24}$", re.IGNORECASE)
-_SKIPPED = re.compile(r"(?:\s|\*\*|__|[*:]|-{3,}|={3,}|`{3}[a-z]{0,8}(?=\n)|>(?=\s)|\b(?:as follows|the following|given as|given by|below)\b)*", re.I)
+_SKIPPED = re.compile(
+    r"(?:\s|\*\*|__|[*:]|-{3,}|={3,}|`{3}[a-z]{0,8}(?=\n)|>(?=\s)"
+    r"|\b(?:as follows|the following|given as|given by|below)\b)*",
+    re.I,
+)
 _DISPLAY = re.compile(
-    r"\$\$(?P<a>[^$]+)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?P<d>\\begin\{(?P<env>[a-z]{1,12}\*?)\}.+?\\end\{(?P=env)\})"
+    r"\$\$(?P<a>[^$]+)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)"
+    r"|(?P<d>\\begin\{(?P<env>[a-z]{1,12}\*?)\}.+?\\end\{(?P=env)\})"
     r"|\$(?P<e>(?:[^$\\\n]|\\.)+)\$",
     re.DOTALL,
 )
-_BOUND = re.compile(r"(?:at (?:most|least)|no (?:more|less) than|up to|not more than|more or less)\s+(?=\S)", re.IGNORECASE)
-_NOT = re.compile(r"not\b(?! defined)[^.;\n]{0,120}?(?:[.;,]\s+|\s+)(?:but|it(?:'s| is)|instead|rather)\s+(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_BOUND = re.compile(
+    r"(?:at (?:most|least)|no (?:more|less) than|up to|not more than|more or less)\s+(?=\S)", re.IGNORECASE
+)
+_NOT = re.compile(
+    r"not\b(?! defined)[^.;\n]{0,120}?(?:[.;,]\s+|\s+)(?:but|it(?:'s| is)|instead|rather)\s+(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 _END = re.compile(
-    r"(?P<stop>[.?!;](?=[\s*\"')]|$))|(?P<clause>,?\s(?:so|since|because|which|where|while|whereas|given that|after|assuming|as (?:shown|required|desired|we|it|the)"
-    r"|if|when|giving|making|thus|hence|therefore|i\.e)\b|, (?:as|not|but|and (?:the|so|we|it))\b|\s(?:-{2,}|\u2014)\s|\s\((?:since|because|as|in|or|which|i\.e)\b|\n)",
+    r"(?P<stop>[.?!;](?=[\s*\"')]|$))"
+    r"|,?\s(?:so|since|because|which|where|while|whereas|given that|after|assuming|if|when|giving|making|thus|hence"
+    r"|therefore|i\.e|as (?:shown|required|desired|we|it|the))\b"
+    r"|, (?:as|not|but|and (?:the|so|we|it))\b|\s(?:-{2,}|\u2014)\s|\s\((?:since|because|as|in|or|which|i\.e)\b|\n",
     re.IGNORECASE,
 )
 _ABBREVIATION = re.compile(
@@ -44,9 +61,9 @@ _ABBREVIATION = re.compile(
 )
 _UNANSWERING = re.compile(
     r"(?:correct|right|wrong|incorrect|clear|reasonable|unique|obtained|found|derived|because|based|determined|calculated"
-    r"|computed|always|never|in the|to be|what|how|why|that|supposed|expected|also|still|verified|confirmed|consistent|easy"
-    r"|hidden|unclear|unknown|needed|required|simple|straightforward|not|an? (?:integer|number|whole|single|positive|fraction|decimal)"
-    r"|in (?:terms|simplest|the)|expressed|written|rounded|therefore$|now|here)\b",
+    r"|computed|always|never|to be|what|how|why|that|supposed|expected|also|still|verified|confirmed|consistent|easy"
+    r"|hidden|unclear|unknown|needed|required|simple|straightforward|not|expressed|written|rounded|now|here"
+    r"|an? (?:integer|number|whole|single|positive|fraction|decimal)|in (?:terms|simplest|the)|therefore$)\b",
     re.IGNORECASE,
 )
 
@@ -59,10 +76,16 @@ def spoken(text: str) -> str | None:
         if found is not None:
             return found
     for match in reversed(list(_BEFORE.finditer(text))[-_TRIES:]):
-        said = re.sub(r"^(?:so|thus|hence|therefore|then|and)\b,?\s*|^the (?:correct )?", "", match[1].strip(" *$"), flags=re.I)
-        if is_answer(said) and read(said).kind != "text":
+        said = re.split(r"\n|[.:] ", text[max(0, match.start() - 80) : match.start()])[-1].strip()
+        said = said[_end_of(_LED_IN, said) :].strip(" *")
+        if is_answer(said) and read(said).kind not in ("text", "relation"):
             return said
     return None
+
+
+def _end_of(pattern: re.Pattern[str], text: str) -> int:
+    match = pattern.match(text)
+    return match.end() if match else 0
 
 
 def _behind(text: str, cue: re.Match[str]) -> str | None:
@@ -70,7 +93,9 @@ def _behind(text: str, cue: re.Match[str]) -> str | None:
     before = text[max(line, cue.start() - 60) : cue.start()]
     if _DOUBTED.search(before) and not _HOPEFUL.search(before):
         return None
-    if cue[0].rstrip(" \t*_").lower().endswith(("answer", "answers")) and not _HEADING.match(before + cue[0].rstrip(" \t*_")):
+    if cue[0].rstrip(" \t*_").lower().endswith(("answer", "answers")) and not _HEADING.match(
+        before + cue[0].rstrip(" \t*_")
+    ):
         return None  # a line that only happens to end with the word
     return value(text[cue.end() : cue.end() + _WINDOW])
 
@@ -87,7 +112,7 @@ def value(rest: str) -> str | None:
     if formula is None and (formula := _DISPLAY.match(rest)) is not None:
         clause = formula[0]
     if formula is not None:
-        inner = (formula[formula.lastgroup if formula.lastgroup != "env" else "d"] or "").strip()
+        inner = next(filter(None, formula.group("a", "b", "c", "d", "e"))).strip()
         behind = clause[formula.end() :].strip()
         if not behind or read(clause).kind in ("text", "blank", "relation"):
             clause = inner

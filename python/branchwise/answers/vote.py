@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from branchwise.answers.compare import compatible
-from branchwise.answers.form import Form, read
+from branchwise.answers.form import Form
+from branchwise.answers.reading import read
 from branchwise.errors import ConfigError, InputError
 from branchwise.types import Candidate, Selection
 
@@ -21,9 +22,10 @@ def choose(candidates: Sequence[Candidate], vote: Vote, *, same: Callable[[str, 
     """Return the winning candidate, all candidates in lineage order, and the classes, heaviest first.
 
     Answers with the same canonical form are a class, unless they name units that differ: 5 minutes are not 5 hours, but
-    either may be meant by 5, which joins them where only one of them is there. The heaviest class wins; ties go to the class with the highest
-    single score, then to the one with the smallest lineage path, and the same two rules pick the candidate of a class.
-    Candidates without an answer, or with nothing but delimiters, never vote, unless none has one: then the best score is chosen and `votes` is empty.
+    either may be meant by 5, which joins them where only one of them is there. The heaviest class wins; ties go to the
+    class with the highest single score, then to the one with the smallest lineage path, and the same two rules pick the
+    candidate of a class. Candidates without an answer, or with nothing but delimiters, never vote, unless none has one:
+    then the best score is chosen and `votes` is empty.
     A candidate without a score weighs nothing and loses every tie. `votes` names a class by its winner's answer.
 
     `same` (a `Grader`, say) also merges classes that algebra finds equal. Off by default: it asks once for each pair of

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+
+def _split(words: str) -> list[str]:
+    return words.split()
+
+
 _UNITS = {
     "%": "percent percentage pct",
     "deg": "degree degrees deg degs",
@@ -50,9 +55,9 @@ _UNITS = {
 }
 _COMPOUND = {"mph": ("mi", "h"), "kph": ("km", "h"), "kmh": ("km", "h"), "kmph": ("km", "h"), "fps": ("ft", "s")}
 _UNIT = {word: (unit,) for unit, words in _UNITS.items() for word in words.split()} | _COMPOUND
-_LETTERS = frozenset("m g l s h L")  # units of one letter: only in upright text, else they are variables
+_LETTERS = frozenset("mglshL")  # units of one letter: only in upright text, else they are variables
 
-_MAGNITUDES = {
+_MAGNITUDES: dict[str, int | Fraction] = {
     "ten": 10, "tens": 10, "hundred": 100, "hundreds": 100, "thousand": 1000, "thousands": 1000, "grand": 1000,
     "million": 10**6, "millions": 10**6, "billion": 10**9, "billions": 10**9, "trillion": 10**12, "dozen": 12,
     "dozens": 12,
@@ -62,18 +67,22 @@ _MAGNITUDES = {
     "sixths": Fraction(1, 6), "sevenths": Fraction(1, 7), "eighths": Fraction(1, 8), "ninths": Fraction(1, 9),
 }  # fmt: skip
 _CHANGING = frozenset(
-    "half quarter quarters third fourth fifth sixth eighth ninth"
-    " score scores squared cubed factorial percentile"
-    " more less fewer greater than below above under over before after past until till minus plus negative mod modulo"
-    " base to or and not no out choose divided multiplied times by power root raised th st nd rd ago bce bc"
-    " ad x pi e i sqrt sin cos tan cot sec csc log ln exp if when where that is are was theta alpha beta infinity".split()
+    _split(
+        "half quarter quarters third fourth fifth sixth eighth ninth"
+        " score scores squared cubed factorial percentile"
+        " more less fewer greater than below above under over before after past until till minus plus negative mod"
+        " modulo"
+        " base to or and not no out choose divided multiplied times by power root raised th st nd rd ago bce bc"
+        " ad x pi e i sqrt sin cos tan cot sec csc log ln exp if when where that is are was theta alpha beta infinity"
+    )
 )
-_SMALL = (
+_ORDER = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-    " eighteen nineteen".split()
+    " eighteen nineteen"
 )
-_NUMBERS = {word: number for number, word in enumerate(_SMALL)} | {
-    word: 10 * ten for ten, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NUMBERS = {word: number for number, word in enumerate(_split(_ORDER))} | {
+    word: 10 * ten for ten, word in enumerate(_split(_TENS), start=2)
 }
 _PARTS = {
     "half": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
@@ -82,8 +91,8 @@ _PARTS = {
 _BIG = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _VOWEL = re.compile("[aeiouAEIOU]")
 _HEDGE = re.compile(
-    r"(?:(?:approximately|approx\.?|about|roughly|around|nearly|almost|exactly|precisely|simply|just|only|equal to|equals"
-    r"|therefore|thus|hence|clearly|obviously|indeed|likely|probably|still|also|then|be|a total of|the value of"
+    r"(?:(?:approximately|approx\.?|about|roughly|around|nearly|almost|exactly|precisely|simply|just|only|equal to"
+    r"|equals|therefore|thus|hence|clearly|obviously|indeed|likely|probably|still|also|then|be|a total of|the value of"
     r"|the number|estimated at|close to|given by)(?![a-zA-Z\x03-])[ :,]*|\\approx|=(?!=)|:)\s*",
     re.IGNORECASE,
 )
@@ -135,6 +144,16 @@ def _is_word(word: str, upright: bool, *, first: bool) -> bool:
     return len(word) > 2 and _VOWEL.search(word) is not None
 
 
+_FIRST = re.compile(
+    r"(?:negative |minus |a )?(?:" + "|".join([*_NUMBERS, *_PARTS, *_BIG, "hundred", "dozen"]) + r")\b", re.I
+)
+
+
+def may_be_number(text: str) -> bool:
+    """Whether a text begins with the word of a number."""
+    return _FIRST.match(text) is not None
+
+
 def number_words(text: str) -> tuple[Fraction, str] | None:
     """The number that a text begins with in words, and the rest: "thirty-five dollars" is 35 and "dollars"."""
     tokens = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s]|\s+", text)
@@ -143,7 +162,7 @@ def number_words(text: str) -> tuple[Fraction, str] | None:
     at = int(negative)
     total, at = _whole(words, at)
     if total is None:
-        return None
+        return (Fraction(1, 2), "") if text.lower() == "half" else None
     found, at = _parts(words, at, total)
     if at < len(words) and "".join(tokens[words[at - 1][1] + 1 : words[at][1]]).strip():
         return None  # "one-to-one"
@@ -157,10 +176,10 @@ def _whole(words: list[tuple[str, int]], at: int) -> tuple[int | None, int]:
     begin = at
     while at < len(words):
         word = words[at][0]
-        if word in _NUMBERS and (not current or (current % 100 == 0 and current) or (current % 10 == 0 < _NUMBERS[word] < 10
-                                                                                     and current % 100 >= 20)):  # fmt: skip
+        ahead = words[at + 1][0] if at + 1 < len(words) else ""
+        if word in _NUMBERS and _fits(current, _NUMBERS[word]):
             current += _NUMBERS[word]
-        elif word == "a" and at == begin and at + 1 < len(words) and words[at + 1][0] in {"hundred", "dozen", *_BIG, *_PARTS}:
+        elif word == "a" and at == begin and ahead in {"hundred", "dozen", *_BIG, *_PARTS}:
             current = 1
         elif word == "hundred" and 0 < current < 100:
             current *= 100
@@ -168,14 +187,15 @@ def _whole(words: list[tuple[str, int]], at: int) -> tuple[int | None, int]:
             return total + current * 12, at + 1
         elif word in _BIG and current:
             total, current = total + current * _BIG[word], 0
-        elif word == "and" and at > begin and at + 1 < len(words) and words[at + 1][0] in _NUMBERS and (
-            words[at - 1][0] == "hundred" or words[at - 1][0] in _BIG
-        ):  # fmt: skip
-            pass
-        else:
+        elif not (word == "and" and at > begin and ahead in _NUMBERS and words[at - 1][0] in {"hundred", *_BIG}):
             break
         at += 1
     return (total + current if at > begin else None), at
+
+
+def _fits(current: int, more: int) -> bool:
+    """Whether a number may follow in the same word group: seven after twenty, anything after hundreds."""
+    return current % 100 == 0 or (current % 10 == 0 and current % 100 >= 20 and 0 < more < 10)
 
 
 def _parts(words: list[tuple[str, int]], at: int, whole: int) -> tuple[Fraction, int]:

@@ -13,7 +13,7 @@ import signal
 from typing import Any
 
 import math_verify
-import sympy
+import sympy  # type: ignore[import-untyped]
 
 _POINTS = (0.7312, 1.3719, 2.1947, 0.4163, 3.2371, 1.7093)  # where two expressions must agree
 

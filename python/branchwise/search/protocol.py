@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,6 +23,14 @@ class Progress:
 
 
 Callback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A result that needs something which is done beside the service. then: called with that, in its thread."""
+
+    needs: Future[Any]
+    then: Callable[[Any], Any]
 
 
 class Job(Protocol):
@@ -50,7 +59,7 @@ class Job(Protocol):
         ...
 
     def finish(self) -> Any:
-        """Free everything and return the result."""
+        """Free everything and return the result, or a `Later`."""
         ...
 
     def abort(self) -> None:

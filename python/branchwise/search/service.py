@@ -13,7 +13,7 @@ from branchwise.errors import EngineStateError, OutOfMemory
 from branchwise.pair.protocol import Event, Pair, TreeT
 from branchwise.search.loop import Loop, Order
 from branchwise.search.process import Home
-from branchwise.search.protocol import Job
+from branchwise.search.protocol import Job, Later
 from branchwise.search.request import Board
 from branchwise.search.ticket import Ticket
 
@@ -30,6 +30,7 @@ class Service(Generic[TreeT]):
         self._turn = weakref.WeakMethod(self.turn)
         self._waiting: deque[Ticket[Any]] = deque()  # in order of submission
         self._running: dict[Job, Ticket[Any]] = {}
+        self._later: dict[Job, Ticket[Any]] = {}  # over, but for what is done beside the service
         self._events: deque[Event] = deque()  # of the last poll, not yet handed out
         self._served: dict[Job, None] = {}  # jobs that may go on, in order
         self._full = False  # the first one that waits found no room, and nothing has ended since
@@ -93,7 +94,7 @@ class Service(Generic[TreeT]):
         self._loop.take_orders()
         self._closed = True
         self._loop.take_orders()  # what came meanwhile is refused
-        for ticket in [*self._waiting, *self._running.values()]:
+        for ticket in [*self._waiting, *self._running.values(), *self._later.values()]:
             self._end(ticket, EngineStateError("the engine was closed before this was done"))
         self._pair.free()
         self._loop.ring()
@@ -140,8 +141,27 @@ class Service(Generic[TreeT]):
     def _finish(self, job: Job) -> None:
         result = job.finish()
         self._full = False
-        if not self._running.pop(job).resolve(result):  # cancelled just now
-            job.abort()
+        ticket = self._running.pop(job)
+        if isinstance(result, Later):
+            self._later[job] = ticket
+            result.needs.add_done_callback(lambda _: self._loop.post(partial(self._complete, job, result)))
+        else:
+            self._resolve(ticket, result)
+
+    def _complete(self, job: Job, later: Later) -> None:
+        """What a result waited for is there."""
+        ticket = self._later.pop(job, None)
+        if ticket is None:  # the service was closed meanwhile
+            return
+        try:
+            self._resolve(ticket, later.then(later.needs.result()))
+        except Exception as error:
+            ticket.fail(error)
+            self._loop.ring()
+
+    def _resolve(self, ticket: Ticket[Any], result: Any) -> None:
+        if not ticket.resolve(result):  # cancelled just now
+            ticket.job.abort()
         self._loop.ring()
 
     def _hand_out(self, event: Event) -> None:
@@ -281,6 +301,7 @@ class Service(Generic[TreeT]):
             error = EngineStateError(f"interrupted ({type(error).__name__}) in the middle of this: ask again")
         self._full = False
         self._running.pop(ticket.job, None)
+        self._later.pop(ticket.job, None)
         if ticket in self._waiting:
             self._waiting.remove(ticket)
         try:

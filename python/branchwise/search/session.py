@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -13,7 +14,7 @@ from branchwise.errors import BranchwiseError, ConfigError, InputError, Strategy
 from branchwise.pair.protocol import Pair, TreeT
 from branchwise.search.branches import Branches
 from branchwise.search.keyed_random import KeyedRandom
-from branchwise.search.protocol import Callback, Progress, ProgressKind
+from branchwise.search.protocol import Callback, Later, Progress, ProgressKind
 from branchwise.search.request import Board, Expansion
 from branchwise.strategies.options import check_count
 from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Reply, State, Strategy
@@ -101,8 +102,8 @@ class Session(Generic[TreeT]):
         """Time is up: what is in flight is given up, and the strategy chooses among what there is."""
         self._late = self._over = True
 
-    def finish(self) -> Result:
-        """Close the tree and return the result."""
+    def finish(self) -> Result | Later:
+        """Close the tree and return the result; one that is graded by algebra comes later."""
         state = self._state
         if state is None:
             return self._result(Selection(None, [], [], "its time was over before there was room for it"))
@@ -114,7 +115,13 @@ class Session(Generic[TreeT]):
         if grade is not None and gold is not None:
             correct = self._guard("grading it", partial(grade, answer, gold))
         self.abort()
-        result = self._result(selection, correct=correct)
+        result = self._result(selection)
+        if isinstance(correct, Future) and not correct.done():
+            return Later(correct, partial(self._graded, result))
+        return self._graded(result, correct.result() if isinstance(correct, Future) else correct)
+
+    def _graded(self, result: Result, correct: bool | None) -> Result:
+        result.correct = correct
         self._tell("finished", self._root, result)
         return result
 
@@ -235,9 +242,7 @@ class Session(Generic[TreeT]):
 
     # --- results and errors ------------------------------------------------------------------------------------
 
-    def _result(
-        self, selection: Selection, *, correct: bool | None = None, error: BranchwiseError | None = None
-    ) -> Result:
+    def _result(self, selection: Selection, *, error: BranchwiseError | None = None) -> Result:
         """The result, with its numbered tree and its cost; the tree must be closed."""
         number(self._root)
         cost = total_cost(self._root)
@@ -255,7 +260,6 @@ class Session(Generic[TreeT]):
             tree=self._root,
             strategy=self._strategy.name,
             why=selection.why,
-            correct=correct,
             cuts=self._cuts(selection),
             error=error,
         )
