@@ -57,7 +57,9 @@ def test_last_number_only_when_asked() -> None:
 
 @st.composite
 def balanced(draw: st.DrawFn) -> str:
-    leaf = st.text(alphabet="ab1+ ", min_size=1, max_size=4)
+    leaf = st.text(alphabet="ab1+ ", min_size=1, max_size=4).filter(
+        lambda text: not text.strip() or text.strip(" +") != ""
+    )
     return draw(
         st.recursive(
             leaf,

@@ -47,7 +47,7 @@ def test_forms_of_the_longest_answers_and_of_longer_ones(piece: str) -> None:
 @pytest.mark.parametrize("piece", PIECES[::6])
 def test_twice_the_text_takes_twice_the_time(piece: str) -> None:
     for short, long in zip(shapes(piece, LENGTH), shapes(piece, 4 * LENGTH), strict=True):
-        assert seconds(extract_answer, long) < 12 * seconds(extract_answer, short) + 0.1
+        assert seconds(extract_answer, long) < 12 * seconds(extract_answer, short) + 0.5
 
 
 @pytest.mark.parametrize("piece", PIECES[::6])

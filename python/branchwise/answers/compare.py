@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from branchwise.answers.form import Form
+from branchwise.answers.identity import same
 
 MAX_MATCHED = 12  # items of two lists that are matched by algebra
 
@@ -60,9 +61,8 @@ def _choices(answer: Form, gold: Form) -> bool | Question:
 
 def _collections(answer: Form, gold: Form) -> bool | Question:
     kinds = {answer.kind, gold.kind}
-    if kinds & {"relation", "text"} and kinds & {"interval", "union", "set"}:
-        other = answer if answer.kind in ("relation", "text") else gold
-        return _pair(answer, gold) if other.kind == "relation" else False
+    if "relation" in kinds and kinds & {"interval", "union", "set", "tuple"}:
+        return _pair(answer, gold)
     if len(answer.items) != len(gold.items):
         return False  # parts are not wholes
     if kinds <= {"list", "set"}:
@@ -101,7 +101,8 @@ def _scalars(answer: Form, gold: Form) -> bool | Question:
         return False
     if sorted(_NAMES.findall(answer.text)) != sorted(_NAMES.findall(gold.text)):
         return False  # letter by letter, AB would equal BA
-    return _pair(answer, gold)
+    found = same(answer.text, gold.text)
+    return _pair(answer, gold) if found is None else found
 
 
 def _numbers(answer: Form, gold: Form) -> bool:

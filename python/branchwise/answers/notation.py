@@ -100,6 +100,8 @@ def clean(text: str) -> str:
     Keeps braces, `\frac`, `\sqrt`, relations, brackets, `$` and `%` where they are units, and single spaces.
     """
     text = text.strip()
+    if text.endswith("\\") and not text.endswith(r"\\"):
+        text = text[:-1].rstrip()  # of a space that a backslash stood before
     while match := _EMPHASIS.match(text):
         text = match[2].strip()
     text = _RAISED.sub(lambda raised: f"^{{{raised[0].translate(_SYMBOLS)}}}", text).translate(_SYMBOLS)

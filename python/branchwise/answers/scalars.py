@@ -16,7 +16,8 @@ def integer(piece: Piece) -> Form | None:
 
 
 _CHOICE = re.compile(
-    r"(?:\(\s?(?P<round>[A-Ja-h])\s?\)(?=\s|$)|(?P<bare>[A-J])(?:\s?\)|[.:](?=\s|$)|$))(?P<rest>.*)", re.DOTALL
+    r"(?:\(\s?(?P<round>[A-Ja-h])\s?\)(?=\s|$)|(?P<bare>[A-J])(?:\s?\)|[.:](?=\s|$)|$)|(?P<low>[a-h])\))(?P<rest>.*)",
+    re.DOTALL,
 )
 _CALLED = re.compile(
     r"(?:the )?(?:correct |right )?(?:option|choice|letter|answer)(?: is)?\s?:?\s?\(?"
@@ -33,7 +34,7 @@ def choice(piece: Piece) -> Form | None:
     if match is not None:
         letter = match["letter"]
     elif (match := _CHOICE.fullmatch(piece.bare)) is not None:
-        letter = match["round"] or match["bare"]
+        letter = match["round"] or match["bare"] or match["low"]
     if match is None or _PRODUCT.match(match["rest"]) or _MORE.match(match["rest"]):
         return None
     rest = match["rest"].strip(" ).:")
@@ -178,7 +179,8 @@ def _measured(found: Form, rest: str) -> Form | None:
             if re.search(r"\d", lexeme[0]):
                 return None
         elif lexeme["word"]:
-            named.append((lexeme[0].rstrip("."), False))
+            stands_alone = found.kind == "number" and lexeme[0] == rest.strip() and not lexeme.start()
+            named.append((lexeme[0].rstrip("."), stands_alone and lexeme[0] in "mgL"))
         elif lexeme["degree"]:
             units.add("deg")
         elif lexeme["sign"]:
@@ -200,7 +202,7 @@ def _measured(found: Form, rest: str) -> Form | None:
 
 _SPELLED = re.compile(r"(?<![a-zA-Z\\])(pi|sqrt|infinity|infty)(?![a-zA-Z])")
 _NO_PRODUCT = re.compile(  # names of points, and words
-    r"(?<![a-zA-Z\\])(?:[A-Z]{2}|(?:no|on|so|is|if|of|or|at|in|to)(?![a-zA-Z])|(?=[a-zA-Z]{0,20}[aeiou])[a-zA-Z]{3})"
+    r"(?<![a-zA-Z\\])(?:[A-Z]{2}|(?:[nN]o|[oO]n|so|is|if|of|or|at|in|to)(?![a-zA-Z])|(?=[a-zA-Z]{0,20}[aeiou])[a-zA-Z]{3})"
 )
 _TIMES = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
 _EXPONENT = re.compile(r"(?<![a-zA-Z.\d])(\d{1,60}\.?\d{0,60}|\.\d{1,60})[eE]([-+]?)(\d{1,4})(?!\d)")
@@ -229,4 +231,6 @@ def expression_(piece: Piece) -> Form | None:
     if number is None:
         return Form("expression", written, whole=written)
     decimal = _DECIMAL.fullmatch(text)
-    return Form("number", written, decimals=len((decimal[1] + decimal[2]).lstrip("0")) if decimal else 0)
+    if decimal is None:
+        return Form("number", written)
+    return Form("number", written, whole=text.strip(), decimals=len((decimal[1] + decimal[2]).lstrip("0")))

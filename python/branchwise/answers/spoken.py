@@ -11,7 +11,7 @@ _TRIES = 40  # statements looked at, from the last one on
 _WINDOW = 2 * MAX_LENGTH  # characters looked at behind one
 
 _CUE = re.compile(
-    r"\banswers?(?:\*\*|__)?(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
+    r"(?<![a-zA-Z])answers?(?:\*\*|__)?(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
     r"(?:(?:\n\s{0,8})?(?:is|are|was|equals|becomes"
     r"|(?:should|must|would|will|can only|has to|turns out to|comes out to)(?: be)?)\b"
     r"|[:=]|[-\u2013\u2014\u2192](?=\s)|\\(?:rightarrow|to)(?![a-zA-Z])|(?=[ \t*_]{0,8}(?:\n|$)))"
@@ -32,7 +32,7 @@ _DOUBTED = re.compile(
 )
 _HOPEFUL = re.compile(r"\b(?:think|guess|means|that)\b[^.]{0,24}$", re.IGNORECASE)
 _SKIPPED = re.compile(
-    r"(?:\s|\*\*|__|[*:]|-{3,}|={3,}|`{3}[a-z]{0,8}(?=\n)|>(?=\s)"
+    r"(?:\s|\*\*|__|[*:]|-{3,}|={3,}|`{3}[a-z]{0,8}(?=\n)|>(?=\s)|(?<=\n)1[.)](?= )"
     r"|\b(?:as follows|the following|given as|given by|below)\b)*",
     re.I,
 )
@@ -57,7 +57,7 @@ _END = re.compile(
     re.IGNORECASE,
 )
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|St|Mt|Prof|Jr|Sr|vs|approx|No|e\.g|i\.e|[a-z]|[a-zA-Z](?:\.[a-zA-Z])+)$"
+    r"(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|St|Mt|Prof|Jr|Sr|vs|approx|e\.g|i\.e|[a-z]|[a-zA-Z](?:\.[a-zA-Z])+)$"
 )
 _UNANSWERING = re.compile(
     r"(?:correct|right|wrong|incorrect|clear|reasonable|unique|obtained|found|derived|because|based|determined|calculated"
@@ -70,17 +70,25 @@ _UNANSWERING = re.compile(
 
 def spoken(text: str) -> str | None:
     """What the last statement of an answer states, up to the end of its sentence; or None."""
-    cues = list(_CUE.finditer(text))
-    for cue in reversed(cues[-_TRIES:]):
+    phrase = None
+    for cue in reversed(list(_CUE.finditer(text))[-_TRIES:]):
         found = _behind(text, cue)
-        if found is not None:
+        if found is not None and not _is_phrase(found):
             return found
+        phrase = phrase or found
+    if phrase is not None:
+        return phrase
     for match in reversed(list(_BEFORE.finditer(text))[-_TRIES:]):
         said = re.split(r"\n|[.:] ", text[max(0, match.start() - 80) : match.start()])[-1].strip()
         said = said[_end_of(_LED_IN, said) :].strip(" *")
         if is_answer(said) and read(said).kind not in ("text", "relation"):
             return said
     return None
+
+
+def _is_phrase(answer: str) -> bool:
+    """Whether it may only talk about the answer: "the smallest of them"."""
+    return read(answer).kind == "text" and len(answer.split()) > 2 and not re.search(r"[\d\\=$]", answer)
 
 
 def _end_of(pattern: re.Pattern[str], text: str) -> int:

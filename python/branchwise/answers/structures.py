@@ -100,7 +100,7 @@ def _alone(piece: Piece, brackets: str, inside: str) -> Form | None:
 
 _NAME = re.compile(
     rf"{UPRIGHT}?\\?[a-zA-Z](?:[a-zA-Z' {END}]|\\(?=[a-zA-Z])){{0,60}}(?:_(?:\{{[^{{}}]{{0,20}}\}}|\w))?'?\s?"
-    rf"(?:\([a-zA-Z, ]{{0,20}}\)\s?)?{END}?\s?(?:=(?!=)|\\in(?![a-zA-Z])|:(?!\s?\d+\s?$))\s?"
+    rf"(?:\([a-zA-Z0-9, ]{{0,20}}\)\s?)?{END}?\s?(?:=(?!=)|\\in(?![a-zA-Z])|:(?!\s?\d+\s?$))\s?"
 )
 
 

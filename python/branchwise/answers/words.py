@@ -92,7 +92,8 @@ _BIG = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**1
 _VOWEL = re.compile("[aeiouAEIOU]")
 _HEDGE = re.compile(
     r"(?:(?:approximately|approx\.?|about|roughly|around|nearly|almost|exactly|precisely|simply|just|only|equal to"
-    r"|equals|therefore|thus|hence|clearly|obviously|indeed|likely|probably|still|also|then|be|a total of|the value of"
+    r"|equals|therefore|thus|hence|clearly|obviously|indeed|likely|probably|still|also|then|be|definitely|certainly|actually"
+    r"|really|surely|of course|in fact|now|e\.g\.|i\.e\.|namely|again|correctly|a total of|the value of"
     r"|the number|estimated at|close to|given by)(?![a-zA-Z\x03-])[ :,]*|\\approx|=(?!=)|:)\s*",
     re.IGNORECASE,
 )
