@@ -67,6 +67,7 @@ class Engine:
         models = load_models(str(policy), None if prm is None else str(prm), self.config)
         self.resolved = models.resolved
         enter(self.resolved.threads)
+        self.recommended = models.recommended  # how the policy's makers would sample: never applied
         text = INSTRUCTION if instruction is None else instruction
         pair = ModelPair(models.policy, models.judge, instruction=text, chat=models.chat)
         # Every thread that runs kernels has a count of workers of its own.

@@ -22,6 +22,7 @@ from branchwise.scoring.scorer import Scorer
 from branchwise.strategies.options import nearest
 from branchwise.text.chat import check_options
 from branchwise.weights import open_checkpoint
+from branchwise.weights.recommended import Recommended
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Models:
     policy: StepEngine
     judge: Scorer | None
     chat: ChatOptions
+    recommended: Recommended
     resolved: ResolvedConfig
 
 
@@ -75,7 +77,7 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
         str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads(), chat.date,
         tuple(notes),
     )  # fmt: skip
-    return Models(steps, judge, chat, resolved)
+    return Models(steps, judge, chat, checkpoint.recommended(), resolved)
 
 
 def make_config(config: EngineConfig | None, options: dict[str, Any]) -> EngineConfig:

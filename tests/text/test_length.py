@@ -30,6 +30,11 @@ def test_ten_megabytes_are_refused_at_once(name: str) -> None:
         assert time.perf_counter() - begin < 2.0
 
 
+def test_a_million_messages() -> None:
+    with pytest.raises(InputError, match="the prompt has 1,000,000 messages"):
+        encode_prompt(tokenizer(QWEN), [USER] * 1_000_000, context=2048)
+
+
 def test_little_memory() -> None:
     made, text = tokenizer(QWEN), "word " * 2_000_000
     tracemalloc.start()

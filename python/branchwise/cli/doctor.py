@@ -16,6 +16,7 @@ from branchwise.backend.memory import free_memory
 from branchwise.cli.memory import memory_report, memory_rows
 from branchwise.cli.options import Json
 from branchwise.cli.output import make_console, print_json
+from branchwise.cli.policy import policy_report, policy_rows
 from branchwise.errors import BranchwiseError, ConfigError
 from branchwise.report import numbers
 
@@ -62,6 +63,7 @@ def doctor(
             for each in env.VARIABLES
         ],
         "memory": memory,
+        "policy": None if policy is None else policy_report(policy),
         "problems": problems,
     }  # fmt: skip
     if json:
@@ -210,6 +212,7 @@ def _print(report: dict[str, Any]) -> None:
     console.print(table(["", "found"], rows, names=2))
     if report["memory"] is not None:
         console.print(table(["memory", "split"], memory_rows(report["memory"]), names=2))
+        console.print(table(["policy", "says"], policy_rows(report["policy"]), names=2))
     variables = [
         (each["name"], each["value"] or f"not set: {each['default']}", each["values"], each["meaning"])
         for each in report["environment"]

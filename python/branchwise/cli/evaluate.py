@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from branchwise import __version__
+from branchwise.chat_options import parse_variables
 from branchwise.cli import models
 from branchwise.cli.options import STRATEGY_OPTIONS, Json, SearchOptions, with_search_options
 from branchwise.cli.output import make_console, print_json
@@ -77,6 +78,7 @@ def settings_of(options: SearchOptions, strategy: Strategy) -> tuple[dict[str, A
     made = options.as_dict()
     for name in ("kv_memory", "weight_cache"):  # change no result
         del made[name]
+    made["template_var"] = parse_variables(options.template_var or [])
     places: dict[str, Any] = {"policy": options.policy, "prm": options.prm}
     for name, place in places.items():
         if place is not None:

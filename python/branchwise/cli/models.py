@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from branchwise.cli.options import SearchOptions
 from branchwise.cli.output import make_console
+from branchwise.cli.policy import sampling_notes
 from branchwise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 def open_engine(options: SearchOptions) -> Engine:
     """Load the models that the options name, with a line on stderr while that lasts."""
-    with make_console(stderr=True).status("loading models"):
+    console = make_console(stderr=True)
+    with console.status("loading models"):
         from branchwise.api import Engine
 
         try:
@@ -25,8 +27,8 @@ def open_engine(options: SearchOptions) -> Engine:
         except ValueError as error:  # of BRANCHWISE_CPU_ISA, before the first kernel meets it
             raise ConfigError(str(error)) from error
         engine = Engine(options.policy, options.prm, instruction=options.instruction, config=options.engine_config())
-    for note in engine.resolved.notes:
-        make_console(stderr=True).print(f"note: {note}", style="dim", soft_wrap=True)
+    for note in (*engine.resolved.notes, *sampling_notes(engine.recommended, engine.config)):
+        console.print(f"note: {note}", style="dim", soft_wrap=True)
     return engine
 
 
@@ -44,7 +46,13 @@ def resolved(engine: Engine) -> dict[str, str]:
     """What else results depend on: the device, the kernels that run there, type and form of weights."""
     made = engine.resolved
     device, _, _ = made.device.partition(":")
-    return {"device": device, "kernels": _kernels(made.device), "dtype": made.dtype, "weights": made.weights}
+    return {
+        "device": device,
+        "kernels": _kernels(made.device),
+        "dtype": made.dtype,
+        "weights": made.weights,
+        "date": made.date,
+    }
 
 
 def _kernels(device: str) -> str:

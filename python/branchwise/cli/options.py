@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from branchwise.backend.memory import GIB
+from branchwise.chat_options import parse_variables
 from branchwise.config import EngineConfig
 from branchwise.errors import ConfigError
 
@@ -60,6 +61,20 @@ class SearchOptions:
             _MODELS, "System message of every question, '' for none. Default: solve it step by step, box the answer."
         ),
     ] = None
+    date: Annotated[
+        str | None,
+        _option(
+            _MODELS, "Day that the policy's chat template is told: 2026-11-30, or today. Default: 2024-07-26, always.",
+            metavar="DATE",
+        ),
+    ] = None  # fmt: skip
+    template_var: Annotated[
+        list[str] | None,
+        _option(
+            _MODELS, "Variable of the policy's chat template, such as enable_thinking=false; may be repeated.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None  # fmt: skip
     device: Annotated[
         str,
         _option(_MODELS, "cpu, cuda, one GPU of several as in cuda:1; auto: a GPU where there is one.", metavar="NAME"),
@@ -167,6 +182,8 @@ class SearchOptions:
             min_p=self.min_p,
             seed=self.seed,
             prm_format=self.prm_format,
+            date=self.date,
+            chat_template_kwargs=parse_variables(self.template_var or []),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def result_record(result: Result, wall_seconds: float) -> Record:
     return {
         "id": result.problem.id,
         "question": _digest(result.problem),
+        "prompt_digest": result.prompt_digest,
         "error": None if result.error is None else str(result.error),
         "answer": result.answer,
         "gold": result.problem.answer,
@@ -39,7 +40,7 @@ def result_record(result: Result, wall_seconds: float) -> Record:
 
 def bad_record(row: BadRow) -> Record:
     """The record of a row that could not be searched: as that of a search that failed at once."""
-    nothing = dict.fromkeys(("answer", "gold", "correct", "text", "score"))
+    nothing = dict.fromkeys(("prompt_digest", "answer", "gold", "correct", "text", "score"))
     spent = {"votes": [], "cuts": {}, "cost": asdict(Cost()), "wall_seconds": 0.0}
     return {"id": row.id, "question": _digest(row), "error": row.error, **nothing, **spent}
 

@@ -66,6 +66,8 @@ def encode_prompt(
         bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
         ids = ids if ids[:1] == bos else bos + ids
     elif len(prompt) > 0 and isinstance(prompt[0], Mapping):
+        if context is not None and len(prompt) > context:
+            raise InputError(f"the prompt has {len(prompt):,} messages, the model's context is {context:,} tokens")
         template, messages = _template(tokenizer), _checked(prompt)  # type: ignore[arg-type]
         check_length(tokenizer, "".join(text for message in messages for text in message.values()), context)
         messages = heard(template, guarded_messages(tokenizer, messages), options)

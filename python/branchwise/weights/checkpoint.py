@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from branchwise.text.tokenizer import Tokenizer
     from branchwise.weights.blocks import BlockFormat, Blocks
+    from branchwise.weights.recommended import Recommended
 
 
 class Checkpoint(Protocol):
@@ -29,6 +30,10 @@ class Checkpoint(Protocol):
 
     def files(self) -> list[Path]:
         """The files that configuration and tensors are read from."""
+        ...
+
+    def recommended(self) -> Recommended:
+        """How its makers would sample. Raises CheckpointError for a damaged file."""
         ...
 
     def names(self) -> set[str]:

@@ -18,6 +18,7 @@ from branchwise.weights.gguf_config import architecture_of, gguf_config
 from branchwise.weights.gguf_file import GgufTensor
 from branchwise.weights.gguf_names import DERIVED, hf_name
 from branchwise.weights.gguf_split import read_model
+from branchwise.weights.recommended import Recommended, of_metadata
 
 if TYPE_CHECKING:
     from branchwise.text.tokenizer import Tokenizer
@@ -36,6 +37,10 @@ class GgufCheckpoint:
     def files(self) -> list[Path]:
         """The one file, or all of its parts."""
         return list(self._file.parts)
+
+    def recommended(self) -> Recommended:
+        """What the metadata say."""
+        return of_metadata(self._file.metadata)
 
     def names(self) -> set[str]:
         """Names of all tensors."""

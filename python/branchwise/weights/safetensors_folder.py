@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from branchwise.errors import CheckpointError
 from branchwise.weights.checkpoint import some, unknown_tensor
 from branchwise.weights.json_file import damaged, read_json
+from branchwise.weights.recommended import Recommended, of_folder
 from branchwise.weights.safetensors_file import StoredTensor, read_header
 from branchwise.weights.text_part import canonical_names, text_config
 
@@ -40,6 +41,10 @@ class SafetensorsCheckpoint:
     def files(self) -> list[Path]:
         """config.json and the files of weights."""
         return [self._folder / "config.json", *sorted({tensor.path for tensor in self._tensors.values()})]
+
+    def recommended(self) -> Recommended:
+        """What generation_config.json says. CheckpointError for a damaged one."""
+        return of_folder(self._folder)
 
     def names(self) -> set[str]:
         """Names of all tensors."""
