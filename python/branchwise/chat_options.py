@@ -26,7 +26,7 @@ class ChatOptions:
 
     date: str = DATE
     dated: bool = False
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
     def make(cls, date: str | None, variables: Mapping[str, Any] | None) -> ChatOptions:

@@ -233,6 +233,14 @@ def test_prompts() -> None:
         ([1, "x"], "expected a string, a list of messages or a list of token ids"),
         ([1.5], "expected a string"),
         ([USER, 3], "message 1"),
+        ([{**USER, 1: "x"}], "message 0 .*expected a dict of strings"),
+        ([{**USER, ("a",): "x"}], "message 0 .*expected a dict of strings"),
+        (USER, "expected a string, a list of messages"),
+        ({}, "expected a string, a list of messages"),
+        (b"abc", "expected a string, a list of messages"),
+        ({1, 2}, "expected a string, a list of messages"),
+        (5, "the prompt is '5', expected a string"),
+        ((message for message in [USER]), "expected a string, a list of messages"),
     ],
 )
 def test_malformed_prompts(prompt: Any, message: str) -> None:

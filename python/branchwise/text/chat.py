@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from branchwise.chat_options import NO_OPTIONS, ChatOptions
@@ -60,6 +60,8 @@ def encode_prompt(
     context: tokens that the model can see; what could never fit is refused before it costs anything
     Raises InputError for an empty or malformed prompt.
     """
+    if not hasattr(prompt, "__len__") or isinstance(prompt, bytes | bytearray | Mapping | Set):
+        raise _no_prompt(prompt)
     if isinstance(prompt, str):
         check_length(tokenizer, prompt, context)
         ids = tokenizer.encode(prompt, special=True)
@@ -129,7 +131,8 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, str]]:
     for index, message in enumerate(messages):
         entries = message.items() if isinstance(message, Mapping) else ()
         fields = {name: value for name, value in entries if value is not None}
-        if not {"role", "content"} <= fields.keys() or not all(isinstance(value, str) for value in fields.values()):
+        words = [*fields, *fields.values()]
+        if not {"role", "content"} <= fields.keys() or not all(isinstance(word, str) for word in words):
             raise InputError(
                 f"message {index} is {str(message)[:80]!r}, expected a dict of strings with 'role' and 'content'"
             )
@@ -153,9 +156,13 @@ def _checked_ids(prompt: Sequence[Any]) -> list[int]:
     try:
         ids = [operator.index(id) for id in prompt]
     except TypeError:
-        raise InputError(
-            f"the prompt is {str(prompt)[:80]!r}, expected a string, a list of messages or a list of token ids"
-        ) from None
+        raise _no_prompt(prompt) from None
     if min(ids, default=0) < 0:
         raise InputError(f"the prompt has the negative token id {min(ids)}: token ids start at 0")
     return ids
+
+
+def _no_prompt(given: object) -> InputError:
+    return InputError(
+        f"the prompt is {str(given)[:80]!r}, expected a string, a list of messages or a list of token ids"
+    )

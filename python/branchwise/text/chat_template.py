@@ -36,6 +36,7 @@ class ChatTemplate:
             )
         self.source = source
         self.named_tokens = named_tokens
+        self.probes: dict[tuple[bool, ChatOptions], str | None] = {}  # of `system_role`
         self._worker = _shared_worker()
 
     def render(

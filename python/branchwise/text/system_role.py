@@ -24,7 +24,7 @@ def heard(template: ChatTemplate, messages: list[dict[str, str]], options: ChatO
         turn = messages[first]
         folded = {**turn, "content": f"{messages[0]['content']}\n\n{turn['content']}"}
         messages = [*messages[1:first], folded, *messages[first + 1 :]]
-    alone = _rendered(template, [_USER], options)
+    alone = _probe(template, options, system=False)
     if alone is not None and _USER["content"] not in alone:
         raise TokenizerError(
             "the chat template drops what the user says (one for images may expect lists of parts): pass the prompt as"
@@ -37,12 +37,17 @@ def takes_system(template: ChatTemplate, options: ChatOptions) -> bool:
     """Whether a system message reaches the model. Those distilled from R1 print it, but were not trained with one."""
     if all(mark in template.source for mark in _R1):
         return False
-    text = _rendered(template, [_SYSTEM, _USER], options)
+    text = _probe(template, options, system=True)
     return text is not None and _SYSTEM["content"] in text
 
 
-def _rendered(template: ChatTemplate, messages: list[dict[str, str]], options: ChatOptions) -> str | None:
-    try:
-        return template.render(messages, add_generation_prompt=True, options=options)
-    except InputError:  # refused
-        return None
+def _probe(template: ChatTemplate, options: ChatOptions, *, system: bool) -> str | None:
+    """What becomes of a question, None where the template refuses it; asked once."""
+    if (system, options) not in template.probes:
+        messages = [_SYSTEM, _USER] if system else [_USER]
+        try:
+            text = template.render(messages, add_generation_prompt=True, options=options)
+        except InputError:
+            text = None
+        template.probes[system, options] = text
+    return template.probes[system, options]
