@@ -27,7 +27,7 @@ def test_ten_megabytes_are_refused_at_once(name: str) -> None:
         begin = time.perf_counter()
         with pytest.raises(InputError, match=r"model's context is 2,048: shorten the prompt"):
             encode_prompt(made, prompt, context=2048)
-        assert time.perf_counter() - begin < 2.0
+        assert time.perf_counter() - begin < 4.0
 
 
 def test_a_million_messages() -> None:

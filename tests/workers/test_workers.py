@@ -47,7 +47,7 @@ def task(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def worker(task: Path) -> Iterator[Worker]:
-    worker = Worker(task, "python", seconds=0.5, memory=1 << 28)
+    worker = Worker(task, "python", seconds=2.0, memory=1 << 28)
     yield worker
     worker.close()
 
@@ -73,7 +73,7 @@ def test_failures_are_told_apart_and_the_next_request_works(worker: Worker, requ
     begin = time.perf_counter()
     with pytest.raises(WorkerFailure, match=reason):
         worker.ask(request_)
-    assert time.perf_counter() - begin < 10.0
+    assert time.perf_counter() - begin < 30.0
     assert worker.ask(["echo", 5]) == 5
 
 

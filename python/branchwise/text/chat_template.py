@@ -13,7 +13,7 @@ from branchwise.errors import InputError, TokenizerError
 from branchwise.workers.host import Worker, WorkerFailure
 
 LONGEST_TEMPLATE = 1 << 20  # characters; those of released models have some ten thousand at most
-LONGEST_TEXT = 10_000_000  # characters that a template may write: more than any context holds
+LONGEST_TEXT = 10_000_000  # characters that a template may add: more than any context holds
 SECONDS = 5.0
 MEMORY_BYTES = 512 << 20
 
@@ -55,7 +55,8 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
             **options.extra,
         }
-        text: str = self._ask({"variables": given, "date": options.date, "longest": LONGEST_TEXT})["text"]
+        longest = LONGEST_TEXT + sum(len(text) for message in messages for text in message.values())
+        text: str = self._ask({"variables": given, "date": options.date, "longest": longest})["text"]
         return text
 
     @functools.cached_property
