@@ -10,7 +10,7 @@ import torch
 from branchwise import _C, env
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
-from branchwise.chat_options import ChatOptions
+from branchwise.chat_options import NO_OPTIONS, ChatOptions
 from branchwise.config import EngineConfig, ResolvedConfig
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
@@ -58,6 +58,7 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     prm_model = None
     if judge_checkpoint is not None:
         prm_model = load_prm(judge_checkpoint, dtype, backend, config.prm_format, config.weights, cache)
+        check_options(prm_model.tokenizer, NO_OPTIONS)
     memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
     configs = [model.config] + ([prm_model.model.config] if prm_model is not None else [])
     blocks = kv_blocks(configs, dtype, backend, memory)

@@ -53,6 +53,11 @@ def parse_variables(given: list[str]) -> dict[str, Any]:
         name, equals, value = each.partition("=")
         if not equals:
             raise ConfigError(f"--template-var {each!r}: expected NAME=VALUE, such as enable_thinking=false")
+        if value in ("True", "False", "None"):
+            raise ConfigError(
+                f"--template-var {each}: values are JSON, which writes true, false and null;"
+                f" as text, write {name}='\"{value}\"'"
+            )
         if name in variables:
             raise ConfigError(f"--template-var {name} is given twice: each variable has one value")
         try:

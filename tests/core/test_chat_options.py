@@ -81,7 +81,12 @@ def test_variables_of_the_command_line() -> None:
         "equals": "a=b",
         "q": "'x'",
     }
-    for bad, message in (["enable_thinking"], "expected NAME=VALUE"), (["x=1", "x=2"], "x is given twice"):
+    for bad, message in (
+        (["enable_thinking"], "expected NAME=VALUE"),
+        (["x=1", "x=2"], "x is given twice"),
+        (["enable_thinking=False"], "JSON, which writes true, false and null"),
+        (["x=None"], "as text, write x='\"None\"'"),
+    ):
         with pytest.raises(ConfigError, match=message):
             parse_variables(bad)
     assert parse_variables(["deep=" + "[" * 100_000]) == {"deep": "[" * 100_000}

@@ -77,11 +77,13 @@ def test_eval_says_what_is_recommended_and_records_the_prompt(run: Callable[...,
     assert "recommends min-p 'small', which is no number" in err
     header, record = map(json.loads, Path("new.jsonl").read_text().splitlines())
     assert header["settings"]["template_var"] == {"thinking": True}
+    assert len(record["settings"]) == 16
     assert header["resolved"]["date"] == "2026-11-30"
     assert run(*words, "--out", "old.jsonl")[0] == 0
     other = json.loads(Path("old.jsonl").read_text().splitlines()[1])
     assert len(record["prompt_digest"]) == len(other["prompt_digest"]) == 16
     assert record["prompt_digest"] != other["prompt_digest"]
+    assert record["settings"] != other["settings"]
     assert run(*words, "--out", "old.jsonl", "--date", "today")[0] == 2, "results of other prompts do not mix"
 
 

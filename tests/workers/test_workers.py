@@ -86,6 +86,17 @@ def test_a_process_killed_between_requests_is_replaced(worker: Worker) -> None:
     assert worker.pid != first
 
 
+def test_a_warm_process_serves_the_first_request(worker: Worker) -> None:
+    worker.warm()
+    first = worker.pid
+    assert first is not None
+    worker.warm()
+    assert worker.ask(["echo", 1]) == 1
+    assert worker.pid == first
+    worker.warm()
+    assert worker.pid == first
+
+
 def test_interrupt_is_for_the_host(worker: Worker) -> None:
     worker.ask(["echo", 1])
     first = worker.pid

@@ -14,7 +14,7 @@ from branchwise.cli import models
 from branchwise.cli.options import STRATEGY_OPTIONS, Json, SearchOptions, with_search_options
 from branchwise.cli.output import make_console, print_json
 from branchwise.cli.problems import BadRow, read_rows
-from branchwise.cli.records import Row, bad_record, count, result_record, resumed, to_retry
+from branchwise.cli.records import Row, bad_record, count, result_record, resumed, settings_digest, to_retry
 from branchwise.types import Problem
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _run(results: ResultsFile, tally: Tally, rows: list[Row], options: SearchOpt
 
 
 def _take(results: ResultsFile, tally: Tally, record: Record) -> None:
-    results.append(record)
+    results.append({**record, "settings": settings_digest(results.header)})
     count(tally, record)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,12 @@ def result_record(result: Result, wall_seconds: float) -> Record:
         "cost": asdict(result.cost),
         "wall_seconds": wall_seconds,  # the sum is the time that the run took
     }
+
+
+def settings_digest(header: Record) -> str:
+    """Tells in every record which settings it comes from: those of the first line, and what they came to."""
+    made = {name: header[name] for name in ("settings", "resolved")}
+    return hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def bad_record(row: BadRow) -> Record:

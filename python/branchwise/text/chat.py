@@ -87,7 +87,9 @@ def encode_prompt(
 
 
 def check_options(tokenizer: Tokenizer, options: ChatOptions) -> None:
-    """Raise ConfigError for a variable that the model's chat template never reads."""
+    """Raise ConfigError for a variable that the model's chat template never reads; the template's worker gets ready."""
+    if tokenizer.chat is not None:
+        tokenizer.chat.warm()
     if not options.variables:
         return
     if tokenizer.chat_template is None:

@@ -59,6 +59,10 @@ class ChatTemplate:
         text: str = self._ask({"variables": given, "date": options.date, "longest": longest})["text"]
         return text
 
+    def warm(self) -> None:
+        """Start the worker, without waiting for it, while other things load."""
+        self._worker.warm()
+
     @functools.cached_property
     def reads(self) -> frozenset[str]:
         """Names that it takes from outside. TokenizerError for a damaged one."""

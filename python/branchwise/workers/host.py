@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -38,25 +39,33 @@ class Worker:
         self.memory = memory
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._ready = False  # it has imported its task
         self._owner = 0  # a forked child has the pipes of its parent's worker, and must leave them alone
         self._end: weakref.finalize[Any, Any] | None = None
 
     def ask(self, request: object) -> Any:
         """The answer to a request. WorkerFailure when there is none, ConfigError when the process does not start."""
         with self._lock:
-            fresh = self._process is None or self._owner != os.getpid()
+            self._spawn()
+            fresh = not self._ready
             if fresh:
-                self._start()
+                self._await_ready()
             try:
                 reply = self._exchange(request, self.seconds)
             except WorkerFailure as failure:
                 if fresh or str(failure) != "died":
                     raise
-                self._start()  # it may have been dead before the request came
+                self._spawn()  # it may have been dead before the request came
+                self._await_ready()
                 reply = self._exchange(request, self.seconds)
         if "error" in reply:
             raise WorkerFailure(reply["error"])
         return reply["answer"]
+
+    def warm(self) -> None:
+        """Start the process without waiting for it; where it cannot start, the first request says so."""
+        with self._lock, contextlib.suppress(ConfigError):
+            self._spawn()
 
     @property
     def pid(self) -> int | None:
@@ -68,7 +77,10 @@ class Worker:
         with self._lock:
             self._stop()
 
-    def _start(self) -> None:
+    def _spawn(self) -> None:
+        """Start the process unless it runs, and tell it what it needs."""
+        if self._process is not None and self._owner == os.getpid():
+            return
         self._stop()
         command = [sys.executable, str(Path(__file__).with_name("serve.py"))]
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
@@ -76,11 +88,17 @@ class Worker:
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, text=True, encoding="ascii")
         except OSError as error:
             raise ConfigError(f"the process for {self.task.stem} did not start ({command[0]}: {error})") from None
-        self._process, self._owner = process, os.getpid()
+        self._process, self._owner, self._ready = process, os.getpid(), False
         self._end = weakref.finalize(self, _end, process, os.getpid())
-        settings = {"path": sys.path, "task": str(self.task), "seconds": self.seconds, "memory": self.memory}
         try:
-            reply = self._exchange(settings, STARTUP_SECONDS)
+            self._send({"path": sys.path, "task": str(self.task), "seconds": self.seconds, "memory": self.memory})
+        except BaseException:
+            self._stop()
+            raise
+
+    def _await_ready(self) -> None:
+        try:
+            reply = self._exchange(None, STARTUP_SECONDS)
         except WorkerFailure as failure:
             reply = {"error": f"it gave no sign of life ({failure})"}
         if "error" in reply:
@@ -88,17 +106,24 @@ class Worker:
             raise ConfigError(
                 f"the process for {self.task.stem} did not start: {reply['error']}; is {self.package} installed?"
             )
+        self._ready = True
 
     def _stop(self) -> None:
         if self._end is not None:
             self._end()
         self._process = self._end = None
 
+    def _send(self, message: object) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it is dead: there will be no reply
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
     def _exchange(self, message: object, seconds: float) -> dict[str, Any]:
-        """Send one line and wait for one. WorkerFailure when none comes."""
+        """Send a line, unless it is None, and wait for one. WorkerFailure when none comes."""
         process = self._process
         assert process is not None
-        assert process.stdin is not None
         assert process.stdout is not None
         over = threading.Event()
 
@@ -111,11 +136,9 @@ class Worker:
         timer.daemon = True
         timer.start()
         try:
-            process.stdin.write(json.dumps(message) + "\n")
-            process.stdin.flush()
+            if message is not None:
+                self._send(message)
             line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
         except BaseException:
             self._stop()  # interrupted between question and reply: the next question would get the wrong one
             raise
