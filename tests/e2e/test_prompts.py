@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def test_the_digest_tells_prompts_apart(policy: Path) -> None:
     assert digest(date="2026-11-30", **thinking) not in (None, plain)
     with pytest.raises(bw.ConfigError, match="never reads the variable 'thinkin'"):
         digest(chat_template_kwargs={"thinkin": True})
+
+
+def test_ten_megabytes_are_refused_at_once() -> None:
+    text = "1+" * 5_000_000
+    with bw.Engine(kv_memory=32 << 20) as engine:
+        for problem in (text, bw.Problem("p", text, prompt=[5, 6, 7]), bw.Problem("p", "1+1=?", prompt=text)):
+            begin = time.perf_counter()
+            with pytest.raises(bw.InputError, match="model's context is 512: shorten it"):
+                engine.solve(problem, "best_of_n", n=2)
+            assert time.perf_counter() - begin < 5.0
 
 
 def test_the_worker_ends_with_the_engine(policy: Path) -> None:

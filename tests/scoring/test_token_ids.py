@@ -199,3 +199,9 @@ def test_borders_that_no_cut_can_keep_are_refused() -> None:
     spec["model"]["merges"].insert(0, ["и", "\n"])
     with pytest.raises(TokenizerError, match=r"needs 'ки' as one token|steps cannot be told apart"):
         tag_format(Tokenizer.from_json(json.dumps(spec), {"bos_token": "<s>"}))
+
+
+def test_a_prm_whose_template_refuses_what_it_was_trained_with() -> None:
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+    with pytest.raises(TokenizerError, match=r"no system role.*use the files that came with the PRM"):
+        marker_format(VOCABULARIES["qwen2"](template), "memory")

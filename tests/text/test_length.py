@@ -25,7 +25,7 @@ def test_ten_megabytes_are_refused_at_once(name: str) -> None:
     message = {"role": "user", "content": text}
     for prompt in (text, [message], [{"role": "system", "content": text}, USER], [{**USER, "name": text}, message]):
         begin = time.perf_counter()
-        with pytest.raises(InputError, match=r"model's context is 2,048: shorten the prompt"):
+        with pytest.raises(InputError, match=r"model's context is 2,048: shorten it"):
             encode_prompt(made, prompt, context=2048)
         assert time.perf_counter() - begin < 4.0
 
@@ -54,5 +54,5 @@ def test_what_fits_is_never_refused(name: str) -> None:
 
 def test_what_a_template_adds_counts() -> None:
     flood = tokenizer("{{ messages[0].content }}{% for i in range(300) %}{{ ' more and more' * 100 }}{% endfor %}")
-    with pytest.raises(InputError, match=r"the prompt has 420,.* characters"):
+    with pytest.raises(InputError, match=r"the text has 420,.* characters"):
         encode_prompt(flood, [USER], context=2048)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from branchwise.errors import TokenizerError
+from branchwise.errors import InputError, TokenizerError
 from branchwise.text.chat import render_chat
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.text.user_text import encode_guarded, guarded
@@ -128,7 +128,10 @@ def turn_format(tokenizer: Tokenizer) -> tuple[PrmFormat, int, int]:
 def _template_parts(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> list[str]:
     """What a chat template writes around the places in messages."""
     places = [message["content"] for message in messages if message["content"].startswith(_PLACE[0])]
-    rest = render_chat(tokenizer, messages, add_generation_prompt=False)
+    try:
+        rest = render_chat(tokenizer, messages, add_generation_prompt=False)
+    except InputError as refusal:
+        raise TokenizerError(f"{refusal}: use the files that came with the PRM, or another prm_format") from None
     parts = []
     for place in places:
         if rest.count(place) != 1:

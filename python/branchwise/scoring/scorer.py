@@ -13,6 +13,7 @@ from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.runner import Feed, Runner
 from branchwise.errors import InputError, StaleNodeError
 from branchwise.scoring.prm import Prm
+from branchwise.text.length import check_length
 from branchwise.types import Node
 
 
@@ -63,7 +64,7 @@ class Scorer:
 
         A solution whose steps do not fit, for all that, ends where they do not: see `submit`.
         """
-        return max(2, self.context - len(self.prm.format.prompt(question)) - self._step_overhead)
+        return max(2, self.context - len(self._prompt(question)) - self._step_overhead)
 
     def open(
         self, root: Node, question: str, *, branches: int, paths: int, steps: int, tokens: int, step_tokens: int
@@ -74,7 +75,7 @@ class Scorer:
         tokens: PRM tokens of one solution's text    step_tokens: of a step's
         InputError: the question leaves no room in the context.
         """
-        prompt = self.prm.format.prompt(question)
+        prompt = self._prompt(question)
         if len(prompt) + 2 > self.context:
             raise InputError(
                 f"the problem has {len(prompt)} tokens for the PRM {self.prm.source}, whose context is "
@@ -91,6 +92,10 @@ class Scorer:
         tree.twins[root] = Twin([root], None, "", len(prompt), prompt)
         self._queue.append(tree.twins[root])
         return tree
+
+    def _prompt(self, question: str) -> list[int]:
+        check_length(self.tokenizer, question, self.context)
+        return self.prm.format.prompt(question)
 
     def submit(self, tree: PrmTree, node: Node) -> bool:
         """Queue a finished step, and any step before it that has no score yet; False when it will have none.

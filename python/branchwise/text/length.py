@@ -19,6 +19,6 @@ def check_length(tokenizer: Tokenizer, text: str, context: int | None) -> None:
         tokens += len(tokenizer.encode(text[start : start + _PIECE]))
         if tokens > _MARGIN * context + _PIECE:
             raise InputError(
-                f"the prompt has {len(text):,} characters, the first {min(start + _PIECE, len(text)):,} of which are"
-                f" {tokens:,} tokens already, and the model's context is {context:,}: shorten the prompt"
+                f"the text has {len(text):,} characters, the first {min(start + _PIECE, len(text)):,} of which are"
+                f" {tokens:,} tokens already, and the model's context is {context:,}: shorten it"
             )
