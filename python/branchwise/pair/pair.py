@@ -36,6 +36,7 @@ class ModelPair:
         self.chat = chat
         self._timing = None if judge is None else PassTiming(policy, judge)
         self._judge_tokens = 1 if judge is None else tokens_for_tokens(policy.tokenizer, judge.tokenizer)
+        self._same_tokens = judge is not None and cut_alike(policy.tokenizer, judge.tokenizer)
         self._trees: dict[Node, PairTree] = {}  # by root
         self._unscorable: list[Event] = []  # steps that get no score: reported at the next poll
         self._waiting: dict[Node, PairTree] = {}  # trees of the steps that wait for a score
@@ -187,10 +188,13 @@ class ModelPair:
         self._unscorable = [event for event in self._unscorable if event.node is not node]
 
     def _within_context(self, problem: Problem, demand: Demand, settings: Settings) -> Settings:
-        """The caps, lowered so that a whole solution fits into the judge's context, too."""
-        if self.judge is None or not demand.scores:
+        """The cap of a solution, lowered to the judge's context where both models cut text alike.
+
+        Where they do not, nobody knows beforehand: a branch ends with the step that no longer fits.
+        """
+        if self.judge is None or not demand.scores or not self._same_tokens:
             return settings
-        room = self.judge.room(problem.text) // self._judge_tokens
+        room = self.judge.room(problem.text)
         return settings if settings.max_tokens <= room else replace(settings, max_tokens=room, limit="prm_context")
 
 
@@ -198,3 +202,8 @@ def tokens_for_tokens(policy: Tokenizer, judge: Tokenizer) -> int:
     """Judge's tokens to reserve for a policy token: 1 when both cut the probes into as many pieces."""
     same = all(len(judge.encode(text)) <= len(policy.encode(text)) for text in PROBES)
     return 1 if same else OTHER_TOKENIZER
+
+
+def cut_alike(policy: Tokenizer, judge: Tokenizer) -> bool:
+    """Whether both cut the probes into as many pieces, so that a cap in tokens means the same to both."""
+    return all(len(judge.encode(text)) == len(policy.encode(text)) for text in PROBES)

@@ -109,6 +109,7 @@ class Session(Generic[TreeT]):
             return self._result(Selection(None, [], [], "its time was over before there was room for it"))
         self._cancel(lambda node: True)
         selection = self._call("select", lambda: self._strategy.select(state), Selection)
+        self._check_judged(selection)
         grade, gold = self._options.grade, self.problem.answer
         answer = selection.chosen.answer if selection.chosen else None
         correct = None
@@ -263,6 +264,18 @@ class Session(Generic[TreeT]):
             cuts=self._cuts(selection),
             error=error,
         )
+
+    def _check_judged(self, selection: Selection) -> None:
+        """InputError when the judge's context held no step at all, so that nothing could be chosen by its scores."""
+        nodes = [candidate.node for candidate in selection.candidates]
+        if self._demand is not None and self._demand.scores and nodes and not any(node.scores for node in nodes):
+            too_long = next((node for node in nodes if node.cut == "prm_context"), None)
+            if too_long is not None:
+                raise InputError(
+                    f"problem {self.problem.id!r}: no step fits into the PRM's context beside the question (the first has"
+                    f" {len(too_long.path[0].tokens)} tokens of the policy): shorten the question, lower max_step_tokens,"
+                    " or take a PRM of a longer context"
+                )
 
     def _cuts(self, selection: Selection) -> dict[Cut, int]:
         """How many branches each limit ended: those that the policy could not go on with, and those that stopped."""
