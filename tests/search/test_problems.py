@@ -51,7 +51,9 @@ BAD: list[tuple[object, str]] = [
     (Problem("a", "a", prompt=b"a"), "the prompt b'a': expected"),  # type: ignore[arg-type]
     (Problem("a", "a", seed=-1), "seed=-1"),
     (Problem("a", "a", seed=2**64), "seed=18446744073709551616"),
+    (Problem("a", "a", seed="1"), "seed='1'"),  # type: ignore[arg-type]
     (Problem("a", "a", sampling=Sampling(temperature=-1)), "temperature=-1"),
+    (Problem("a", "a", sampling=0.5), "sampling=0.5"),  # type: ignore[arg-type]
     (Problem("a", "a", strategy="beam"), "strategy 'beam': expected a strategy itself"),  # type: ignore[arg-type]
     (Problem("a", "a", strategy=BeamSearch), "expected an instance, as in BeamSearch()"),  # type: ignore[arg-type]
     (Problem("a", "a", strategy=5), "strategy 5: it lacks demand"),  # type: ignore[arg-type]
@@ -156,7 +158,9 @@ FIELDS: list[Callable[[Any], Problem]] = [
     lambda value: Problem("a", value),
     lambda value: Problem("a", "a", prompt=value),
     lambda value: Problem("a", "a", answer=value),
+    lambda value: Problem("a", "a", seed=value),
     lambda value: Problem("a", "a", strategy=value),
+    lambda value: Problem("a", "a", sampling=value),
 ]
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(st.integers()),

@@ -272,9 +272,9 @@ class Session(Generic[TreeT]):
             too_long = next((node for node in nodes if node.cut == "prm_context"), None)
             if too_long is not None:
                 raise InputError(
-                    f"problem {self.problem.id!r}: no step fits into the PRM's context beside the question (the first has"
-                    f" {len(too_long.path[0].tokens)} tokens of the policy): shorten the question, lower max_step_tokens,"
-                    " or take a PRM of a longer context"
+                    f"problem {self.problem.id!r}: no step fits into the PRM's context beside the question (the first"
+                    f" has {len(too_long.path[0].tokens)} tokens of the policy): shorten the question, lower"
+                    " max_step_tokens, or take a PRM of a longer context"
                 )
 
     def _cuts(self, selection: Selection) -> dict[Cut, int]:
