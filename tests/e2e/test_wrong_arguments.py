@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -141,6 +142,21 @@ def test_trees_grow_after_that_as_they_would_have(place: Place) -> None:
             tree.expand(tree.root, 2, stop=5)
         assert tree.root.children == []
         assert [(kid.tokens, kid.index) for kid in tree.expand(tree.root, 2)] == expected
+
+
+def test_a_ticket_asks_for_seconds_and_functions(place: Place) -> None:
+    ticket = place.engine.submit(QUESTION, "greedy")
+    for call in (lambda: ticket.result(timeout="1"), lambda: ticket.add_done_callback(None)):  # type: ignore[arg-type]
+        with pytest.raises(bw.ConfigError, match=r"timeout='1'|callback=None"):
+            call()
+    with pytest.raises(TimeoutError):
+        ticket.result(timeout=0)
+    assert ticket.result().answer is not None
+
+
+@pytest.mark.parametrize("n", [4, np.int64(4), np.uint8(4)])
+def test_counts_may_come_from_an_array(place: Place, n: Any) -> None:
+    assert len(place.engine.solve(QUESTION, "majority", n=n, max_steps=n).candidates) == 4
 
 
 def test_a_closed_tree_says_so(place: Place) -> None:

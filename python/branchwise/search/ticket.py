@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from branchwise.errors import ConfigError
 from branchwise.search.protocol import Job
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Ticket(Generic[Value]):
 
         TimeoutError: it is not there after so many seconds. CancelledError: the ticket was cancelled.
         """
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+            raise ConfigError(f"timeout={timeout!r}: expected seconds, or None to wait as long as it takes")
         self._service.wait(self.done, timeout)
         return self._future.result(timeout=0)
 
@@ -45,6 +48,8 @@ class Ticket(Generic[Value]):
 
     def add_done_callback(self, callback: Callable[[Ticket[Value]], None]) -> None:
         """Call back when it has ended, in the thread that runs the service, or at once."""
+        if not callable(callback):
+            raise ConfigError(f"callback={callback!r}: expected a function that takes a ticket")
         self._callbacks.append(callback)
         if self.done():
             self._notify()

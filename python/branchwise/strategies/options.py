@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral
 
 from branchwise.errors import ConfigError
 
 
 def check_count(owner: str, name: str, value: object) -> None:
     """Raise ConfigError unless `value` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
         raise ConfigError(f"{owner}: {name} is {value!r}, expected a whole number of at least 1")
 
 
