@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +15,7 @@ import torch
 
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
-from branchwise.config import SAMPLING, EngineConfig, check_sampling, check_seed
+from branchwise.config import SAMPLING, EngineConfig, check_sampling, check_seed, is_number
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
 from branchwise.pair.pair import ModelPair
@@ -58,10 +60,12 @@ class Engine:
         **options: Any,
     ) -> None:
         enter()
+        if instruction is not None and not isinstance(instruction, str):
+            raise ConfigError(f"instruction={instruction!r}: expected the text of a system message, '' for none")
         if policy is None:
             from branchwise.assets import asset_path
 
-            policy, prm = asset_path("policy-small"), prm or asset_path("prm")
+            policy, prm = asset_path("policy-small"), asset_path("prm") if prm is None else prm
             instruction = instruction or ""
         self.config = make_config(config, options)
         models = load_models(str(policy), None if prm is None else str(prm), self.config)
@@ -221,6 +225,9 @@ class Engine:
 
     def sampling(self, **options: float) -> Sampling:
         """The engine's sampling with some numbers replaced. ConfigError for one that cannot work."""
+        for name in options:
+            if name not in SAMPLING:
+                raise ConfigError(f"sampling has no option {name!r}: it has {', '.join(SAMPLING)}")
         sampling = Sampling(**{name: getattr(self.config, name) for name in SAMPLING} | options)
         check_sampling(sampling)
         return sampling
@@ -249,6 +256,6 @@ class Engine:
 
 
 def _positive(seconds: float) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+    if not is_number(Real, seconds) or not seconds > 0:
         raise ConfigError(f"deadline={seconds!r}: expected seconds from now, more than 0")
-    return seconds
+    return min(seconds, threading.TIMEOUT_MAX)

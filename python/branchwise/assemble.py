@@ -83,6 +83,8 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
 
 def make_config(config: EngineConfig | None, options: dict[str, Any]) -> EngineConfig:
     """`config` with `options` on top. ConfigError names the nearest valid option for an unknown one."""
+    if config is not None and not isinstance(config, EngineConfig):
+        raise ConfigError(f"config={config!r}: expected an EngineConfig, as in EngineConfig(max_rows=64)")
     known = list(EngineConfig.__dataclass_fields__)
     for name in options:
         if name not in known:

@@ -68,6 +68,10 @@ CALLS: dict[str, Call] = {
     "a callback that is none": lambda at: at.engine.solve(QUESTION, on_event=5),  # type: ignore[arg-type]
     "a stop that is empty": lambda at: at.engine.solve(QUESTION, stop=""),
     "a stop that is a number": lambda at: at.engine.solve(QUESTION, stop=5),
+    "sampling by another name": lambda at: at.engine.sampling(warmth=1),
+    "an instruction of 5": lambda at: bw.Engine(instruction=5),  # type: ignore[arg-type]
+    "a config that is none": lambda at: bw.Engine(config={"max_rows": 4}),  # type: ignore[arg-type]
+    "an empty PRM": lambda at: bw.Engine(prm=""),
     "solve_many of nothing": lambda at: at.engine.solve_many(None),  # type: ignore[arg-type]
     "solve_many of a question": lambda at: at.engine.solve_many(QUESTION),
     "cancel no ticket": lambda at: at.engine.cancel(None),  # type: ignore[arg-type]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from branchwise.config import is_number
 from branchwise.errors import ConfigError
 from branchwise.search.protocol import Job
 
@@ -37,7 +39,7 @@ class Ticket(Generic[Value]):
 
         TimeoutError: it is not there after so many seconds. CancelledError: the ticket was cancelled.
         """
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+        if timeout is not None and not is_number(Real, timeout):
             raise ConfigError(f"timeout={timeout!r}: expected seconds, or None to wait as long as it takes")
         self._service.wait(self.done, timeout)
         return self._future.result(timeout=0)

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral
 
+from branchwise.config import is_number
 from branchwise.errors import ConfigError
 
 
 def check_count(owner: str, name: str, value: object) -> None:
     """Raise ConfigError unless `value` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+    if not is_number(Integral, value) or value < 1:  # type: ignore[operator]
         raise ConfigError(f"{owner}: {name} is {value!r}, expected a whole number of at least 1")
 
 
