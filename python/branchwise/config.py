@@ -100,7 +100,7 @@ def check_whole(name: str, value: object, least: int, unit: str = "") -> None:
 
 def check_stop(name: str, text: object) -> None:
     """Raise ConfigError unless `text` can end a step."""
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text.encode(errors="ignore"):  # half a character is no text
         raise ConfigError(f"{name}={text!r}: a step needs a text that ends it; the usual one is '\\n\\n'")
 
 

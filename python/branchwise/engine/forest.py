@@ -64,6 +64,7 @@ class Forest:
             raise OutOfMemory(
                 f"{n} children take a KV block each, there are {self.kv.n_blocks}: lower n, or raise kv_memory"
             )
+        self.detectors[options.stop]  # made here, so that a bad one is this caller's error and not an iteration's
         first, state.asked = state.asked, state.asked + n
         adopted = self._adopt(tree, state, options)
         if n > adopted:
