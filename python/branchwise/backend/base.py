@@ -187,6 +187,10 @@ class Backend(Protocol):
     dtypes: tuple[torch.dtype, ...]  # of models
     weights: tuple[str, ...]  # forms of weights, as `EngineConfig.weights` names them
 
+    def kernels(self) -> str:
+        """Which kernels run: results depend on it, as they round in their own way."""
+        ...
+
     def free_memory(self) -> int:
         """Bytes that can still be taken, where models live."""
         ...

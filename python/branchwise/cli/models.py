@@ -48,18 +48,8 @@ def resolved(engine: Engine) -> dict[str, str]:
     device, _, _ = made.device.partition(":")
     return {
         "device": device,
-        "kernels": _kernels(made.device),
+        "kernels": engine.policy.model.backend.kernels(),
         "dtype": made.dtype,
         "weights": made.weights,
         "date": made.date,
     }
-
-
-def _kernels(device: str) -> str:
-    if not device.startswith("cuda"):
-        from branchwise import _C
-
-        return _C.isa()
-    import torch
-
-    return torch.cuda.get_device_name(device)

@@ -132,6 +132,7 @@ class CpuBackend:
     block_slots = BLOCK_SLOTS
     burst = 1
     kv_budget = staticmethod(cpu_kv_budget)
+    kernels = staticmethod(_C.isa)
     free_memory = staticmethod(free_memory)
 
     sampler = TileSampler

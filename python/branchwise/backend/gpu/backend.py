@@ -114,6 +114,9 @@ class TritonBackend:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
+    def kernels(self) -> str:
+        return self.name
+
     def shared_memory(self) -> int:
         """Bytes that a block of a kernel may take."""
         return 1 << 30

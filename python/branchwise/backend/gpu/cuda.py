@@ -35,6 +35,9 @@ class CudaBackend(TritonBackend):
         }
         self._pool = torch.cuda.graph_pool_handle()
 
+    def kernels(self) -> str:
+        return torch.cuda.get_device_name(self.device)
+
     def free_memory(self) -> int:
         return int(torch.cuda.mem_get_info(self.device)[0])
 
