@@ -6,35 +6,35 @@
     result = engine.solve("12+3*4-5=?", strategy="dvts", n=16, expand=4)
     print(result.answer, result.score, result.votes)
 
-Importing it does no torch work: `Engine` and all that needs torch load on first use.
+Importing it imports nothing else: every name loads on first use.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from branchwise.errors import (
-    BranchwiseError,
-    CheckpointError,
-    ConfigError,
-    EngineStateError,
-    InputError,
-    OutOfMemory,
-    ResultsError,
-    StaleNodeError,
-    StrategyError,
-    TokenizerError,
-)
-from branchwise.strategies.beam import BeamSearch
-from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
-from branchwise.strategies.dvts import DVTS
-from branchwise.strategies.greedy import Greedy
-from branchwise.strategies.majority import Majority
-from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Random, Reply, State, Strategy
-from branchwise.types import Cost, Node, Problem, Result, Sampling, Selection
-
+TYPE_CHECKING = False  # as in `typing`, which would take as long as all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from branchwise.api import Engine
+    from branchwise.errors import (
+        BranchwiseError,
+        CheckpointError,
+        ConfigError,
+        EngineStateError,
+        InputError,
+        OutOfMemory,
+        ResultsError,
+        StaleNodeError,
+        StrategyError,
+        TokenizerError,
+    )
+    from branchwise.strategies.beam import BeamSearch
+    from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
+    from branchwise.strategies.dvts import DVTS
+    from branchwise.strategies.greedy import Greedy
+    from branchwise.strategies.majority import Majority
+    from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Random, Reply, State, Strategy
+    from branchwise.types import Cost, Node, Problem, Result, Sampling, Selection
 
 __version__ = "0.1.0"
 __all__ = [
@@ -72,10 +72,25 @@ __all__ = [
     "WeightedBestOfN",
 ]
 
+_MODULES = {
+    "errors": "BranchwiseError CheckpointError ConfigError EngineStateError InputError OutOfMemory ResultsError"
+    " StaleNodeError StrategyError TokenizerError",
+    "types": "Cost Node Problem Result Sampling Selection",
+    "strategies": "BeamSearch BestOfN DVTS Greedy Majority WeightedBestOfN",
+    "strategies.protocol": "Ask Demand Drop Finish Limits Random Reply State Strategy",
+    "api": "Engine",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "Engine":
-        from branchwise.api import Engine
+    if name not in _HOME:
+        raise AttributeError(f"module 'branchwise' has no attribute {name!r}")
+    from importlib import import_module
 
-        return Engine
-    raise AttributeError(f"module 'branchwise' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"branchwise.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -87,3 +87,21 @@ def test_a_thread_count_that_cannot_work_is_a_problem(command, monkeypatch):
     done = command("doctor")
     assert done.code == 1
     assert "BRANCHWISE_THREADS=100000" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--prm", "x"), "--prm x needs --policy"),
+        (("--policy", "x", "--device", "abacus"), "device='abacus': expected"),
+        (("--policy", "x", "--dtype", "int3"), "dtype='int3'"),
+        (("--policy", "x", "--weights", "gold"), "weights='gold'"),
+        (("--policy", "x", "-n", "10", "--expand", "4"), "n=10 is no multiple of expand=4"),
+        (("--policy", "no-such"), "no model at 'no-such'"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(command, words, message):
+    done = command("doctor", *words)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1

@@ -129,6 +129,12 @@ def test_the_models_are_among_the_settings_and_where_they_lie_is_said(command, e
     assert 'policy="m 1", this run has policy="m 2"' in command(*words, "m.gguf").err
 
 
+@pytest.mark.parametrize(("words", "said"), [(("--temperature", 0), 1), (("--top-k", 1), 1), ((), 0)])
+def test_equal_samples_are_said_once(command, engine, problems, words, said):
+    done = command("eval", problems, "-s", "majority", "-n", 4, *words)
+    assert done.err.count("all 4 branches are equal: one is drawn for each problem, and counts as 4") == said
+
+
 def test_kernels_of_another_machine_do_not_go_on(command, engine, problems):
     command("eval", problems, "--limit", 2, "-n", 4)
     before = Path(RESULTS).read_bytes()
@@ -208,6 +214,16 @@ def test_output_that_goes_in_mid_run_is_an_error_that_says_where_results_are(com
     assert len(engine.seen) == 6
 
 
+def test_an_interrupt_says_where_results_are_though_their_file_is_gone(command, engine, problems):
+    def vanish() -> None:
+        if len(engine.seen) == 3:
+            Path(RESULTS).unlink()
+            raise KeyboardInterrupt
+
+    engine.before_each = vanish
+    assert "All 3 results are in" in command("eval", problems, "-n", 4).err
+
+
 def test_output_that_goes_after_the_last_result_is_noticed(command, engine, problems, monkeypatch):
     done = command("eval", problems, "-n", 4)
     monkeypatch.setattr(evaluate, "resumed", lambda *given: (Path(RESULTS).unlink(), resumed(*given))[1])
@@ -217,7 +233,8 @@ def test_output_that_goes_after_the_last_result_is_noticed(command, engine, prob
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems, number, code):
     """With the bundled models: a process is interrupted by a signal, and resumes to the same results as one run."""
     from branchwise.assets import asset_path
 
@@ -237,10 +254,10 @@ def test_ctrl_c_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=120)
     kept = ids(path)
-    assert (process.returncode, out) == (130, "")
+    assert (process.returncode, out) == (code, "")
     assert f"{len(kept)} results are safe" in err
     assert "Traceback" not in err
     assert 3 <= len(kept) < total

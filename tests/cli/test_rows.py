@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from branchwise.assets import asset_path
 from branchwise.cli.problems import BadRow, read_rows
 from branchwise.errors import InputError
 from branchwise.types import Problem
@@ -110,7 +111,7 @@ def test_numbers_keep_all_their_digits(problems):
 def test_rows_beyond_the_limit_are_not_looked_at(problems):
     problems.write_bytes(problems.read_bytes() + b"{\n")
     assert len(read_rows(problems, 6)) == 6
-    assert len(read_rows(problems, 100)) == 7
+    assert len(read_rows(problems, 10**30)) == 7
 
 
 def test_gold_may_lack(command, engine, problems):
@@ -121,10 +122,12 @@ def test_gold_may_lack(command, engine, problems):
 
 
 def records(path: str = RESULTS) -> dict[str, dict[str, object]]:
-    """What depends on no clock, by id."""
+    """What depends on nothing but the row, by id."""
     rows = [json.loads(line) for line in Path(path).read_text().splitlines()[1:]]
     for row in rows:
-        del row["wall_seconds"], row["cost"]["seconds"]
+        cost = row.pop("cost")
+        del row["wall_seconds"]
+        row["tokens"] = cost["generated_tokens"], cost["prefill_tokens"], cost["prm_tokens"]
     return {row["id"]: row for row in rows}
 
 
@@ -176,3 +179,39 @@ def test_a_row_that_was_mended_is_tried_again(command, engine, problems):
     problems.write_text(problems.read_text().replace('"problem": 3', '"problem": "3+1=?"'))
     assert command("eval", problems, "-n", 4, "--json").document["errors"] == {}
     assert len(engine.seen) == 6
+
+
+BROKEN = [
+    b'{"id": "cut", "problem": "1+1=',
+    b'{"id": "none", "answer": "2"}',
+    b'{"id": "number", "problem": 12, "answer": "12"}',
+    b'{"id": "list", "problem": "1+1=?", "answer": ["2"]}',
+    b'{"id": "seed", "problem": "1+1=?", "answer": "2", "seed": -1}',
+    b'{"id": "half", "problem": "1+1=?\\ud800", "answer": "2"}',
+    b'{"id": "bytes", "problem": "1+1=?\xff", "answer": "2"}',
+    b'{"id": "bomb", "problem": ' + b"[" * 100_000,
+    b'{"id": "long", "problem": "' + b"1+" * 5_000_000 + b'1=?", "answer": "2"}',
+    b'["1+1=?", "2"]',
+]
+
+
+def test_ten_broken_rows_of_a_hundred_are_ten_errors_and_ninety_results(command, tmp_path, monkeypatch):
+    """With the bundled models: what runs beside a broken row is bit for bit what it is without one."""
+    if not asset_path("prm").is_dir():
+        pytest.skip("the bundled models are not in this build")
+    monkeypatch.chdir(tmp_path)
+    good = asset_path("problems.jsonl").read_bytes().splitlines()[:90]
+    mixed = list(good)
+    for place, line in enumerate(BROKEN):
+        mixed.insert(7 + 9 * place, line)
+    options = ("-s", "best_of_n", "-n", 2, "--max-tokens", 64, "--json")
+    for name, lines in (("clean", good), ("mixed", mixed)):
+        Path(f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    clean = command("eval", "clean.jsonl", *options, "--out", "clean.out")
+    done = command("eval", "mixed.jsonl", *options, "--out", "mixed.out", "--strict")
+    assert (clean.code, done.code) == (0, 1)
+    assert (done.document["problems"], done.document["failed"], len(done.document["errors"])) == (100, 10, 10)
+    assert done.document["right"] == clean.document["right"] > 0
+    whole, found = records("clean.out"), records("mixed.out")
+    assert {id_: row for id_, row in found.items() if row["error"] is None} == whole
+    assert command("eval", "mixed.jsonl", *options, "--out", "mixed.out").code == 0

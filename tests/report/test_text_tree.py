@@ -157,3 +157,17 @@ def test_lines_keep_to_the_width(width):
     drawn = draw_tree(root, Marks({leaf(root, 0, 0): "42"}), title="why " * 60, width=width)
     assert all(cell_len(line) <= width for line in drawn.plain.split("\n"))
     assert drawn.plain.endswith("→ 42")
+
+
+@pytest.mark.parametrize("siblings", [1, 2])
+def test_a_search_may_be_thousands_of_steps_deep(siblings):
+    root = node = Node(0, None, 0, 0, 0)
+    for depth in range(2000):
+        node.children = [Node(0, node, i, depth + 1, 0, text=f"step {depth}", finish="stop") for i in range(siblings)]
+        node = node.children[0]
+    node.text, node.finish = "the end", "eos"
+    drawn = draw_tree(root, Marks({node: "7"}, node), title="q", width=60, lines=5000).plain.splitlines()
+    assert len(drawn) == 1 + 2000 * siblings
+    assert all(cell_len(line) <= 60 for line in drawn)
+    assert any("the end → 7 ★" in line for line in drawn)
+    assert len(draw_tree(root, title="q", lines=10).plain.splitlines()) == 10

@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from branchwise.cli import demo, doctor, evaluate, solve
+from branchwise.cli.output import LEAST_WIDTH, guarded_streams
 from branchwise.errors import BranchwiseError
+from branchwise.report.plain import printable
 
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
@@ -23,18 +25,23 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BranchwiseError as error:
-            typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-            raise SystemExit(2) from None
+            raise SystemExit(_refused(error)) from None
         except KeyboardInterrupt as interrupt:
             typer.echo(str(interrupt) or "interrupted", err=True)
-            raise SystemExit(INTERRUPTED) from None
+            raise SystemExit(getattr(interrupt, "code", INTERRUPTED)) from None
+
+
+def _refused(error: BranchwiseError) -> int:
+    typer.echo(f"error: {printable(' '.join(str(error).splitlines()))}", err=True)
+    return 2
 
 
 app = typer.Typer(
     cls=_Commands,
     name="branchwise",
     help="Search with small language models: a policy writes steps, a process reward model (PRM) judges them.",
-    epilog="Start with: branchwise demo. Exit codes: 0 done, 2 an error that says what to change, 130 interrupted.",
+    epilog="Start with: branchwise demo. Exit codes: 0 done; 1 rows failed (eval --strict), or something is missing"
+    " (doctor); 2 an error that says what to change; 130 interrupted, 143 terminated, 141 nobody reads the output.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,9 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments`, by default those of the process, and return its exit code."""
     # OpenMP threads sleep soon when they wait: beside other programs, spinning costs far more than it saves.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    for stream in (sys.stdout, sys.stderr):
-        if (stream.encoding or "").lower().replace("-", "") != "utf8" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # models write any character; a terminal may not know it
+    if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]) < LEAST_WIDTH:
+        del os.environ["COLUMNS"]  # some shells say 0
+    with guarded_streams():
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BranchwiseError as error:
+            code = _refused(error)
+        return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(None if arguments is None else list(arguments), prog_name="branchwise")
     except SystemExit as end:

@@ -15,7 +15,7 @@ from branchwise import __version__, assets, env
 from branchwise.backend.memory import free_memory
 from branchwise.cli.memory import memory_report, memory_rows
 from branchwise.cli.options import Json
-from branchwise.cli.output import make_console, print_json
+from branchwise.cli.output import make_console, print_json, say
 from branchwise.cli.policy import policy_report, policy_rows
 from branchwise.errors import BranchwiseError, ConfigError
 from branchwise.report import numbers
@@ -49,6 +49,8 @@ def doctor(
     With --policy: how the device's memory would be split between weights and KV; exit code 2 when it cannot fit.
     """
     problems: list[str] = []
+    if policy is None and prm is not None:
+        raise ConfigError(f"--prm {prm} needs --policy: memory is split between both")
     memory = memory_report(policy, prm, device, dtype, weights, n, expand, max_tokens) if policy is not None else None
     report = {
         "branchwise": __version__,
@@ -219,7 +221,7 @@ def _print(report: dict[str, Any]) -> None:
     ]
     console.print(table(["variable", "value", "takes", "meaning"], variables, names=4))
     for problem in report["problems"]:
-        console.print(f"problem: {problem}", style="red", soft_wrap=True)
+        say(console, f"problem: {problem}", "red")
     if not report["problems"]:
         console.print("no problems found")
 

@@ -6,7 +6,7 @@ import time
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from branchwise.cli.output import make_console
+from branchwise.cli.output import make_console, say
 from branchwise.report import numbers
 from branchwise.report.tally import Tally
 from branchwise.search.protocol import Progress as SearchProgress
@@ -47,7 +47,7 @@ class EvalProgress:
         is_over = self._tally.problems == self._total
         if self._bar.disable and (is_over or now - self._line_at >= _LINE_SECONDS):
             self._line_at = now
-            self._console.print(self._words(), soft_wrap=True)
+            say(self._console, self._words())
 
     def _words(self) -> str:
         tally, passed = self._tally, max(time.monotonic() - self._begun, 1e-9)

@@ -12,7 +12,7 @@ from branchwise import __version__
 from branchwise.chat_options import parse_variables
 from branchwise.cli import models
 from branchwise.cli.options import STRATEGY_OPTIONS, Json, SearchOptions, with_search_options
-from branchwise.cli.output import make_console, print_json
+from branchwise.cli.output import make_console, print_json, say
 from branchwise.cli.problems import BadRow, read_rows
 from branchwise.cli.records import Row, bad_record, count, result_record, resumed, settings_digest, to_retry
 from branchwise.types import Problem
@@ -60,6 +60,7 @@ def evaluate(
         tally, left = resumed(results, rows)
         _say_what_is_there(results, rows, left)
         if left:
+            _say_what_is_equal(options, strategy)
             _run(results, tally, left, options, in_flight)
         results.check()
         errors = {row.id: results.done[row.id]["error"] for row in rows if results.done[row.id]["error"] is not None}
@@ -112,6 +113,7 @@ def _run(results: ResultsFile, tally: Tally, rows: list[Row], options: SearchOpt
                 last = now
                 progress.update()
     except KeyboardInterrupt as interrupt:
+        results.check()  # else they are not safe there
         interrupt.args = (
             f"interrupted: {len(results.done)} results are safe in {results.path}; run the same command again to go on",
         )
@@ -126,16 +128,23 @@ def _take(results: ResultsFile, tally: Tally, record: Record) -> None:
 def _say_what_is_there(results: ResultsFile, rows: list[Row], left: list[Row]) -> None:
     notes = make_console(stderr=True)
     for note in results.notes:
-        notes.print(f"note: {note}", soft_wrap=True)
+        say(notes, f"note: {note}")
     bad = [row for row in left if isinstance(row, BadRow)]
     if bad:
-        notes.print(f"note: {len(bad)} of {len(rows)} rows are no problems. The first: {bad[0].error}", soft_wrap=True)
+        say(notes, f"note: {len(bad)} of {len(rows)} rows are no problems. The first: {bad[0].error}")
     done = len(rows) - len(left)
     if done:
         rest = "going on with the rest" if left else "nothing is left to do"
         failed = sum(results.done[row.id]["error"] is not None for row in rows if row.id in results.done)
         again = f" ({failed} failed: --retry-failed tries them again)" if failed else ""
-        notes.print(f"{results.path} holds {done} of {len(rows)} results{again}: {rest}", soft_wrap=True)
+        say(notes, f"{results.path} holds {done} of {len(rows)} results{again}: {rest}")
+
+
+def _say_what_is_equal(options: SearchOptions, strategy: Strategy) -> None:
+    n = getattr(strategy, "n", 1)
+    if options.is_greedy and n > 1:
+        words = f"at temperature 0 all {n} branches are equal: one is drawn for each problem, and counts as {n}"
+        say(make_console(stderr=True), words)
 
 
 def _print_summary(tally: Tally, path: Path, strategy: str, errors: dict[str, str]) -> None:
@@ -153,13 +162,14 @@ def _print_summary(tally: Tally, path: Path, strategy: str, errors: dict[str, st
     ]
     console.print(table(["strategy", strategy], rows))
     if ungraded := tally.problems - tally.failed - tally.graded:
-        console.print(f"{ungraded} problems have no gold answer and are not graded")
+        say(console, f"{ungraded} problems have no gold answer and are not graded")
     for line in cut_lines(tally.cuts):
-        console.print(line, soft_wrap=True)
+        say(console, line)
     if errors:
         first, why = next(iter(errors.items()))
-        console.print(
+        say(
+            console,
             f"{len(errors)} rows failed and count as neither right nor wrong; --retry-failed tries them again."
-            f" The first was {first!r}: {why}", soft_wrap=True,
-        )  # fmt: skip
-    console.print(f"results: {path}", soft_wrap=True)
+            f" The first was {first!r}: {why}",
+        )
+    say(console, f"results: {path}")

@@ -11,6 +11,7 @@ from rich.text import Text
 from branchwise.cli.output import glyphs_of
 from branchwise.report import numbers
 from branchwise.report.cuts import cut_lines
+from branchwise.report.plain import printable
 from branchwise.report.text_tree import Marks, draw_tree, shorten
 from branchwise.search.protocol import Progress
 from branchwise.types import Node, Result
@@ -68,12 +69,14 @@ def describe(result: Result, console: Console, *, solution: bool = True) -> Rend
     """A finished search: its tree, the chosen solution, the votes, the answer, what limits cut, the cost."""
     parts: list[RenderableType] = [finished_tree(result, console), Text()]
     if solution and result.text.strip():
-        parts += [Text("solution", style="bold"), Text(_readable(result.text.strip())), Text()]
+        parts += [Text("solution", style="bold"), Text(printable(result.text.strip())), Text()]
     parts += list(_votes(result, console))
-    answer = Text.assemble(("answer   ", "bold"), (result.answer or "none was stated", "bold green"))
+    answer = Text.assemble(("answer   ", "bold"), (printable(result.answer or "none was stated"), "bold green"))
     if result.correct is not None:
-        answer.append("  right" if result.correct else f"  wrong, it is {result.problem.answer}", style="dim")
-    parts += [answer, Text(f"why      {result.why}", style="dim")]
+        answer.append(
+            "  right" if result.correct else printable(f"  wrong, it is {result.problem.answer}"), style="dim"
+        )
+    parts += [answer, Text(printable(f"why      {result.why}"), style="dim")]
     parts += [Text(f"{'cut' if place == 0 else '':8} {line}") for place, line in enumerate(cut_lines(result.cuts))]
     parts.append(Text(cost_line(result), style="dim"))
     return Group(*parts)
@@ -114,8 +117,3 @@ def _votes(result: Result, console: Console) -> Iterator[Text]:
         )
     if len(result.votes) > _VOTES:
         yield Text(f"         and {len(result.votes) - _VOTES} more", style="dim")
-
-
-def _readable(text: str) -> str:
-    """Text of a model without control characters, which could steer the terminal."""
-    return "".join(letter for letter in text if letter.isprintable() or letter == "\n")

@@ -17,8 +17,11 @@ def memory_report(
     from branchwise.config import EngineConfig
     from branchwise.engine.kv import KvDemand
     from branchwise.engine.memory import plan_memory, resolve_dtype
+    from branchwise.strategies.beam import BeamSearch
     from branchwise.weights import open_checkpoint
 
+    EngineConfig(device=device, dtype=dtype, weights=weights)  # type: ignore[arg-type]  # it checks them
+    BeamSearch(n=n, expand=expand)  # and it these
     backend = open_backend(device)
     checkpoints = [open_checkpoint(source) for source in (policy, prm) if source is not None]
     chosen = resolve_dtype(dtype, checkpoints[0], backend)

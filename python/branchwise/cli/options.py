@@ -13,13 +13,14 @@ import typer
 from branchwise.backend.memory import GIB
 from branchwise.chat_options import parse_variables
 from branchwise.config import EngineConfig
-from branchwise.errors import ConfigError
+from branchwise.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from branchwise.strategies.protocol import Strategy
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": GIB, "t": GIB << 10}
 STRATEGY_OPTIONS = ("n", "expand", "max_steps", "aggregate", "vote")
+_PATHS = ("policy", "prm", "weight_cache")  # of any bytes
 _MODELS, _SEARCH, _SAMPLING = "Models", "Search", "Sampling"
 
 
@@ -152,6 +153,11 @@ class SearchOptions:
     max_tokens: Annotated[int, _option(_SAMPLING, "Tokens of one solution at most.")] = 2048
     seed: Annotated[int, _option(_SAMPLING, "The same seed gives the same tree, bit for bit.")] = 0
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name not in _PATHS:
+                check_text(f"--{field.name.replace('_', '-')}", getattr(self, field.name))
+
     def make_strategy(self) -> Strategy:
         """The strategy with the options that were given. ConfigError says what cannot work, before models load."""
         from branchwise.strategies.protocol import Limits
@@ -186,6 +192,13 @@ class SearchOptions:
             chat_template_kwargs=parse_variables(self.template_var or []),
         )
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every token is the likeliest one."""
+        from branchwise.types import Sampling
+
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p).is_greedy
+
     def as_dict(self) -> dict[str, Any]:
         """All options by name, as they were given."""
         return asdict(self)
@@ -210,6 +223,13 @@ def with_search_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise InputError for words that are not in the encoding of the terminal; their bytes became half characters."""
+    for word in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(word, str) and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise InputError(f"{name} {word!r} is not UTF-8 text: write it in the encoding of this terminal")
 
 
 def parse_size(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -38,7 +39,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Problem | BadRow]:
     it is a problem.
     """
     rows: dict[str, Problem | BadRow] = {}
-    for number, line in islice(_lines(path), limit):
+    for number, line in islice(_lines(path), None if limit is None else min(limit, sys.maxsize)):
         row = _read(line, number)
         if row.id in rows:
             row = BadRow("", row.text, f"line {number}: the id {_show(row.id)} was used before: ids must be unique")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from branchwise.cli import models
-from branchwise.cli.options import Json, SearchOptions, with_search_options
-from branchwise.cli.output import make_console, print_json
+from branchwise.cli.options import Json, SearchOptions, check_text, with_search_options
+from branchwise.cli.output import make_console, print_json, say
 from branchwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ def solve(
     """Solve one question and draw the tree of the search as it grows."""
     if not question.strip():
         raise InputError("the question is empty: write what is to be solved, in quotes")
+    check_text("the question", question)
     options.make_strategy(), options.engine_config()  # refuse before models load
     if options.policy is None:
-        make_console(stderr=True).print(BUNDLED, style="dim", soft_wrap=True)
+        say(make_console(stderr=True), BUNDLED, "dim")
     with models.open_engine(options) as engine:
         if json:
             from branchwise.report.result_json import result_to_dict

@@ -20,6 +20,6 @@ def cut_lines(cuts: Mapping[Cut, int]) -> list[str]:
     """ "3 branches were cut by the number of steps: raise --max-steps", a line for each limit."""
     lines = []
     for cut, count in sorted(cuts.items(), key=lambda item: -item[1]):
-        limit, lift = _LIMITS[cut]
+        limit, lift = _LIMITS.get(cut, (f"the limit of {cut}", "raise it"))  # a file may hold those of another version
         lines.append(f"{count:,} {'branch was' if count == 1 else 'branches were'} cut by {limit}: {lift}")
     return lines

@@ -16,6 +16,7 @@ from typing import Any
 
 from branchwise.errors import ResultsError
 from branchwise.report.journal import Changed, Journal
+from branchwise.signals import Delay
 
 HEADER = "branchwise_results"  # key of the header line: the version of the format
 FORMAT = 2
@@ -76,8 +77,9 @@ class ResultsFile:
         """
         assert self._begun, "append before begin"
         assert record["id"] not in self.done, f"{record['id']!r} is done already"
-        self._write(_line(record), record)
-        self.done[record["id"]] = record
+        with Delay():
+            self._write(_line(record), record)
+            self.done[record["id"]] = record
 
     def drop(self, ids: Collection[str]) -> None:
         """Forget some results, so that they can come again. ResultsError: all are still there."""

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
+from branchwise.report.plain import printable
+from branchwise.tree import walk
 from branchwise.types import Node
 
 ALL, PRUNED_FOLDED, PRUNED_HIDDEN = range(3)  # levels of detail, tried in this order
+_LEVELS = 64  # that are drawn to the left of a step
 _MIN_TEXT = 12  # cells that the text of a step gets, however deep it sits
 
 
@@ -57,21 +60,21 @@ def draw_tree(
     width: cells of a line    lines: at most, the title included; the last one says how many are missing
     """
     marks = marks or Marks()
-    drawn = [Text(shorten(title, width, glyphs.more), style="bold")]
     for detail in (ALL, PRUNED_FOLDED, PRUNED_HIDDEN):
-        body = list(_lines(_items(root, detail, marks, glyphs), "", width, glyphs))
-        if len(body) < lines:
+        places = list(_places(_items(root, detail, marks, glyphs)))
+        if len(places) < lines:
             break
-    if len(body) >= lines:
-        missing = len(body) - (lines - 2)
-        body = [*body[: lines - 2], Text(f"{glyphs.more} {missing} more lines", style="dim")]
-    return Text("\n").join([*drawn, *body])
+    shown = places if len(places) < lines else places[: lines - 2]
+    drawn = [Text(shorten(title, width, glyphs.more), style="bold")]
+    drawn += [_line(place, width, glyphs) for place in shown]
+    if len(shown) < len(places):
+        drawn.append(Text(f"{glyphs.more} {len(places) - len(shown)} more lines", style="dim"))
+    return Text("\n").join(drawn)
 
 
 def shorten(text: str, width: int, more: str = "…") -> str:
     """`text` on one line of at most `width` cells, without control characters."""
-    printable = "".join(letter if letter.isprintable() else " " for letter in text)
-    line = Text(" ".join(printable.split()))
+    line = Text(printable(" ".join(text.split())))
     if line.cell_len > width:
         line.truncate(max(0, width - len(more)))
         line.append(more)
@@ -95,31 +98,50 @@ class _Item:
     children: list[_Item] = field(default_factory=list)
 
 
-def _items(node: Node, detail: int, marks: Marks, glyphs: Glyphs) -> list[_Item]:
-    children = list(node.children)  # a copy: the search may be adding to it
-    dead = [child for child in children if _is_dead(child)] if detail != ALL else []
-    items = []
-    twins: dict[tuple[str, float | None], _Item] = {}  # pruned steps that say the same share a line
-    for child in children:
-        if child in dead:
-            continue
-        twin = twins.get((child.text, child.score)) if child.pruned else None
-        if twin is not None:
-            twin.times += 1
-            continue
-        item = _item(child, marks, glyphs)
-        item.children = _items(child, detail, marks, glyphs)
-        items.append(item)
-        if child.pruned:
-            twins[child.text, child.score] = item
-    if dead and detail == PRUNED_FOLDED:
-        items.append(_folded(dead, glyphs))
-    return items
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an item is drawn: `above` says of the last levels over it whether more comes there, `depth` counts all."""
+
+    item: _Item
+    above: tuple[bool, ...] = ()
+    depth: int = 0
+    guide: bool | None = None  # whether more siblings come; None: it continues the column of its parent
 
 
-def _is_dead(node: Node) -> bool:
-    """True when nothing under a node is alive or finished."""
-    return node.pruned or (bool(node.children) and all(_is_dead(child) for child in list(node.children)))
+def _items(root: Node, detail: int, marks: Marks, glyphs: Glyphs) -> list[_Item]:
+    """What is drawn under the root. Without recursion: a search may be thousands of steps deep."""
+    dead = _dead(root) if detail != ALL else set()
+    top = _Item(Text())
+    todo = [(root, top)]
+    while todo:
+        node, item = todo.pop()
+        twins: dict[tuple[str, float | None], _Item] = {}  # pruned steps that say the same share a line
+        children = list(node.children)  # a copy: the search may be adding to it
+        for child in children:
+            if child in dead:
+                continue
+            twin = twins.get((child.text, child.score)) if child.pruned else None
+            if twin is not None:
+                twin.times += 1
+                continue
+            made = _item(child, marks, glyphs)
+            item.children.append(made)
+            todo.append((child, made))
+            if child.pruned:
+                twins[child.text, child.score] = made
+        folded = [child for child in children if child in dead]
+        if folded and detail == PRUNED_FOLDED:
+            item.children.append(_folded(folded, glyphs))
+    return top.children
+
+
+def _dead(root: Node) -> set[Node]:
+    """Nodes under which nothing is alive or finished."""
+    dead: set[Node] = set()
+    for node in reversed(list(walk(root))):
+        if node.pruned or (node.children and all(child in dead for child in list(node.children))):
+            dead.add(node)
+    return dead
 
 
 def _item(node: Node, marks: Marks, glyphs: Glyphs) -> _Item:
@@ -146,20 +168,35 @@ def _folded(nodes: list[Node], glyphs: Glyphs) -> _Item:
     return _Item(Text(f"{glyphs.pruned} ", style="dim red"), f"{len(nodes)} pruned{bounds}", style="dim")
 
 
-def _lines(items: list[_Item], indent: str, width: int, glyphs: Glyphs) -> Iterator[Text]:
-    for place, first in enumerate(items):
-        last = place == len(items) - 1
-        guide, under = (glyphs.last, glyphs.blank) if last else (glyphs.branch, glyphs.through)
-        item = first
-        yield _line(item, indent + guide, width, glyphs)
-        while len(item.children) == 1:
-            item = item.children[0]
-            yield _line(item, indent + under, width, glyphs)
-        yield from _lines(item.children, indent + under, width, glyphs)
+def _places(items: list[_Item]) -> Iterator[_Place]:
+    """The items in the order of their lines."""
+    todo = [_Place(item, guide=more > 0) for more, item in enumerate(reversed(items))]
+    while todo:
+        place = todo.pop()
+        yield place
+        children, above, depth = place.item.children, place.above, place.depth
+        if place.guide is not None:
+            above, depth = (*above, place.guide)[-_LEVELS:], depth + 1
+        if len(children) == 1:
+            todo.append(_Place(children[0], above, depth))
+        else:
+            todo += [_Place(child, above, depth, more > 0) for more, child in enumerate(reversed(children))]
 
 
-def _line(item: _Item, indent: str, width: int, glyphs: Glyphs) -> Text:
+def _line(place: _Place, width: int, glyphs: Glyphs) -> Text:
+    item = place.item
     suffix = item.suffix if item.times == 1 else Text(f"  {item.times} times", style="dim")
-    room = width - len(indent) - item.label.cell_len - suffix.cell_len
-    text = Text(shorten(item.text, max(_MIN_TEXT, room), glyphs.more), style=item.style)
+    most = width - item.label.cell_len - suffix.cell_len
+    indent = _indent(place, max(0, most - _MIN_TEXT), glyphs)
+    text = Text(shorten(item.text, max(_MIN_TEXT, most - len(indent)), glyphs.more), style=item.style)
     return Text.assemble((indent, "dim"), item.label, text, suffix)
+
+
+def _indent(place: _Place, width: int, glyphs: Glyphs) -> str:
+    """The lines to the left; of a place that is too deep, the last ones."""
+    levels = max(0, width // len(glyphs.blank) - 1)
+    shown = place.above[max(0, len(place.above) - levels) :]
+    guides = [glyphs.through if more else glyphs.blank for more in shown]
+    if place.guide is not None:
+        guides.append(glyphs.branch if place.guide else glyphs.last)
+    return "".join([glyphs.more if len(shown) < place.depth else "", *guides])
