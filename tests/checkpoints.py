@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from branchwise.models.families import decoder_config
+from branchwise.models.config import decoder_config
 from branchwise.models.load import expected_shapes
 from branchwise.text.tokenizer import Tokenizer
 

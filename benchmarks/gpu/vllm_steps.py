@@ -16,7 +16,7 @@ from branchwise._C import lineage_child
 from branchwise.api import Engine
 from branchwise.engine.rows import RowLoad
 from branchwise.errors import InputError, StaleNodeError
-from branchwise.models.families import decoder_config
+from branchwise.models.config import decoder_config
 from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import INSTRUCTION
 from branchwise.search.driver import run

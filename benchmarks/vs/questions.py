@@ -11,7 +11,7 @@ from benchmarks.vs.workloads import Question
 from branchwise.answers.extract import extract_answer
 from branchwise.answers.grade import Grader
 from branchwise.answers.vote import choose
-from branchwise.models.families import decoder_config
+from branchwise.models.config import decoder_config
 from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.formats import make_format
 from branchwise.scoring.inputs import RunningFormat

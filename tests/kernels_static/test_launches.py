@@ -118,7 +118,7 @@ def lasting_pointers(loop) -> set[int]:
     """Addresses of the loop's own buffers, of the weights that kernels read, and of the KV."""
     model, kv_layers = loop._parts.forward.args
     holders = (loop.plan, loop.plan.arrays, loop.state, loop._draws, loop._space, loop._sampler, loop, model)
-    found = {layer.data_ptr() for layer in kv_layers} | {t.data_ptr() for pair in model.rope.values() for t in pair}
+    found = {layer.data_ptr() for layer in kv_layers} | {t.data_ptr() for t in model.rope.tensors()}
     holders += tuple(model.layers)
     for holder in holders:
         values = [getattr(holder, name, None) for name in (*vars_of(holder),)]

@@ -10,7 +10,7 @@ import torch
 
 from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.errors import CheckpointError
-from branchwise.models.families import decoder_config
+from branchwise.models.config import decoder_config
 from branchwise.scoring.heads import pair_head
 from branchwise.weights import open_checkpoint
 from branchwise.weights.matrix import EMBEDDING, HEAD, head_name, weight_bytes

@@ -234,6 +234,10 @@ class Backend(Protocol):
         """A small tensor on the device."""
         ...
 
+    def table(self, rows: int, width: int) -> Tensor:
+        """Room for a table [rows, width] fp32 on the device, of which only the first rows may ever be written."""
+        ...
+
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
         """Room for the KV of a model: [layer, block, kv_head, 2, kv_width(head_dim)]."""
         ...

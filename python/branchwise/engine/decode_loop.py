@@ -78,6 +78,7 @@ class DecodeLoop:
         self._reserve(rows, reserved)
         handles = np.fromiter((row.handle for row in rows), np.int64, len(rows))
         plan = self.kv.planner.build(handles, np.ones(len(rows), np.int32))
+        self.model.rope.cover(int(plan.positions.max()) + 1)
         order = np.asarray(plan.order)
         rewind = np.array(reserved, np.int32)[order] - 1  # the plan's rows are the last slots: back to the first
         in_order = [rows[index] for index in order]

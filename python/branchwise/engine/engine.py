@@ -49,7 +49,7 @@ class StepEngine:
         self.detectors = StepDetectors(tokenizer)
         self.forest = Forest(kv, self.rows, self.detectors)
         self.speculate = speculate
-        self.context = min(model.config.max_positions, len(next(iter(model.rope.values()))[0]))
+        self.context = model.config.max_positions
         self.flops_per_token = 2.0 * model.config.matmul_parameters
         self._no_rows = model.backend.tensor(torch.empty(0, model.config.hidden_size, dtype=model.dtype))
         backend = model.backend

@@ -10,7 +10,7 @@ import torch
 from branchwise._C import KvTree
 from branchwise.backend.base import Backend
 from branchwise.errors import OutOfMemory
-from branchwise.models.families import DecoderConfig
+from branchwise.models.config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 from branchwise.backend.base import Backend
 from branchwise.engine.kv import KvDemand, block_bytes
 from branchwise.errors import ConfigError, OutOfMemory
-from branchwise.models.families import DecoderConfig, decoder_config
+from branchwise.models.config import DecoderConfig, decoder_config
 from branchwise.weights.checkpoint import Checkpoint
 from branchwise.weights.matrix import weight_bytes
 

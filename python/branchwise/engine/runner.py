@@ -43,6 +43,7 @@ class Runner:
         self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
         self.stats = RunnerStats()
         self.last_bytes_read = 0
+        model.rope.reserve(kv.n_blocks * kv.block_slots)  # no position is beyond what the KV holds
         self.layers = model.backend.replayed(model.through_layers)
 
     def forward(self, feeds: list[Feed]) -> Tensor:
@@ -61,6 +62,7 @@ class Runner:
         handles = np.fromiter((feed.handle for feed in feeds), np.int64, len(feeds))
         counts = np.fromiter((len(feed.tokens) for feed in feeds), np.int32, len(feeds))
         plan = self.kv.planner.build(handles, counts)
+        self.model.rope.cover(int(plan.positions.max()) + 1)
         order = np.asarray(plan.order)
         backend = self.model.backend
         tokens = backend.tensor(torch.tensor([token for index in order for token in feeds[index].tokens]))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from branchwise.backend.base import Backend, Embedding, Linear, Plan
-from branchwise.models.families import DecoderConfig
-from branchwise.models.rope import rope_table
+from branchwise.models.config import DecoderConfig
+from branchwise.models.rope import RopeTables
 
 
 @dataclass(slots=True)
@@ -60,12 +60,11 @@ class Decoder:
     layers: list[Layer]
     final_norm: Tensor
     head: Any
-    rope: dict[bool, tuple[Tensor, Tensor]]  # False: global layers, True: local layers
+    rope: RopeTables  # by kind of layer
     embed_scale: float = field(init=False)
 
     def __post_init__(self) -> None:
-        scale = torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)  # rounded as the family does
-        self.embed_scale = float(scale) if self.config.family.embed_scale else 1.0
+        self.embed_scale = float(torch.tensor(self.config.embedding_scale, dtype=self.dtype))  # rounded as Gemma does
 
     def forward(self, tokens: Tensor, plan: Plan, pool: Sequence[Tensor]) -> Tensor:
         """Hidden states after the final norm, one per row.
@@ -114,7 +113,7 @@ class Decoder:
 
     def _attention(self, index: int, layer: Layer, x: Tensor, plan: Plan, kv_layer: Tensor, scratch: Scratch) -> Tensor:
         config = self.config
-        cos, sin = self.rope[config.local_rope[index]]
+        cos, sin = self.rope[config.rope_of[index]]
         self.backend.rope_store(
             layer.qkv(x, scratch.qkv), plan, cos, sin, scratch.query, kv_layer, config.n_heads, config.n_kv_heads,
             config.head_dim, layer.q_norm, layer.k_norm, config.eps, config.family.norm_add_one,
@@ -138,16 +137,3 @@ class Decoder:
             return self._norm(residual, weight, out)
         self.backend.add_rms_norm(update, residual, weight, out, self.config.eps, self.config.family.norm_add_one)
         return out
-
-
-def rope_tables(config: DecoderConfig, positions: int, backend: Backend) -> dict[bool, tuple[Tensor, Tensor]]:
-    """RoPE tables of the global and, where the family has them, the local layers."""
-
-    def table(theta: float, scaling: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        cos, sin = rope_table(config.head_dim, theta, scaling, positions)
-        return backend.tensor(cos), backend.tensor(sin)
-
-    tables = {False: table(config.rope_theta, config.rope_scaling)}
-    if any(config.local_rope):
-        tables[True] = table(config.rope_local_theta, {})
-    return tables

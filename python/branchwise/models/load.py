@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -12,14 +13,15 @@ from torch import Tensor
 from branchwise.backend.base import Backend, Embedding, KeptLayers, Linear, WeightCache
 from branchwise.backend.memory import return_freed
 from branchwise.errors import CheckpointError
-from branchwise.models.decoder import Decoder, Layer, rope_tables
-from branchwise.models.families import DecoderConfig, decoder_config
+from branchwise.models.config import DecoderConfig, decoder_config
+from branchwise.models.decoder import Decoder, Layer
+from branchwise.models.layout import laid_out
+from branchwise.models.rope import RopeTables
 from branchwise.weights.blocks import Matrix
 from branchwise.weights.checkpoint import Checkpoint
 from branchwise.weights.matrix import EMBEDDING, HEAD, head_name, read_matrix
 from branchwise.weights.read_ahead import ReadAhead
 
-LONGEST_CONTEXT = 32768  # positions the RoPE tables cover; longer prompts are refused
 # In the order in which a layer is put together
 _MATRICES = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -44,7 +46,8 @@ def load_decoder(
     CheckpointError names every missing and every leftover tensor, and any whose shape does not fit the config.
     """
     config = decoder_config(checkpoint.config, checkpoint.source)
-    reader = _Reader(checkpoint, dtype, expected_shapes(config), backend, weights)
+    _warn_of_context(config, checkpoint)
+    reader = _Reader(laid_out(checkpoint, config), dtype, expected_shapes(config), backend, weights)
     reader.check_names(set(extra))
     words = head_name(checkpoint, config.tied) if head else None
     kept = None if cache is None else cache.model(checkpoint, dtype, weights, head)
@@ -59,6 +62,16 @@ def load_decoder(
     return decoder
 
 
+def _warn_of_context(config: DecoderConfig, checkpoint: Checkpoint) -> None:
+    given = checkpoint.config.get("max_position_embeddings")
+    if isinstance(given, int) and config.max_positions < given:
+        warnings.warn(
+            f"{checkpoint.source}: the context is {config.max_positions} tokens, not {given}: beyond, the model turns "
+            "all of a text by other frequencies (longrope), which a text that is growing cannot follow",
+            UserWarning, 3,
+        )  # fmt: skip
+
+
 def _build(reader: _Reader, config: DecoderConfig, head: str | None, source: _Source) -> Decoder:
     backend, dtype = reader.backend, reader.dtype
     embedding = backend.embedding(reader.rows(EMBEDDING), config.vocab_size, config.hidden_size, dtype)
@@ -68,16 +81,18 @@ def _build(reader: _Reader, config: DecoderConfig, head: str | None, source: _So
         return_freed()
     tied = embedding if head == EMBEDDING else None
     output = source.head(head, config.vocab_size, tied) if head else None
-    positions = min(config.max_positions, LONGEST_CONTEXT)
     final_norm = reader.load("model.norm.weight")
-    rope = rope_tables(config, positions, backend)
+    if head and config.logit_divisor != 1.0:
+        final_norm = (final_norm.float() / config.logit_divisor).to(dtype)
+    rope = RopeTables(config.ropes, config.head_dim, config.max_positions, backend)
     return_freed()
     return Decoder(backend, config, dtype, embedding, layers, final_norm, output, rope)
 
 
 def _load_layer(reader: _Reader, source: _Source, config: DecoderConfig, index: int) -> Layer:
     prefix = f"model.layers.{index}."
-    family = config.family
+    before, after, before_mlp, after_mlp = config.family.norms
+    qk_norm = config.family.qk_norm
 
     def norm(name: str, wanted: bool = True) -> Tensor | None:
         return reader.load(f"{prefix}{name}.weight") if wanted else None
@@ -86,18 +101,17 @@ def _load_layer(reader: _Reader, source: _Source, config: DecoderConfig, index: 
         biases = [reader.load(f"{prefix}{name}.bias") for name in names] if bias else None
         return source.linear([prefix + name for name in names], torch.cat(biases) if biases else None)
 
-    mlp_norm = "pre_feedforward_layernorm" if family.sandwich_norms else "post_attention_layernorm"
     return Layer(
-        input_norm=reader.load(f"{prefix}input_layernorm.weight"),
+        input_norm=reader.load(f"{prefix}{before}.weight"),
         qkv=linear(config.qkv_bias, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        q_norm=norm("self_attn.q_norm", family.qk_norm),
-        k_norm=norm("self_attn.k_norm", family.qk_norm),
+        q_norm=norm("self_attn.q_norm", qk_norm),
+        k_norm=norm("self_attn.k_norm", qk_norm),
         output=linear(config.output_bias, "self_attn.o_proj"),
-        attention_norm=norm("post_attention_layernorm", family.sandwich_norms),
-        mlp_norm=reader.load(f"{prefix}{mlp_norm}.weight"),
-        gated=source.gated(f"{prefix}mlp.gate_proj", f"{prefix}mlp.up_proj", family.activation),
+        attention_norm=norm(after, bool(after)),
+        mlp_norm=reader.load(f"{prefix}{before_mlp}.weight"),
+        gated=source.gated(f"{prefix}mlp.gate_proj", f"{prefix}mlp.up_proj", config.activation),
         down=linear(False, "mlp.down_proj"),
-        post_mlp_norm=norm("post_feedforward_layernorm", family.sandwich_norms),
+        post_mlp_norm=norm(after_mlp, bool(after_mlp)),
     )
 
 
@@ -111,8 +125,7 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
         "lm_head.weight": (config.vocab_size, hidden),
     }
     layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
+        **{f"{norm}.weight": (hidden,) for norm in config.family.norms if norm},
         "self_attn.q_proj.weight": (query, hidden),
         "self_attn.k_proj.weight": (key, hidden),
         "self_attn.v_proj.weight": (key, hidden),
@@ -127,8 +140,6 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
         layer["self_attn.o_proj.bias"] = (hidden,)
     if config.family.qk_norm:
         layer |= {"self_attn.q_norm.weight": (head_dim,), "self_attn.k_norm.weight": (head_dim,)}
-    if config.family.sandwich_norms:
-        layer |= {f"{when}_feedforward_layernorm.weight": (hidden,) for when in ("pre", "post")}
     for index in range(config.n_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
     return shapes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from branchwise.errors import ConfigError
-from branchwise.models.families import DecoderConfig
+from branchwise.models.config import DecoderConfig
 from branchwise.scoring.heads import (
     MLP_TENSORS,
     VALUE_TENSORS,

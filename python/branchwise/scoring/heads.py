@@ -19,7 +19,7 @@ from torch import Tensor
 
 from branchwise.backend.base import HeadKind
 from branchwise.errors import CheckpointError
-from branchwise.models.families import DecoderConfig
+from branchwise.models.config import DecoderConfig
 from branchwise.weights.checkpoint import Checkpoint
 from branchwise.weights.matrix import head_name
 
@@ -80,4 +80,4 @@ def pair_head(checkpoint: Checkpoint, config: DecoderConfig, good: int, bad: int
     """Rows `good` and `bad` of lm_head (of the embedding where they are tied), the other words left out."""
     name = head_name(checkpoint, config.tied)
     rows = [checkpoint.load_rows(name, word, word + 1, torch.float32)[0] for word in (good, bad)]
-    return Head("pair", [torch.stack(rows)])
+    return Head("pair", [torch.stack(rows) / config.logit_divisor])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from branchwise.backend.base import Backend, PrmHead, WeightCache
+from branchwise.models.config import decoder_config
 from branchwise.models.decoder import Decoder
-from branchwise.models.families import decoder_config
 from branchwise.models.load import load_decoder
 from branchwise.scoring.formats import format_note, head_tensors, make_format
 from branchwise.scoring.inputs import PrmFormat

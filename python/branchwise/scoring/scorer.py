@@ -51,7 +51,7 @@ class Scorer:
         self.kv = kv
         self.runner = Runner(prm.model, kv)
         self.batch_rows = batch_rows
-        self.context = min(prm.model.config.max_positions, len(next(iter(prm.model.rope.values()))[0]))
+        self.context = prm.model.config.max_positions
         self.flops_per_token = 2.0 * prm.model.config.matmul_parameters
         self.tokenizer = prm.tokenizer
         self._queue: deque[Twin] = deque()

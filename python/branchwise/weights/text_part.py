@@ -37,7 +37,7 @@ def text_config(config: dict[str, Any], source: str) -> dict[str, Any]:
         whole = {key: value for key, value in config.items() if key not in (*_NESTED, "model_type")}
         # A LLaVA config leaves the type of its Llama out.
         merged = {"model_type": "llama", **whole, **nested}
-        return merged | ({"architectures": config["architectures"]} if "architectures" in config else {})
+        return merged | {key: config[key] for key in ("architectures", "tie_word_embeddings") if key in config}
     return config
 
 

@@ -165,6 +165,9 @@ class CpuBackend:
     def tensor(self, values: Tensor) -> Tensor:
         return values
 
+    def table(self, rows: int, width: int) -> Tensor:
+        return sparse_memory(rows * width, torch.float32).view(rows, width)
+
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
         """How K and V lie in a block: `kv_width` in csrc/cpu/isa/kernels.h. Memory is taken when first written."""
         shape = layers, blocks, kv_heads, 2, self.kv_width(head_dim)

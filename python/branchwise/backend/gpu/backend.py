@@ -169,6 +169,9 @@ class TritonBackend:
     def kv_width(self, head_dim: int) -> int:
         return self.block_slots * head_dim
 
+    def table(self, rows: int, width: int) -> Tensor:
+        return torch.empty(rows, width, device=self.device)
+
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
         """[layer, page, kv_head, 2, 64, head_dim], zeroed once: slots never written are finite."""
         if head_dim % 2 or not 8 <= head_dim <= LARGEST_HEAD:
