@@ -26,8 +26,33 @@ MODELS: dict[str, Any] = {
     "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**COMMON)),
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**COMMON | {"tie_word_embeddings": True})),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**COMMON, head_dim=32)),
+    "gemma": lambda: transformers.GemmaForCausalLM(
+        transformers.GemmaConfig(**COMMON | {"tie_word_embeddings": True}, head_dim=32)
+    ),
+    "gemma2": lambda: transformers.Gemma2ForCausalLM(
+        transformers.Gemma2Config(
+            **COMMON | {"tie_word_embeddings": True}, head_dim=32, sliding_window=16, query_pre_attn_scalar=32
+        )
+    ),
+    "phi3": lambda: transformers.Phi3ForCausalLM(
+        transformers.Phi3Config(**COMMON, partial_rotary_factor=0.75, sliding_window=16, pad_token_id=0)
+    ),
+    "granite": lambda: transformers.GraniteForCausalLM(
+        transformers.GraniteConfig(
+            **COMMON,
+            embedding_multiplier=12.0,
+            residual_multiplier=0.25,
+            attention_multiplier=0.125,
+            logits_scaling=4.0,
+        )
+    ),
+    "smollm3": lambda: transformers.SmolLM3ForCausalLM(
+        transformers.SmolLM3Config(**COMMON | {"num_hidden_layers": 4}, pad_token_id=0)
+    ),
     "gemma3": lambda: transformers.Gemma3ForCausalLM(
-        transformers.Gemma3TextConfig(**COMMON | {"tie_word_embeddings": True}, head_dim=32, sliding_window=16)
+        transformers.Gemma3TextConfig(
+            **COMMON | {"tie_word_embeddings": True}, head_dim=32, sliding_window=16, query_pre_attn_scalar=32
+        )
     ),
 }
 
@@ -38,6 +63,8 @@ _PARTS = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -82,8 +109,7 @@ def write_gguf(path: Path, architecture: str, model: Any, **extra: Any) -> Path:
     if head_dim != config.hidden_size // config.num_attention_heads:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
-    if architecture == "gemma3":
-        writer.add_sliding_window(config.sliding_window)
+    _add_own(writer, architecture, config)
     writer.add_token_list([f"t{i}" for i in range(config.vocab_size)])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
@@ -98,6 +124,22 @@ def write_gguf(path: Path, architecture: str, model: Any, **extra: Any) -> Path:
     for name, array in tensors.items():
         writer.add_tensor(name, array)
     return finish(writer, path)
+
+
+def _add_own(writer: gguf.GGUFWriter, architecture: str, config: Any) -> None:
+    """Metadata that only some architectures have."""
+    if architecture in ("gemma2", "gemma3", "phi3"):
+        writer.add_sliding_window(config.sliding_window)
+    if architecture == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if architecture == "phi3":
+        writer.add_rope_dimension_count(12)  # three quarters of a head of 16
+    if architecture == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
 
 
 def finish(writer: gguf.GGUFWriter, path: Path) -> Path:
@@ -125,15 +167,15 @@ def _gguf_name(name: str, architecture: str) -> str:
         "pre_feedforward_layernorm": "ffn_norm",
         "post_feedforward_layernorm": "post_ffw_norm",
     }
-    norms = sandwich if architecture == "gemma3" else {"post_attention_layernorm": "ffn_norm"}
+    norms = sandwich if architecture in ("gemma2", "gemma3") else {"post_attention_layernorm": "ffn_norm"}
     return f"blk.{layer}.{(_PARTS | norms)[part]}.{kind}"
 
 
 def _converted(name: str, weight: torch.Tensor, architecture: str, config: Any) -> np.ndarray:
     array = weight.float().numpy()
-    if architecture == "gemma3" and name.endswith("norm.weight"):
+    if architecture.startswith("gemma") and name.endswith("norm.weight"):
         return array + np.float32(1)
-    if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+    if architecture in ("llama", "granite", "smollm3") and ("q_proj" in name or "k_proj" in name):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         rows = len(array) // heads
         # Row `half * (rows / 2) + i` of a head becomes its row `2 * i + half`.

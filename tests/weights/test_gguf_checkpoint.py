@@ -13,7 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from branchwise.errors import CheckpointError
 from branchwise.weights import open_checkpoint
-from branchwise.weights.gguf_config import llama3_divisors
+from branchwise.weights.gguf_rope import llama3_divisors
 from weights.samples import MODELS, stored_weights, tiny_model, write_gguf
 
 LLAMA3 = {
@@ -35,7 +35,7 @@ def test_every_tensor_comes_back(architecture: str, tmp_path: Path) -> None:
         loaded = checkpoint.load(name, torch.float32)
         assert checkpoint.shape(name) == tuple(loaded.shape) == tuple(weight.shape)
         assert loaded.is_contiguous()
-        if architecture == "gemma3" and name.endswith("norm.weight"):  # w + 1 was rounded to fp32
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):  # w + 1 was rounded to fp32
             torch.testing.assert_close(loaded, weight, rtol=0, atol=2**-23)
         else:
             assert torch.equal(loaded, weight), name
@@ -61,7 +61,7 @@ def test_config_matches_the_model(architecture: str, tmp_path: Path) -> None:
         "tie_word_embeddings",
     ):
         assert config[key] == getattr(known, key), key
-    assert config["head_dim"] == (32 if architecture in ("qwen3", "gemma3") else 16)
+    assert config["head_dim"] == (32 if architecture in ("qwen3", "gemma", "gemma2", "gemma3") else 16)
     assert config["attention_bias"] == (architecture == "qwen2")
     assert (config["rope_theta"], config["rope_scaling"]) == (50000.0, None)
     assert (config["bos_token_id"], config["eos_token_id"]) == (1, 2)
@@ -149,11 +149,15 @@ def test_llama3_scaling_is_recovered_from_its_divisors(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "experts": ({"llama__expert_count": 8}, "llama.expert_count = 8 is not supported"),
+    "experts": ({"llama__expert_count": 8}, "llama.expert_count = 8 is not supported: a mixture of experts"),
     "logit scale": ({"llama__logit_scale": 0.5}, "llama.logit_scale = 0.5 is not supported"),
     "partial rotary": ({"llama__rope__dimension_count": 8}, "must equal the head dimension, 16"),
     "other value width": ({"llama__attention__value_length": 8}, "must equal the head dimension, 16"),
-    "longrope": ({"llama__rope__scaling__type": "longrope"}, "expected one of none, linear, yarn"),
+    "longrope": ({"llama__rope__scaling__type": "longrope"}, "tensor rope_factors_short.weight is missing"),
+    "magic": ({"llama__rope__scaling__type": "magic"}, "expected one of none, linear, yarn, longrope"),
+    "soft caps": ({"llama__attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not supported"),
+    "sharper without yarn": ({"llama__rope__scaling__attn_factor": 1.5}, "is not supported without yarn or longrope"),
+    "other yarn": ({"llama__rope__scaling__yarn_ext_factor": 0.5}, "yarn_ext_factor = 0.5 is not supported"),
     "scaling without factor": ({"llama__rope__scaling__type": "linear"}, "factor = None must be a positive number"),
     "unknown tensor": ({"tensors": {"blk.0.ffn_gate_inp.weight": np.ones(8, np.float32)}}, "blk.0.ffn_gate_inp.weight"),
 }
@@ -188,6 +192,7 @@ def edited(tmp_path: Path, key: str, value: Any) -> Path:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("general.architecture", "qwen3moe", "architecture 'qwen3moe' is not supported: a mixture of experts"),
         ("general.architecture", "mamba", "architecture 'mamba' is not supported. Use a model of one of llama"),
         ("llama.block_count", None, "llama.block_count = None must be a positive integer"),
         ("llama.block_count", -1, "llama.block_count = -1 must be"),

@@ -52,7 +52,7 @@ class Checkpoint(Protocol):
         ...
 
     def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
-        """Rows [begin, end) of the embedding or lm_head, without reading the others. Raises CheckpointError."""
+        """Rows [begin, end) of a matrix other than q_proj or k_proj, and no more of it. Raises CheckpointError."""
         ...
 
     def block_format(self, name: str) -> BlockFormat | None:

@@ -16,7 +16,8 @@ from branchwise.weights.dequantise import read_rows, read_tensor
 from branchwise.weights.gguf_blocks import block_format, read_blocks
 from branchwise.weights.gguf_config import architecture_of, gguf_config
 from branchwise.weights.gguf_file import GgufTensor
-from branchwise.weights.gguf_names import DERIVED, hf_name
+from branchwise.weights.gguf_names import hf_name
+from branchwise.weights.gguf_rope import DERIVED
 from branchwise.weights.gguf_split import read_model
 from branchwise.weights.recommended import Recommended, of_metadata
 
@@ -60,8 +61,8 @@ class GgufCheckpoint:
         return out if order is None else out[torch.from_numpy(order)]
 
     def load_rows(self, name: str, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
-        """Rows [begin, end) of the embedding or lm_head, which no converter reorders. Raises CheckpointError."""
-        assert name.endswith(("embed_tokens.weight", "lm_head.weight")), name
+        """Rows [begin, end) of a matrix that no converter reorders. Raises CheckpointError."""
+        assert self._row_order(name, 0) is None, name
         return read_rows(self._tensor(name), begin, end, dtype)
 
     def block_format(self, name: str) -> BlockFormat | None:

@@ -12,6 +12,7 @@ _GLOBAL = {
 
 _LAYER = {
     "attn_norm": "input_layernorm",
+    "attn_qkv": "self_attn.qkv_proj",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
@@ -23,7 +24,7 @@ _LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 
-# Gemma 3 has norms on both sides of attention and of the MLP, so the same GGUF name means another norm there.
+# Gemma 2 and 3 have norms on both sides of attention and of the MLP, so the same GGUF name means another norm there.
 _PRE_NORM = {"ffn_norm": "post_attention_layernorm"}
 _SANDWICH_NORM = {
     "post_attention_norm": "post_attention_layernorm",
@@ -33,8 +34,7 @@ _SANDWICH_NORM = {
 
 _PATTERN = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(\w+)\.(weight|bias)")
 
-DERIVED = frozenset({"rope_freqs.weight"})
-"""Tensors that only restate the configuration: they are not weights of the model."""
+_FUSED_MLP = {"ffn_up": "mlp.gate_up_proj"}
 
 
 def hf_name(gguf_name: str, architecture: str) -> str | None:
@@ -44,5 +44,6 @@ def hf_name(gguf_name: str, architecture: str) -> str | None:
     if not (match := _PATTERN.fullmatch(gguf_name)):
         return None
     layer, part, kind = match.groups()
-    table = _LAYER | (_SANDWICH_NORM if architecture == "gemma3" else _PRE_NORM)
+    table = _LAYER | (_SANDWICH_NORM if architecture in ("gemma2", "gemma3") else _PRE_NORM)
+    table |= _FUSED_MLP if architecture == "phi3" else {}
     return f"model.layers.{layer}.{table[part]}.{kind}" if part in table else None
