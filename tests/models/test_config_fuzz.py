@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from branchwise.errors import BranchwiseError, CheckpointError
+from branchwise.errors import BranchwiseError, CheckpointError, ConfigError
 from branchwise.models.config import decoder_config
 from branchwise.weights import open_checkpoint
 from checkpoints import random_checkpoint
@@ -178,3 +178,9 @@ def test_a_million_layers_take_neither_time_nor_memory(folder: Path) -> None:
     finally:
         config.write_text(whole)
     assert time.perf_counter() - begin < 5
+
+
+@pytest.mark.parametrize("size", [2, 4, 12, 22, 520, 1024])
+def test_heads_that_the_kernels_cannot_take(size: int) -> None:
+    with pytest.raises(ConfigError, match=f"heads of {size} dimensions: the kernels take multiples of 8 up to 512"):
+        cpu_decoder(random_checkpoint("llama", head_dim=size), torch.float32)

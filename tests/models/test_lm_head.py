@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,10 @@ def test_memory_is_that_of_the_head_that_is_used() -> None:
     matrix = with_head(True, "absent").tensors[EMBEDDING].numel()
     dense = [weight_bytes(with_head(True, head), "dense", torch.float32) for head in ("absent", "other")]
     assert dense[1] - dense[0] == 4 * matrix
+
+
+def test_words_of_a_prm_are_divided_as_the_logits_are() -> None:
+    checkpoint = with_head(True, "other")
+    config = replace(decoder_config(checkpoint.config, "x"), logit_divisor=4.0)
+    (rows,) = pair_head(checkpoint, config, 5, 9).tensors
+    assert torch.equal(rows, checkpoint.tensors[HEAD][[5, 9]] / 4)

@@ -14,6 +14,8 @@ from branchwise import _C
 from branchwise.config import EngineConfig
 from branchwise.engine.memory import check_weights
 from branchwise.errors import ConfigError
+from branchwise.models.config import decoder_config
+from branchwise.models.layout import laid_out
 from branchwise.weights import open_checkpoint
 from branchwise.weights.blocks import QUANTISED, quantise
 from branchwise.weights.matrix import read_matrix, weight_bytes
@@ -60,7 +62,7 @@ def test_a_row_does_not_depend_on_its_batch(form: str, dtype: torch.dtype) -> No
     assert torch.equal(all_logits(model, TOKENS, chunk=64), all_logits(model, TOKENS, chunk=7))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2", "phi3", "granite"])
 def test_a_file_is_used_as_it_is_stored(architecture: str, tmp_path: Path) -> None:
     def kind_of(name: str) -> Kind | None:
         part = name.split(".")[-2]
@@ -70,6 +72,7 @@ def test_a_file_is_used_as_it_is_stored(architecture: str, tmp_path: Path) -> No
     checkpoint = open_checkpoint(path)
     model = cpu_decoder(checkpoint, torch.float32, weights="stored")
     assert_same_model(all_logits(model, TOKENS), all_logits(cpu_decoder(checkpoint, torch.float32), TOKENS))
+    checkpoint = laid_out(checkpoint, decoder_config(checkpoint.config, architecture))
     dense = read_matrix(checkpoint, "model.layers.0.self_attn.q_proj.weight", "dense", torch.float32)
     blocks = read_matrix(checkpoint, "model.layers.0.self_attn.q_proj.weight", "stored", torch.float32)
     assert torch.allclose(blocks.dense(), dense, atol=1e-6)

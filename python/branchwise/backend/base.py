@@ -243,7 +243,7 @@ class Backend(Protocol):
         ...
 
     def kv_width(self, head_dim: int) -> int:
-        """Elements that the keys, or the values, of one block and head take."""
+        """Elements that the keys, or the values, of one block and head take. ConfigError: heads that cannot be."""
         ...
 
     def planner(self, tree: KvTree) -> Any:

@@ -19,6 +19,7 @@ from branchwise.models.config import DecoderConfig
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights.blocks import BlockFormat, Blocks
 from branchwise.weights.checkpoint import Checkpoint
+from branchwise.weights.recommended import Recommended
 
 Order = NDArray[np.int64]
 
@@ -51,6 +52,10 @@ class LaidOut:
     def files(self) -> list[Path]:
         """See `Checkpoint`."""
         return self._inner.files()
+
+    def recommended(self) -> Recommended:
+        """See `Checkpoint`."""
+        return self._inner.recommended()
 
     def names(self) -> set[str]:
         """Those of the parts, not of what they are parts of."""

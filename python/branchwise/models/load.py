@@ -46,6 +46,7 @@ def load_decoder(
     CheckpointError names every missing and every leftover tensor, and any whose shape does not fit the config.
     """
     config = decoder_config(checkpoint.config, checkpoint.source)
+    backend.kv_width(config.head_dim)  # heads that its kernels cannot take are told before anything is read
     _warn_of_context(config, checkpoint)
     reader = _Reader(laid_out(checkpoint, config), dtype, expected_shapes(config), backend, weights)
     reader.check_names(set(extra))

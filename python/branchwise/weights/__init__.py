@@ -24,20 +24,25 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     """
     path = Path(os.path.expanduser(source))
     try:
-        if os.path.exists(path):  # unlike the methods of Path, this never raises
-            return _open_path(path)
+        # Unlike the methods of Path, this never raises.
+        return _open_path(path) if os.path.exists(path) else _open_hub_id(str(source))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+        raise CheckpointError(
+            f"{error.filename or path} cannot be read: {error.strerror}. Check its permissions."
+        ) from error
+
+
+def _open_hub_id(source: str) -> Checkpoint:
     from branchwise.weights.hub import fetch_snapshot, is_hub_id
 
-    if not is_hub_id(str(source)):
+    if not is_hub_id(source):
         raise CheckpointError(
-            f"no model at {str(source)!r}: expected a folder with config.json and model.safetensors, a .gguf file, "
+            f"no model at {source!r}: expected a folder with config.json and model.safetensors, a .gguf file, "
             "or a hub id such as 'Qwen/Qwen2.5-0.5B-Instruct'. Check the path."
         )
     from branchwise.weights.safetensors_folder import SafetensorsCheckpoint
 
-    return SafetensorsCheckpoint(fetch_snapshot(str(source)), source=str(source))
+    return SafetensorsCheckpoint(fetch_snapshot(source), source=source)
 
 
 def _open_path(path: Path) -> Checkpoint:

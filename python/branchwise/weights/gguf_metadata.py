@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from branchwise.errors import CheckpointError
@@ -39,7 +37,7 @@ class Metadata:
     def number(self, name: str, default: float | None = None) -> float:
         """A positive number."""
         value = self.file.metadata.get(self.key(name), default)
-        if not isinstance(value, float | int) or not math.isfinite(value) or value <= 0:
+        if not isinstance(value, float | int) or type(value) is bool or not 0 < value < 1e30:  # nor is NaN
             raise self.error(name, "must be a positive number")
         # The file holds fp32: give back the shortest decimal of it, 1e-06 rather than 9.999999974752427e-07.
         return float(str(np.float32(value)))

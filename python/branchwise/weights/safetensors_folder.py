@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from branchwise.weights.blocks import BlockFormat, Blocks
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_LONGEST_NAME = 255  # that a file can have
 _LOADABLE = ("F32", "F16", "BF16", "F64")
 _NUMBERED = re.compile(r"(.*?)(\d{1,9})-of-(\d{1,9})\.safetensors", re.DOTALL)
 
@@ -135,8 +136,8 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise damaged(index, "weight_map names no tensor")
     shards = set(weight_map.values())
     for shard in sorted(shards):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise damaged(index, f"shard {shard!r} must be the name of a .safetensors file in the same folder")
+        if Path(shard).name != shard or not shard.endswith(".safetensors") or len(shard) > _LONGEST_NAME:
+            raise damaged(index, f"shard {shard[:80]!r} must be the name of a .safetensors file in the same folder")
     _check_numbers(index, shards)
     return weight_map
 

@@ -29,8 +29,10 @@ from branchwise.backend.cpu.recorded import RecordedLayers
 from branchwise.backend.cpu.weight_cache import PackedFolder
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 from branchwise.config import Weights
+from branchwise.errors import ConfigError
 from branchwise.weights.read_ahead import ReadAhead
 
+LARGEST_HEAD = 512  # dimensions: kMaxHeadDim of the kernels
 BLOCK_SLOTS = 32  # keys are scored 32 at a time
 HEAD_TILE_WORDS = 8192  # words of lm_head multiplied at once: a tile of logits stays in cache
 GROUP_ROWS = 256  # rows sampled at once: every group reads lm_head again; bounds the logits kept for top-k and top-p
@@ -140,7 +142,6 @@ class CpuBackend:
     rms_norm = staticmethod(_C.rms_norm)
     add_rms_norm = staticmethod(_C.add_rms_norm)
     rope_store = staticmethod(_C.rope_store)
-    kv_width = staticmethod(_C.kv_width)
     linear = staticmethod(packed_linear)
     gated = staticmethod(gated_linear)
 
@@ -164,6 +165,11 @@ class CpuBackend:
 
     def tensor(self, values: Tensor) -> Tensor:
         return values
+
+    def kv_width(self, head_dim: int) -> int:
+        if head_dim % 8 or not 8 <= head_dim <= LARGEST_HEAD:
+            raise ConfigError(f"heads of {head_dim} dimensions: the kernels take multiples of 8 up to {LARGEST_HEAD}")
+        return _C.kv_width(head_dim)
 
     def table(self, rows: int, width: int) -> Tensor:
         return sparse_memory(rows * width, torch.float32).view(rows, width)
