@@ -6,14 +6,19 @@ import time
 import tracemalloc
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from branchwise.errors import InputError
 from branchwise.pair.prompts import prompt_ids
 from branchwise.text.chat import encode_prompt
+from branchwise.text import length
 from branchwise.text.length import check_length
+from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Problem
 from text.templates import QWEN, USER
 from text.test_chat import tokenizer
+from text.vocabularies import CONFIG, VOCABULARIES
 
 TEXTS = {"prose": "The answer is 42, and so on. ", "spaces": " ", "emoji": "😀👍🏽", "one letter": "x", "bytes": "\0é"}
 
@@ -50,6 +55,17 @@ def test_what_fits_is_never_refused(name: str) -> None:
     text = TEXTS[name] * (60_000 // len(TEXTS[name]))
     check_length(made, text, len(made.encode(text)))
     check_length(made, text, None)
+
+
+@given(st.text(alphabet="ab \n.é😀1", max_size=400), st.sampled_from(sorted(VOCABULARIES)))
+@settings(max_examples=60)
+def test_pieces_never_refuse_what_fits(text: str, name: str) -> None:
+    """Even pieces of eight characters have less than twice the tokens of the whole."""
+    made = Tokenizer.from_json(VOCABULARIES[name]().to_str(), CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(length, "_PIECE", 8)
+        patch.setattr(length, "_CHEAP", 0)
+        check_length(made, text, len(made.encode(text)))
 
 
 def test_what_a_template_adds_counts() -> None:
