@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from branchwise.errors import InputError
 from branchwise.pair.prompts import prompt_ids
-from branchwise.text.chat import encode_prompt
 from branchwise.text import length
+from branchwise.text.chat import encode_prompt
 from branchwise.text.length import check_length
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Problem

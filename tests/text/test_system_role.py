@@ -64,6 +64,16 @@ def test_what_cannot_be_folded_is_refused() -> None:
         encode_prompt(tokenizer(MISTRAL), [USER, SYSTEM])
 
 
+def test_later_system_messages_are_printed_or_missed() -> None:
+    talk = [SYSTEM, USER, ASSISTANT, SYSTEM, USER]
+    qwen = tokenizer(TEMPLATES["qwen"])
+    assert encode_prompt(qwen, talk) == qwen.encode(render_chat(qwen, talk), special=True)
+    late = [USER, {"role": "system", "content": "Be brief from now on."}, USER]
+    for template in (DEAF, FIRST_ONLY.replace("not loop.first or m.role == 'user'", "loop.first or m.role == 'user'")):
+        with pytest.raises(InputError, match="drops the system message at place 1"):
+            encode_prompt(tokenizer(template), late)
+
+
 @pytest.mark.parametrize(
     "template",
     [

@@ -166,10 +166,15 @@ def test_folder(tmp_path: Path) -> None:
         "config.json": {"eos_token_id": 13},
     }.items():
         (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "chat_template.json").write_text('{"chat_template": "of images"}')
+    assert Tokenizer.from_folder(tmp_path).chat_template == "old"
     (tmp_path / "chat_template.jinja").write_text("{{ 'new' }}")
     tokenizer = Tokenizer.from_folder(str(tmp_path))
     assert tokenizer.eos_ids == {2, 4, 11, 12, 13}
     assert (tokenizer.bos_id, tokenizer.chat_template) == (1, "{{ 'new' }}")
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert Tokenizer.from_folder(tmp_path).chat_template == "of images"
 
 
 def test_damaged_folders(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from branchwise.chat_options import NO_OPTIONS, ChatOptions
 from branchwise.errors import ConfigError, InputError, TokenizerError
 from branchwise.text.chat_template import ChatTemplate
 from branchwise.text.length import check_length
-from branchwise.text.system_role import heard
+from branchwise.text.system_role import check_heard, heard
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.text.user_text import encode_guarded, guarded_messages
 from branchwise.types import Message
@@ -78,6 +78,7 @@ def encode_prompt(
             tokenizer, messages, add_generation_prompt=not is_open, continue_final_message=is_open, options=options
         )
         check_length(tokenizer, text, context)
+        check_heard(messages, text)
         ids = encode_guarded(tokenizer, text)
     else:
         ids = _checked_ids(prompt)

@@ -63,6 +63,8 @@ def read_folder(folder: Path) -> tuple[str, dict[str, Any]]:
     models = {name: _read_json(folder / name) for name in ("generation_config.json", "config.json")}
     ends = [_ids(model.get("eos_token_id"), f"{name}: eos_token_id") for name, model in models.items()]
     config["eos_token_id"] = sorted(set().union(*ends))
+    if config.get("chat_template") is None:  # models that see images keep theirs here
+        config["chat_template"] = _read_json(folder / "chat_template.json").get("chat_template")
     template = folder / "chat_template.jinja"
     if template.is_file():
         config["chat_template"] = _read_text(template)

@@ -33,6 +33,15 @@ def heard(template: ChatTemplate, messages: list[dict[str, str]], options: ChatO
     return messages
 
 
+def check_heard(messages: list[dict[str, str]], text: str) -> None:
+    """Raise InputError for a system message in mid-talk that a template dropped: `heard` moves only the first."""
+    for index, message in enumerate(messages):
+        if index and message["role"] == "system" and message["content"].strip() not in text:
+            raise InputError(
+                f"the chat template drops the system message at place {index}: put its text into a user turn, or first"
+            )
+
+
 def takes_system(template: ChatTemplate, options: ChatOptions) -> bool:
     """Whether a system message reaches the model. Those distilled from R1 print it, but were not trained with one."""
     if all(mark in template.source for mark in _R1):
