@@ -66,6 +66,10 @@ class Cost:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
+LEAST_TEMPERATURE = 1e-6  # below it greedy: logits are no finer than this, and divided by less they overflow
+LEAST_SHARE = 1e-12  # of top-p: below the sampler's unit of mass, only the likeliest word is left
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 and `min_p` 0 switch a filter off."""
@@ -78,7 +82,7 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         """Whether every token is the likeliest one, so that equal prompts are gone on with equally."""
-        return self.temperature == 0 or self.top_k == 1
+        return self.temperature < LEAST_TEMPERATURE or self.top_k == 1 or self.top_p <= LEAST_SHARE
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ BROKEN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[bw.Engine]:
-    with bw.Engine(kv_memory=256 << 20, max_tokens=60) as made:
+    with bw.Engine(kv_memory=256 << 20, max_tokens=24) as made:
         yield made
 
 

@@ -14,10 +14,19 @@ QUESTION = "12+3*4-5+60=?"
 OTHERS = ["7*8+5-20=?", "(31+4)*2-9=?", "90-4*7+11=?"]
 
 
-@pytest.fixture
-def engine() -> Iterator[bw.Engine]:
+@pytest.fixture(scope="module")
+def made() -> Iterator[bw.Engine]:
     with bw.Engine(kv_memory=256 << 20, max_tokens=300) as made:
         yield made
+
+
+@pytest.fixture
+def engine(made: bw.Engine) -> Iterator[bw.Engine]:
+    """With the PRM's context as it was, afterwards."""
+    assert made.judge is not None
+    context = made.judge.context
+    yield made
+    made.judge.context = context
 
 
 def prompt_tokens(engine: bw.Engine, question: str = QUESTION) -> int:

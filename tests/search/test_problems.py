@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -104,14 +106,22 @@ def test_whatever_opening_a_problem_raises_is_the_error_of_that_problem(error: E
     assert results["bad"].error is error or results["bad"].error.__cause__ is error
 
 
-def test_a_grader_that_fails_fails_alone() -> None:
-    def grade(answer: str | None, gold: str) -> bool:
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "beside the search"])
+def test_a_grader_that_fails_fails_alone(later: bool) -> None:
+    def grade_at_once(answer: str | None, gold: str) -> bool:
         return {"1": True}[gold]
 
+    pool = ThreadPoolExecutor(1)
+
+    def grade_later(answer: str | None, gold: str) -> Future[bool]:
+        return pool.submit(lambda: (time.sleep(0.05), grade_at_once(answer, gold))[1])
+
+    grade = grade_later if later else grade_at_once
     rows = [Problem("a", "a", answer="1"), Problem("b", "b", answer="2")]
     results = {each.problem.id: each for each in run(rows, BEAM, ScriptedPair(), grade=grade)}
     assert results["a"].correct is True
     assert "grading it raised KeyError" in str(results["b"].error)
+    pool.shutdown()
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 2, 9])

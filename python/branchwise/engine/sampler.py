@@ -10,7 +10,7 @@ from torch import Tensor
 
 from branchwise.backend.base import DrawArrays
 from branchwise.models.decoder import Decoder
-from branchwise.types import Sampling
+from branchwise.types import LEAST_SHARE, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,6 @@ class Sampler:
         return ids.tolist(), logprobs.tolist()
 
 
-LEAST_TEMPERATURE = 1e-6  # below it greedy: logits are no finer than this, and divided by less they overflow
-LEAST_SHARE = 1e-12  # of top-p: below the sampler's unit of mass, only the likeliest word is left
 MOST_WORDS = 2**31 - 1
 
 
@@ -53,12 +51,8 @@ def draw_arrays(draws: Sequence[Draw]) -> DrawArrays:
         seed=np.array([draw.seed for draw in draws], np.uint64),
         lineage=np.array([draw.lineage for draw in draws], np.uint64),
         position=np.array([draw.position for draw in draws], np.int32),
-        temperature=np.array([_temperature(sampling) for sampling in samplings], np.float32),
+        temperature=np.array([0.0 if each.is_greedy else each.temperature for each in samplings], np.float32),
         top_p=np.array([max(sampling.top_p, LEAST_SHARE) for sampling in samplings], np.float32),
         top_k=np.array([min(sampling.top_k, MOST_WORDS) for sampling in samplings], np.int32),
         min_p=np.array([sampling.min_p for sampling in samplings], np.float32),
     )
-
-
-def _temperature(sampling: Sampling) -> float:
-    return sampling.temperature if sampling.temperature >= LEAST_TEMPERATURE else 0.0

@@ -33,7 +33,6 @@ def submit(service: Service[Any], problem: Problem, options: SearchOptions) -> T
     strategy = problem.strategy or options.strategy
     if settings.sampling.is_greedy:
         strategy = without_chance(strategy)
-        settings = replace(settings, sampling=replace(settings.sampling, temperature=0.0))
     options = replace(options, strategy=strategy, settings=settings)
     return service.submit(Session(problem, options, service.pair, service.board))
 

@@ -27,10 +27,10 @@ Callback = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """A result that needs something which is done beside the service. then: called with that, in its thread."""
+    """A result that needs something which is done beside the service. then: called in its thread with `needs`, done."""
 
     needs: Future[Any]
-    then: Callable[[Any], Any]
+    then: Callable[[Future[Any]], Any]
 
 
 class Job(Protocol):

@@ -154,7 +154,7 @@ class Service(Generic[TreeT]):
         if ticket is None:  # the service was closed meanwhile
             return
         try:
-            self._resolve(ticket, later.then(later.needs.result()))
+            self._resolve(ticket, later.then(later.needs))
         except Exception as error:
             ticket.fail(error)
             self._loop.ring()

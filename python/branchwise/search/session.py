@@ -119,10 +119,10 @@ class Session(Generic[TreeT]):
         result = self._result(selection)
         if isinstance(correct, Future) and not correct.done():
             return Later(correct, partial(self._graded, result))
-        return self._graded(result, correct.result() if isinstance(correct, Future) else correct)
+        return self._graded(result, correct)
 
-    def _graded(self, result: Result, correct: bool | None) -> Result:
-        result.correct = correct
+    def _graded(self, result: Result, correct: Future[bool] | bool | None) -> Result:
+        result.correct = self._guard("grading it", correct.result) if isinstance(correct, Future) else correct
         self._tell("finished", self._root, result)
         return result
 

@@ -40,7 +40,7 @@ class OneForAll:
     def select(self, state: State) -> Selection:
         """As the strategy does, and say how many the one stands for."""
         selection = self.one.select(state)
-        return replace(selection, why=f"{selection.why}; at temperature 0 all {self.n} are equal, so one was drawn")
+        return replace(selection, why=f"{selection.why}; all {self.n} would be equal, so one was drawn")
 
 
 def without_chance(strategy: Strategy) -> Strategy:
