@@ -62,6 +62,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _end(number: int, _: FrameType | None) -> None:
     try:
+        for stream in filter(os.isatty, (1, 2)):
+            os.write(stream, b"\r\x1b[2K\x1b[?25h")  # what draws there hides the cursor
         os.write(2, f"{Stopped(number)}\n".encode())
     finally:
         os._exit(128 + number)

@@ -61,6 +61,16 @@ def test_a_signal_during_an_import_ends_the_process_at_once(tmp_path, number):
     assert (done.returncode, done.stdout, done.stderr) == (CODES[number], "", f"{words}\n")
 
 
+def test_the_cursor_that_a_spinner_hides_comes_back(tmp_path):
+    (tmp_path / "slow.py").write_text("import os\nos.kill(os.getpid(), 15)\n")
+    ours, theirs = os.openpty()
+    script = "from branchwise import signals; signals.watch(); import slow"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{_path()}"}
+    assert subprocess.run([sys.executable, "-c", script], env=environment, stderr=theirs, check=False).returncode == 143
+    assert b"\x1b[?25hterminated" in os.read(ours, 1000)
+    os.close(ours), os.close(theirs)
+
+
 def test_a_second_signal_ends_the_process_at_once():
     script = (
         "import os, signal; from branchwise import signals; signals.watch()\n"

@@ -207,6 +207,23 @@ def test_a_start_that_failed_binds_nobody(tmp_path):
     assert json.loads(path.read_text().splitlines()[0])["settings"]["n"] == 8
 
 
+def test_failures_alone_bind_nobody(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with opened(path) as results:
+        results.append(record("a", error="there is no room"))
+        results.append(record("b", error="there is no room"))
+    before = path.read_bytes()
+    with ResultsFile(path, SETTINGS) as results:
+        assert list(results.done) == ["a", "b"]
+    with ResultsFile(path, {**SETTINGS, "n": 8}) as results:
+        assert not results.done
+        assert path.read_bytes() == before  # until the models are open
+        results.begin(RESOLVED)
+        results.append(record("a"))
+    with pytest.raises(ResultsError, match="written with n=8, this run has n=16"):
+        ResultsFile(path, SETTINGS)
+
+
 def test_a_file_that_was_there_stays_though_it_is_empty(tmp_path):
     path = tmp_path / "r.jsonl"
     path.touch()

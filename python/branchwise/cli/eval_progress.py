@@ -56,6 +56,8 @@ class EvalProgress:
         if new:
             left = (self._total - tally.problems) * passed / new
             words += [f"{3600 * new / passed:,.0f} problems/h", f"{numbers.seconds(left)} left"]
+        if tally.failed:
+            words.append(f"{tally.failed} failed")
         if tally.graded:
             words.append(f"{numbers.share(tally.right, tally.graded)} right")
         return ", ".join([*words, f"{self._tokens / passed:,.0f} tokens/s"])

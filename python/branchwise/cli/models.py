@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from branchwise.cli.options import SearchOptions
-from branchwise.cli.output import make_console
+from branchwise.cli.output import make_console, say
 from branchwise.cli.policy import sampling_notes
 from branchwise.errors import ConfigError
 
@@ -28,7 +28,7 @@ def open_engine(options: SearchOptions) -> Engine:
             raise ConfigError(str(error)) from error
         engine = Engine(options.policy, options.prm, instruction=options.instruction, config=options.engine_config())
     for note in (*engine.resolved.notes, *sampling_notes(engine.recommended, engine.config)):
-        console.print(f"note: {note}", style="dim", soft_wrap=True)
+        say(console, f"note: {note}", "dim")
     return engine
 
 

@@ -29,7 +29,9 @@ class ResultsFile:
 
     Opening creates the file, or continues one of the same settings. ResultsError: another process writes it, it is no
     results file, a line in it is damaged, or its settings differ. Nothing is changed in a file that is refused. A file
-    without results is bound to no settings. about: what else the first line says, and may differ.
+    without results, or with failures alone, is bound to no settings.
+
+    about: what else the first line says, and may differ
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
@@ -118,13 +120,23 @@ class ResultsFile:
         if is_whole:
             self._take(torn, len(self.done) + 2)
         if header is not None and self.done:
-            self._compare(header["settings"], self._header["settings"])
-            self._header = header
+            self._adopt(header)
         if is_whole:
             self._write(b"\n")
         elif torn:
             self._journal.cut(length)
             self.notes.append(f"{self.path}: its last line was torn off ({len(torn)} bytes) and has been removed")
+
+    def _adopt(self, header: Record) -> None:
+        """Go on with what is there; where all of it failed, other settings may do better and start anew."""
+        try:
+            self._compare(header["settings"], self._header["settings"])
+        except ResultsError:
+            if any(record.get("error") is None for record in self.done.values()):
+                raise
+            self.done = {}
+        else:
+            self._header = header
 
     def _parse_header(self, line: bytes) -> Record:
         header = _parse(line)
