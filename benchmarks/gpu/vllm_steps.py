@@ -145,7 +145,9 @@ class VllmSteps:
         sampling, options = wish.options.sampling, wish.options
         return self.params(
             n=wish.n, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k or -1,
-            min_p=sampling.min_p, stop=[options.stop], include_stop_str_in_output=True,
+            min_p=sampling.min_p, repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty, frequency_penalty=sampling.frequency_penalty,
+            stop=[options.stop], include_stop_str_in_output=True,
             max_tokens=min(options.max_tokens, wish.tree.settings.max_tokens - used),
         )  # fmt: skip
 

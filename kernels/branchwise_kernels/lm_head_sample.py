@@ -1,7 +1,8 @@
 """lm_head and sampling, fused: two launches, nothing sorted, logits stored only where a filter needs them.
 
-    l = softcap(h W^T)    z = l / T    token = argmax over the allowed words of z - log(-log u)    (Gumbel 1954)
-    logprob = l[token] - logsumexp(l), over all words, at temperature 1
+    l = softcap(h W^T)    z = penalised(l) / T
+    token = argmax over the allowed words of z - log(-log u)    (Gumbel 1954)
+    logprob = l[token] - logsumexp(l), over all words, at temperature 1, without penalties
 
 First a GEMM tile is reduced, while in registers, to seven numbers per row: max and sum of exp of l and of z, and the
 best draw. Then one program per row folds the tiles and, where the row restricts its words, `nucleus` draws again among
@@ -25,10 +26,24 @@ BLOCK_V = 128  # words of a tile
 
 
 @dataclass(frozen=True)
+class PenaltyTensors:
+    """What rows take from the logits of words they have seen. repetition, presence, frequency: [rows] fp32.
+
+    seen: [rows, words] int32; 0: never, else 1 + times written. A draw counts itself, so that bursts need no host
+    """
+
+    repetition: Tensor
+    presence: Tensor
+    frequency: Tensor
+    seen: Tensor
+
+
+@dataclass(frozen=True)
 class DrawTensors:
     """How each row is drawn; all [rows]. temperature 0: greedy; top_p 1, top_k 0, min_p 0: filter off.
 
     seed, lineage int64 (the bits of a uint64)    position, top_k int32    temperature, top_p, min_p fp32
+    penalties: None where no row has any
     """
 
     seed: Tensor
@@ -38,33 +53,50 @@ class DrawTensors:
     top_p: Tensor
     top_k: Tensor
     min_p: Tensor
+    penalties: PenaltyTensors | None = None
 
 
 @dataclass(frozen=True)
 class HeadWorkspace:
-    """Scratch memory. stats: [rows, 7, tiles] fp32; logits: [rows, words] fp32 and words int32, with filters alone."""
+    """Scratch memory. stats: [rows, 7, tiles] fp32; logits: [rows, words] fp32 and words int32, with filters alone.
+
+    raw: logits before penalties, the same memory as `logits` where there are none
+    """
 
     stats: Tensor
     logits: Tensor
     words: Tensor
+    raw: Tensor
 
     @classmethod
-    def empty(cls, rows: int, words: int, filtered: bool, device: torch.device) -> HeadWorkspace:
+    def empty(
+        cls, rows: int, words: int, filtered: bool, device: torch.device, *, penalised: bool = False
+    ) -> HeadWorkspace:
         """Memory for so many rows."""
         kept = words if filtered else 1
+        logits = torch.empty(rows, kept, device=device)
         return cls(
             torch.empty(rows, 7, triton.cdiv(words, BLOCK_V), device=device),
-            torch.empty(rows, kept, device=device),
+            logits,
             torch.empty(rows, kept, dtype=torch.int32, device=device),
+            torch.empty_like(logits) if filtered and penalised else logits,
         )
 
 
 @triton.jit
+def penalised(logit, seen, repetition, presence, frequency):
+    """What is left of logits; a row's numbers broadcast over its words."""
+    left = tl.where(logit > 0, logit / repetition, logit * repetition)
+    left = left - frequency * (seen - 1).to(tl.float32) - tl.where(seen > 1, presence, 0.0)
+    return tl.where(seen > 0, left, logit)
+
+
+@triton.jit
 def lm_head_tile_kernel(
-    hidden_ptr, weight_ptr, seed_ptr, lineage_ptr, position_ptr, temperature_ptr, stats_ptr, logits_ptr,
-    rows, words, dim, tiles, softcap,
+    hidden_ptr, weight_ptr, seed_ptr, lineage_ptr, position_ptr, temperature_ptr, stats_ptr, logits_ptr, raw_ptr,
+    repetition_ptr, presence_ptr, frequency_ptr, seen_ptr, rows, words, dim, tiles, softcap,
     BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, SOFTCAP: tl.constexpr,
-    FILTERED: tl.constexpr,
+    FILTERED: tl.constexpr, PENALISED: tl.constexpr,
 ):  # fmt: skip
     """Program (rows, words): neighbours share the weights."""
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -84,9 +116,19 @@ def lm_head_tile_kernel(
         logit = tl.dot(h, tl.trans(w), logit, input_precision="ieee")
     if SOFTCAP:
         logit = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(2.8853900817779268 * logit / softcap)))
+    raw = tl.where(known[None, :], logit, float("-inf"))
+    kept = row.to(tl.int64)[:, None] * words + word[None, :]
+    there = live[:, None] & known[None, :]
+    if PENALISED:
+        if FILTERED:
+            tl.store(raw_ptr + kept, logit, mask=there)
+        seen = tl.load(seen_ptr + kept, mask=there, other=0)
+        repetition = tl.load(repetition_ptr + row, mask=live, other=1.0)
+        presence = tl.load(presence_ptr + row, mask=live, other=0.0)
+        frequency = tl.load(frequency_ptr + row, mask=live, other=0.0)
+        logit = penalised(logit, seen, repetition[:, None], presence[:, None], frequency[:, None])
     if FILTERED:
-        kept = row.to(tl.int64)[:, None] * words + word[None, :]
-        tl.store(logits_ptr + kept, logit, mask=live[:, None] & known[None, :])
+        tl.store(logits_ptr + kept, logit, mask=there)
     logit = tl.where(known[None, :], logit, float("-inf"))
 
     temperature = tl.load(temperature_ptr + row, mask=live, other=0.0)
@@ -98,11 +140,11 @@ def lm_head_tile_kernel(
     noise = gumbel(tile_bits(seed, lineage, position, first, BLOCK_V))
     score = z + tl.where(warm[:, None], noise, 0.0)
 
-    raw_max, z_max, best = tl.max(logit, 1), tl.max(z, 1), tl.max(score, 1)
-    raw_sum = tl.sum(tl.exp(logit - raw_max[:, None]), 1)
+    raw_max, z_max, best = tl.max(raw, 1), tl.max(z, 1), tl.max(score, 1)
+    raw_sum = tl.sum(tl.exp(raw - raw_max[:, None]), 1)
     z_sum = tl.sum(tl.exp(z - z_max[:, None]), 1)
     chosen = tl.min(tl.where(score == best[:, None], word[None, :], 2147483647), 1)  # ties: the lowest word
-    chosen_logit = tl.max(tl.where(word[None, :] == chosen[:, None], logit, float("-inf")), 1)
+    chosen_logit = tl.max(tl.where(word[None, :] == chosen[:, None], raw, float("-inf")), 1)
     stats = stats_ptr + row.to(tl.int64) * 7 * tiles + tl.program_id(1)
     tl.store(stats, raw_max, mask=live)
     tl.store(stats + tiles, raw_sum, mask=live)
@@ -115,9 +157,9 @@ def lm_head_tile_kernel(
 
 @triton.jit
 def lm_head_choose_kernel(
-    stats_ptr, logits_ptr, words_ptr, seed_ptr, lineage_ptr, position_ptr, temperature_ptr, top_p_ptr, top_k_ptr,
-    min_p_ptr, token_ptr, logprob_ptr, words, tiles,
-    BLOCK_T: tl.constexpr, BLOCK: tl.constexpr, FILTERED: tl.constexpr,
+    stats_ptr, logits_ptr, raw_ptr, words_ptr, seed_ptr, lineage_ptr, position_ptr, temperature_ptr, top_p_ptr,
+    top_k_ptr, min_p_ptr, seen_ptr, token_ptr, logprob_ptr, words, tiles,
+    BLOCK_T: tl.constexpr, BLOCK: tl.constexpr, FILTERED: tl.constexpr, PENALISED: tl.constexpr,
 ):  # fmt: skip
     """Program (row)."""
     row = tl.program_id(0)
@@ -144,8 +186,11 @@ def lm_head_choose_kernel(
                 logits_ptr + offset, words_ptr + offset, words, z_top, z_sum, 1.0 / temperature, top_p, top_k, min_p,
                 tl.load(seed_ptr + row), tl.load(lineage_ptr + row), tl.load(position_ptr + row), BLOCK,
             )  # fmt: skip
-            token_logit = tl.load(logits_ptr + offset + token)
+            token_logit = tl.load(raw_ptr + offset + token) if PENALISED else tl.load(logits_ptr + offset + token)
     token = tl.minimum(token, words - 1)  # logits of NaN choose none; the automaton looks words up by it
+    if PENALISED:
+        seen = seen_ptr + row.to(tl.int64) * words + token
+        tl.store(seen, tl.maximum(tl.load(seen), 1) + 1)
     tl.store(token_ptr + row, token)
     tl.store(logprob_ptr + row, token_logit - raw_top - tl.log(raw_sum))
 
@@ -171,16 +216,24 @@ def lm_head_sample(
     for name in ("seed", "lineage", "position", "temperature", "top_p", "top_k", "min_p"):
         dtype = torch.int64 if name in ("seed", "lineage") else torch.int32 if name in ("position", "top_k") else None
         expect(name, getattr(draws, name), dtype or torch.float32, (rows,))
+    given = draws.penalties or PenaltyTensors(draws.temperature, draws.temperature, draws.temperature, draws.position)
+    if draws.penalties is not None:
+        for name in ("repetition", "presence", "frequency"):
+            expect(name, getattr(given, name), torch.float32, (rows,))
+        expect("seen", given.seen, torch.int32, (rows, words))
+        expect("workspace.raw", workspace.raw, torch.float32, (rows, kept if filtered else -1))
     block_r = 16 if rows <= 16 else 64
     block_k = 32 if hidden.dtype == torch.float32 else 64
     lm_head_tile_kernel[(triton.cdiv(rows, block_r), tiles)](
         hidden, weight, draws.seed, draws.lineage, draws.position, draws.temperature, workspace.stats,
-        workspace.logits, rows, words, dim, tiles, softcap,
+        workspace.logits, workspace.raw, given.repetition, given.presence, given.frequency, given.seen,
+        rows, words, dim, tiles, softcap,
         BLOCK_R=block_r, BLOCK_V=BLOCK_V, BLOCK_K=block_k, EVEN_K=dim % block_k == 0, SOFTCAP=softcap > 0,
-        FILTERED=filtered, num_warps=4 if block_r == 16 else 8, num_stages=3,
+        FILTERED=filtered, PENALISED=draws.penalties is not None, num_warps=4 if block_r == 16 else 8, num_stages=3,
     )  # fmt: skip
     lm_head_choose_kernel[(rows,)](
-        workspace.stats, workspace.logits, workspace.words, draws.seed, draws.lineage, draws.position,
-        draws.temperature, draws.top_p, draws.top_k, draws.min_p, tokens, logprobs, words, tiles,
-        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=256, FILTERED=filtered, num_warps=8, maxnreg=255,
+        workspace.stats, workspace.logits, workspace.raw, workspace.words, draws.seed, draws.lineage, draws.position,
+        draws.temperature, draws.top_p, draws.top_k, draws.min_p, given.seen, tokens, logprobs, words, tiles,
+        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=256, FILTERED=filtered, PENALISED=draws.penalties is not None,
+        num_warps=8, maxnreg=255,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from branchwise_kernels.layout import PAGE, DevicePlan
-from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace
+from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, PenaltyTensors
 from branchwise_kernels.prm_head import PrmHeadWeights
 from branchwise_kernels.step_state import EOS, LENGTH, RUNNING, STOP, StepState
 
@@ -121,9 +121,9 @@ def lm_head_sample(
     words = torch.arange(len(weight), device=weight.device)
     for row in range(len(hidden)):
         temperature, allowed = float(draws.temperature[row]), torch.ones_like(words, dtype=torch.bool)
-        score = logits[row]
+        score = logits[row] if draws.penalties is None else _penalised(logits[row], draws.penalties, row)
         if temperature > 0:
-            z = logits[row] / temperature
+            z = score / temperature
             if filtered:
                 allowed = _allowed(z, float(draws.top_p[row]), int(draws.top_k[row]), float(draws.min_p[row]))
             keys = (int(draws.seed[row]), int(draws.lineage[row]), int(draws.position[row]))
@@ -131,6 +131,15 @@ def lm_head_sample(
         token = int(score.argmax())
         tokens[row] = token
         logprobs[row] = logits[row, token] - logits[row].logsumexp(0)
+        if draws.penalties is not None:
+            draws.penalties.seen[row, token] = max(int(draws.penalties.seen[row, token]), 1) + 1
+
+
+def _penalised(logits: Tensor, penalties: PenaltyTensors, row: int) -> Tensor:
+    repetition, seen = float(penalties.repetition[row]), penalties.seen[row]
+    left = torch.where(logits > 0, logits / repetition, logits * repetition)
+    left -= float(penalties.frequency[row]) * (seen - 1) + float(penalties.presence[row]) * (seen > 1)
+    return torch.where(seen > 0, left, logits)
 
 
 def _allowed(z: Tensor, top_p: float, top_k: int, min_p: float) -> Tensor:

@@ -103,7 +103,7 @@ class Engine:
         strategy: a name with its options (`n=16, expand=4, ...`) or an instance
         deadline: seconds from now, after which the best answer so far is taken (`Result.cuts` counts "time")
         on_event: called with a `Progress` in the thread that runs the service
-        Further options: temperature, top_p, top_k, min_p, stop, max_tokens, max_step_tokens.
+        Further options: those of `Sampling` (temperature, top_p, ...), stop, max_tokens, max_step_tokens.
         """
         made = self._search_options(strategy, on_event, seed, options)
         until = None if deadline is None else time.monotonic() + _positive(deadline)

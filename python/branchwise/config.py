@@ -35,6 +35,7 @@ class EngineConfig:
                   are the same, iterations may be fewer, and what was written in vain is in `cost`
     max_tokens    tokens of one solution at most; max_step_tokens: of one step
     delimiter     text that ends a step
+    temperature ... frequency_penalty: see `Sampling`
     seed          of all sampling; a problem may carry its own
     date          day that the policy's chat template is told, as in "2026-11-30", or "today"; default: 2024-07-26,
                   always, so that the same seed gives the same tree tomorrow
@@ -57,6 +58,9 @@ class EngineConfig:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int = 0
     threads: int | None = None
     prm_format: str = "auto"
@@ -125,6 +129,9 @@ SAMPLING: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "top_p": (Real, lambda x: 0 < x <= 1, "a share in (0, 1]; 1 switches it off"),
     "top_k": (Integral, lambda x: x >= 0, "a count of words; 0 switches it off"),
     "min_p": (Real, lambda x: 0 <= x < 1, "a share in [0, 1); 0 switches it off"),
+    "repetition_penalty": (Real, lambda x: 0.01 <= x <= 100, "0.01 to 100; 1 switches it off"),
+    "presence_penalty": (Real, lambda x: -100 <= x <= 100, "-100 to 100; 0 switches it off"),
+    "frequency_penalty": (Real, lambda x: -100 <= x <= 100, "-100 to 100; 0 switches it off"),
 }
 """The numbers of a `Sampling`: their kind, what can work, and how that is said."""
 

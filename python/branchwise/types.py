@@ -72,12 +72,26 @@ LEAST_SHARE = 1e-12  # of top-p: below the sampler's unit of mass, only the like
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 and `min_p` 0 switch a filter off."""
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 and `min_p` 0 switch a filter off.
+
+    Penalties come first, and change the logits of words that are there already, as in transformers and vLLM:
+    repetition_penalty   of the prompt and the branch: a logit l > 0 becomes l / penalty, any other l * penalty; 1: off
+    presence_penalty     is taken once from the logit of every word that the branch has written; 0: off
+    frequency_penalty    is taken from it each time that the branch has written the word; 0: off
+    """
 
     temperature: float = 0.8
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether it matters which words were there before."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
     @property
     def is_greedy(self) -> bool:

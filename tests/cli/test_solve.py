@@ -151,3 +151,25 @@ def test_an_unknown_instruction_set_is_one_line():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith("error: BRANCHWISE_CPU_ISA is 'abacus'")
     assert "Traceback" not in done.stderr
+
+
+def test_penalties_reach_the_engine(command, engine):
+    given = ("--repetition-penalty", 1.2, "--presence-penalty", 0.5, "--frequency-penalty", -0.25)
+    assert command("solve", "1+1=?", *given).code == 0
+    config = SearchOptions(repetition_penalty=1.2, presence_penalty=0.5, frequency_penalty=-0.25).engine_config()
+    assert (config.repetition_penalty, config.presence_penalty, config.frequency_penalty) == (1.2, 0.5, -0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("repetition-penalty", 0),
+        ("repetition-penalty", "nan"),
+        ("presence-penalty", 1000),
+        ("frequency-penalty", "inf"),
+    ],
+)
+def test_penalties_that_cannot_work(command, engine, name, value):
+    done = command("solve", "1+1=?", f"--{name}", value)
+    assert done.code == 2
+    assert name in done.err.replace("_", "-")

@@ -12,6 +12,7 @@ import torch
 
 import branchwise as bw
 from branchwise.assets import asset_path
+from branchwise.pair.prompts import prompt_ids
 from branchwise.strategies import Demand
 from branchwise.strategies.registry import STRATEGIES
 from branchwise.types import Result, Settings
@@ -173,3 +174,45 @@ def test_an_engine_closes_for_good() -> None:
         with pytest.raises(bw.EngineStateError, match="is closed"):
             call()
     tree.close()
+
+
+PENALTIES = {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.1}
+
+
+@pytest.mark.parametrize("name", ["beam", "majority"])
+def test_penalties_depend_on_nothing_else(problems: list[bw.Problem], name: str) -> None:
+    """Given to the engine, to a call or with a problem, alone or among others, with speculation or without."""
+    chosen, how = problems[:3], options(name)
+
+    def without_speculation(result: Result) -> dict[str, Any]:
+        return {key: value for key, value in facts(result).items() if key != "flops"}
+
+    with bw.Engine(kv_memory=256 << 20, max_tokens=60, speculate=True, **PENALTIES) as engine:
+        together = {each.problem.id: without_speculation(each) for each in engine.solve_many(chosen, name, **how)}
+    with bw.Engine(kv_memory=256 << 20, max_tokens=60) as engine:
+        for problem in chosen:
+            assert without_speculation(engine.solve(problem, name, **how, **PENALTIES)) == together[problem.id]
+        plain = without_speculation(engine.solve(chosen[0], name, **how))
+        own = bw.Problem(chosen[0].id, chosen[0].text, sampling=engine.sampling(**PENALTIES), answer=chosen[0].answer)
+        assert without_speculation(engine.solve(own, name, **how)) == together[own.id] != plain
+        with engine.open(chosen[1].text, branches=4) as tree:
+            first, second = (tree.expand(tree.root, 2, **extra) for extra in ({"repetition_penalty": 100.0}, {}))
+            assert [node.tokens for node in first] != [node.tokens for node in second]
+
+
+def test_greedy_text_with_a_repetition_penalty_equals_that_of_transformers(problems: list[bw.Problem]) -> None:
+    """`generate` on the bundled policy in fp32, tokens of the prompt penalised as those of the answer."""
+    transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this test")
+    model = transformers.AutoModelForCausalLM.from_pretrained(asset_path("policy-small"), dtype=torch.float32).eval()
+    with bw.Engine(kv_memory=64 << 20, max_tokens=48, max_step_tokens=48, delimiter="\0") as engine:
+        for problem, penalty in zip(problems[:3], (1.1, 1.3, 0.9), strict=True):
+            result = engine.solve(problem, "greedy", temperature=0, repetition_penalty=penalty)
+            written = [token for node in result.tree.children for token in node.tokens]
+            prompt = torch.tensor([prompt_ids(engine.policy.tokenizer, problem, "")])
+            config = transformers.GenerationConfig(
+                max_new_tokens=48, do_sample=False, repetition_penalty=penalty, eos_token_id=3, pad_token_id=3
+            )
+            mask = torch.ones_like(prompt)
+            with torch.no_grad():
+                wanted = model.generate(prompt, attention_mask=mask, generation_config=config)[0, prompt.shape[1] :]
+            assert written == wanted.tolist()

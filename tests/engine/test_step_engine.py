@@ -110,6 +110,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 SAMPLINGS = {"plain": Sampling(1.0), "top-p": Sampling(1.2, top_p=0.9, top_k=40), "greedy": Sampling(0.0)}
+SAMPLINGS["penalised"] = Sampling(1.0, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.2)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -72,9 +72,38 @@ def draw_reference(logits: NDArray[np.float32], spec: Spec) -> int:
     return int(words[np.argmax(z + gumbel)])
 
 
+@dataclass(frozen=True)
+class Penalty:
+    """What one row takes from the logits of words it has seen; seen: times written by word, 0: only given."""
+
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    seen: dict[int, int] = field(default_factory=dict)
+
+    def of(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits [words] that are left, in fp32."""
+        left = logits.copy()
+        for word, count in self.seen.items():
+            value, repetition = left[word], np.float32(self.repetition)
+            value = value / repetition if value > 0 else value * repetition
+            value -= np.float32(self.frequency) * np.float32(count)
+            left[word] = value - np.float32(self.presence) if count else value
+        return left
+
+
+def penalise(sampler: _C.HeadSampler, penalties: list[Penalty]) -> None:
+    """Give a sampler the penalties of its rows."""
+    words = [sorted(penalty.seen) for penalty in penalties]
+    counts = [penalty.seen[word] for penalty, row in zip(penalties, words, strict=True) for word in row]
+    columns = [[getattr(each, name) for each in penalties] for name in ("repetition", "presence", "frequency")]
+    sampler.penalise(*columns, np.cumsum([0, *map(len, words)]), [word for row in words for word in row], counts)
+
+
 def draw(
-    logits: Tensor, specs: list[Spec], tile_words: int = 0, softcap: float = 0.0
-) -> tuple[list[int], NDArray[np.float32]]:
+    logits: Tensor, specs: list[Spec], tile_words: int = 0, softcap: float = 0.0,
+    penalties: list[Penalty] | None = None,
+) -> tuple[list[int], NDArray[np.float32]]:  # fmt: skip
     """Tokens and log-probabilities by the kernel, the vocabulary cut into tiles."""
     rows, vocab_size = logits.shape
     sampler = _C.HeadSampler(rows, vocab_size)
@@ -82,6 +111,8 @@ def draw(
     types = (np.uint64, np.uint64, np.int32, np.float32, np.float32, np.int32, np.float32)
     columns = [np.array([getattr(spec, name) for spec in specs], kind) for name, kind in zip(names, types, strict=True)]
     sampler.begin(*columns)
+    if penalties is not None:
+        penalise(sampler, penalties)
     for first in range(0, vocab_size, tile_words or vocab_size):
         sampler.tile(logits[:, first : first + (tile_words or vocab_size)].contiguous(), first, softcap)
     tokens, logprobs = sampler.finish()

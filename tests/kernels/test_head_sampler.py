@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from branchwise import _C
 from tolerances import assert_close
 
-from .sampling import Spec, draw, draw_reference, log_softmax_at, survivors, uniforms
+from .sampling import Penalty, Spec, draw, draw_reference, log_softmax_at, penalise, survivors, uniforms
 
 FILTERS = [
     Spec(temperature=0),
@@ -131,6 +132,98 @@ def test_bits_do_not_depend_on_tiles_batch_or_threads(isa: str) -> None:
             token, logprob = draw(logits[row : row + 1], specs[row : row + 1], 8192)
             assert token == tokens[row : row + 1]
             assert logprob[0] == logprobs[row]
+
+
+def some_penalties(rows: int, vocab_size: int) -> list[Penalty]:
+    """All kinds, words at both ends of the vocabulary and of tiles among those seen; some rows have none."""
+    rng = np.random.default_rng(rows)
+    found = []
+    for row in range(rows):
+        words = [*rng.integers(0, vocab_size, rng.integers(0, 300)).tolist(), 0, vocab_size - 1, 1023 % vocab_size]
+        seen = {word: int(rng.integers(0, 4)) for word in words} if row % 5 else {}
+        found.append(Penalty(*rng.choice([[1.3, 0, 0], [0.7, 0.5, 0], [1, 1, 0.3], [2, -1, -0.2]]), seen))
+    return found
+
+
+@pytest.mark.parametrize(("vocab_size", "softcap"), [(3, 0.0), (1024, 0.0), (9001, 0.0), (9001, 15.0)])
+def test_penalties(isa: str, dtype: torch.dtype, vocab_size: int, softcap: float) -> None:
+    """The words of a slow sampler after penalties; log-probabilities of the model as it is."""
+    torch.manual_seed(vocab_size)
+    specs = with_draws(FILTERS, 4)
+    penalties = some_penalties(len(specs), vocab_size)
+    logits = (torch.randn(len(specs), vocab_size) * 3).to(dtype)
+    raw = torch.tanh(logits.double() / softcap) * softcap if softcap else logits.double()
+    tokens, logprobs = draw(logits, specs, 4096, softcap, penalties)
+    expected = [
+        draw_reference(penalty.of(row), spec)
+        for row, spec, penalty in zip(raw.float().numpy(), specs, penalties, strict=True)
+    ]
+    if softcap:  # tanh rounds: near ties may go the other way
+        assert np.mean(np.array(tokens) == expected) > 0.95
+    else:
+        assert tokens == expected
+        assert tokens != draw(logits, specs, 4096)[0]
+    assert_close("logprob", torch.from_numpy(logprobs), log_softmax_at(raw, tokens))
+
+
+def test_penalties_that_are_off_change_no_bit(isa: str) -> None:
+    specs = with_draws(FILTERS, 4)
+    torch.manual_seed(2)
+    logits = torch.randn(len(specs), 5000) * 2
+    plain = draw(logits, specs, 1024)
+    for penalties in ([Penalty(seen={7: 0, 4000: 3})] * len(specs), [Penalty(1.5, 1, 1)] * len(specs)):
+        tokens, logprobs = draw(logits, specs, 1024, penalties=penalties)
+        assert tokens == plain[0]
+        assert np.array_equal(logprobs, plain[1])
+    again = [spec if row % 2 else None for row, spec in enumerate(some_penalties(len(specs), 5000))]
+    mixed = [penalty or Penalty() for penalty in again]
+    tokens, logprobs = draw(logits, specs, 1024, penalties=mixed)
+    assert tokens[::2] == plain[0][::2]
+    assert np.array_equal(logprobs[::2], plain[1][::2])
+
+
+def test_penalised_bits_do_not_depend_on_tiles_batch_or_threads(isa: str) -> None:
+    torch.manual_seed(1)
+    specs = with_draws(FILTERS, 1)
+    penalties = some_penalties(len(specs), 20_000)
+    logits = torch.randn(len(specs), 20_000) * 2
+    tokens, logprobs = draw(logits, specs, penalties=penalties)
+    for tile_words in (1024, 7168):
+        other = draw(logits, specs, tile_words, penalties=penalties)
+        assert other[0] == tokens
+        assert np.array_equal(other[1], logprobs)
+    for row, threads in itertools.product(range(len(specs)), (1, 2)):
+        torch.set_num_threads(threads)
+        one = slice(row, row + 1)
+        token, logprob = draw(logits[one], specs[one], 8192, penalties=penalties[one])
+        assert token == tokens[one]
+        assert logprob[0] == logprobs[row]
+
+
+def test_penalty_mistakes() -> None:
+    sampler = _C.HeadSampler(2, 3000)
+
+    def refused(match: str, *, penalties: list[Penalty] | None = None, **changes: list[int]) -> None:
+        sampler.begin(*([getattr(Spec(), name)] * 2 for name in vars(Spec())))
+        given = {"repetition": [1, 1], "presence": [0, 0], "frequency": [0, 0], "begins": [0, 1, 2]}
+        with pytest.raises(ValueError, match=match):
+            sampler.penalise(**{**given, "words": [5, 6], "counts": [0, 1], **changes})
+
+    refused("repetition is 0", repetition=[1, 0])
+    refused("presence is nan", presence=[math.nan, 0])
+    refused("word 3000", words=[5, 3000])
+    refused("word -1", words=[-1, 5])
+    refused(r"word 5 \(seen 1 times\) after word 6", words=[6, 5], begins=[0, 2, 2])
+    refused("word 5 .* after word 5", words=[5, 5], begins=[0, 2, 2])
+    refused("seen -1 times", counts=[0, -1])
+    refused("row 1 has words 1 to 3 of 2", begins=[0, 1, 3])
+    refused("row 0 has words 2 to 1", begins=[2, 1, 2])
+    refused("begins has 1 axes and 2 values, expected 3", begins=[0, 2])
+    refused("counts has 1 axes and 1 values, expected 2", counts=[1])
+    refused("frequency has 1 axes and 3 values, expected 2", frequency=[0, 0, 0])
+    sampler.tile(torch.zeros(2, 3000), 0)
+    with pytest.raises(ValueError, match="penalise was not called between begin and the first tile"):
+        penalise(sampler, [Penalty()] * 2)
 
 
 def test_sampler_can_be_reused() -> None:

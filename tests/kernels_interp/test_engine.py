@@ -16,7 +16,7 @@ from branchwise.backend.gpu.sampler import TritonSampler
 from branchwise.engine.decode_loop import DecodeLoop
 from branchwise.errors import CheckpointError, ConfigError
 from branchwise.pair import timing
-from branchwise.types import Problem
+from branchwise.types import Problem, Sampling
 
 SEARCHES = [("greedy", {}), ("beam", {"n": 4, "expand": 2}), ("dvts", {"n": 4, "expand": 2}), ("majority", {"n": 3})]
 SLOW = [pytest.param(10, name, options, marks=pytest.mark.slow, id=f"{name}-10") for name, options in SEARCHES]
@@ -115,3 +115,27 @@ def test_a_row_without_finite_logits_ends_its_own_search(monkeypatch):
         assert results["p0"].error is None
         assert len(results["p0"].tree.children[0].tokens) > 2
         assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+
+
+def test_penalties_in_bursts(monkeypatch):
+    """What a burst counts on the device is what the host counts step by step, and the CPU: the same trees."""
+    penalties = {"repetition_penalty": 2.0, "presence_penalty": 4.0, "frequency_penalty": 2.0}
+    mixed = [
+        Problem("all", "1+2*3=?", sampling=Sampling(1.0, top_p=0.95, **penalties)),
+        Problem("none", "1+2*3=?", sampling=Sampling(1.0)),
+        Problem("greedy", "1+2*3=?", sampling=Sampling(0.0, repetition_penalty=1.5)),
+    ]
+    found = {}
+    for name in ("cpu", "interpreter", "one by one"):
+        device = "cpu" if name == "cpu" else "interpreter"
+        with monkeypatch.context() as patch:
+            if name == "one by one":
+                patch.setattr(InterpBackend, "burst", 1)
+            with Engine(device=device, dtype="float32", kv_memory=16 << 20, max_tokens=11, max_step_tokens=6) as engine:
+                results = engine.solve_many(mixed, "majority", n=1, seed=4)
+                found[name] = {
+                    each.problem.id: [(node.tokens, round(node.logprob, 3)) for node in every_node(each.tree)]
+                    for each in results
+                }
+    assert found["interpreter"] == found["cpu"] == found["one by one"]
+    assert found["cpu"]["all"] != found["cpu"]["none"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from branchwise import _C
 from branchwise_kernels import reference
-from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, lm_head_sample
+from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, PenaltyTensors, lm_head_sample
+from kernels.sampling import Penalty, penalise
 from kernels_interp.harness.verify import poisoned, verify
 
 F32 = torch.float32
@@ -42,7 +45,10 @@ def filtered(draws: DrawTensors) -> bool:
 
 def sample(hidden, weight, draws, softcap=0.0):
     rows, words = len(hidden), len(weight)
-    space = HeadWorkspace.empty(rows, words, filtered(draws), torch.device("cpu"))
+    space = HeadWorkspace.empty(
+        rows, words, filtered(draws), torch.device("cpu"), penalised=draws.penalties is not None
+    )
+    space.raw.fill_(float("nan"))
     space.stats.fill_(float("nan"))
     space.logits.fill_(float("nan"))
     space.words.fill_(2**30)
@@ -86,7 +92,9 @@ def test_many_rows_use_the_large_tile(rng):
     verify(lambda: sample(hidden, weight, draws), wanted_of(hidden, weight, draws), F32)
 
 
-def cpu_sampler(logits: torch.Tensor, draws: DrawTensors, softcap: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def cpu_sampler(
+    logits: torch.Tensor, draws: DrawTensors, softcap: float = 0.0, penalties: list[Penalty] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     rows, words = logits.shape
     sampler = _C.HeadSampler(rows, words)
     sampler.begin(
@@ -98,8 +106,74 @@ def cpu_sampler(logits: torch.Tensor, draws: DrawTensors, softcap: float = 0.0) 
         draws.top_k.numpy(),
         draws.min_p.numpy(),
     )
+    if penalties is not None:
+        penalise(sampler, penalties)
     sampler.tile(logits, 0, softcap)
     return sampler.finish()
+
+
+def penalties_of(rows: int, words: int, rng: torch.Generator) -> PenaltyTensors:
+    """All kinds, a quarter of the words seen, the last row without any."""
+    kinds = torch.tensor([[1.3, 0.0, 0.0], [0.7, 0.5, 0.0], [1.0, 1.0, 0.25], [2.0, -1.0, -0.5]])
+    seen = torch.randint(0, 5, (rows, words), generator=rng, dtype=torch.int32)
+    seen *= torch.randint(0, 4, (rows, words), generator=rng, dtype=torch.int32) == 0
+    seen[-1] = 0
+    repetition, presence, frequency = kinds.repeat(rows, 1)[:rows].T.contiguous()
+    return PenaltyTensors(repetition, presence, frequency, seen)
+
+
+def fresh(draws: DrawTensors) -> DrawTensors:
+    """The same draws; what they have seen is counted on in a copy."""
+    return replace(draws, penalties=replace(draws.penalties, seen=draws.penalties.seen.clone()))
+
+
+@pytest.mark.parametrize("filters", [False, True])
+@pytest.mark.parametrize(("words", "dim", "softcap"), [(300, 96, 0.0), (129, 40, 10.0)])
+def test_penalised_draws_equal_the_twin(dtype, rng, words, dim, softcap, filters):
+    rows = MIXED if filters else [{"temperature": 0.0}, {}, {"temperature": 0.6}, {}]
+    hidden, weight = torch.randn(len(rows), dim, generator=rng), torch.randn(words, dim, generator=rng) * 2 * dim**-0.5
+    hidden, weight = hidden.to(dtype), weight.to(dtype)
+    draws = replace(draws_of(rows), penalties=penalties_of(len(rows), words, rng))
+    after = []
+
+    def run():
+        own = fresh(draws)
+        result = sample(hidden, weight, own, softcap)
+        after.append(own.penalties.seen)
+        return result
+
+    wanted = fresh(draws)
+    tokens, logprobs = wanted_of(hidden, weight, wanted, softcap)
+    verify(run, [tokens, logprobs], dtype)
+    assert all(torch.equal(seen, wanted.penalties.seen) for seen in after)
+    counted = wanted.penalties.seen - draws.penalties.seen
+    assert ((counted > 0).sum(1) == 1).all()  # the word just drawn: 2 where it is new, else one more
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.7, 2.0]),
+    st.sampled_from([1.0, 0.8]),
+    st.sampled_from([0, 7]),
+    st.sampled_from([0.01, 0.5, 1.0, 2.0, 100.0]),
+    st.sampled_from([0.0, 1.5, -0.5]),
+    st.sampled_from([0.0, 0.25, -0.25]),
+)
+def test_penalised_words_are_those_of_the_cpu(seed, temperature, top_p, top_k, repetition, presence, frequency):
+    rng = torch.Generator().manual_seed(seed)
+    words, numbers = 150, (repetition, presence, frequency)
+    logits = (torch.randn(2, words, generator=rng) * 6).round() / 2
+    draws = draws_of([{"temperature": temperature, "top_p": top_p, "top_k": top_k}] * 2, seed)
+    seen = torch.randint(0, 4, (2, words), generator=rng, dtype=torch.int32)
+    columns = [torch.full((2,), number) for number in numbers]
+    tokens, logprobs = sample(
+        logits, torch.eye(words), replace(draws, penalties=PenaltyTensors(*columns, seen.clone()))
+    )
+    given = [Penalty(*numbers, {word: n - 1 for word, n in enumerate(row) if n}) for row in seen.tolist()]
+    cpu_tokens, cpu_logprobs = cpu_sampler(logits, draws, penalties=given)
+    assert tokens.tolist() == cpu_tokens.tolist()
+    assert np.allclose(logprobs.numpy(), cpu_logprobs, atol=2e-6)
 
 
 @settings(max_examples=30, deadline=None)

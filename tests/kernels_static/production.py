@@ -10,7 +10,7 @@ from torch import Tensor
 
 from branchwise_kernels.gated_activation import gelu_mul, silu_mul
 from branchwise_kernels.layout import PAGE, PlanSize, empty_plan
-from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, lm_head_sample
+from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, PenaltyTensors, lm_head_sample
 from branchwise_kernels.merge_states import merge_states
 from branchwise_kernels.prm_head import PrmHeadWeights, prm_head
 from branchwise_kernels.rms_norm import add_rms_norm, rms_norm
@@ -100,11 +100,13 @@ def launches(model: Model, rows: int) -> Iterator[tuple[str, Callable[[], None]]
         yield f"prm_head_{model.prm}", lambda: judge(model, rows)
 
 
-def sample(model: Model, rows: int, filtered: bool) -> None:
+def sample(model: Model, rows: int, filtered: bool, penalised: bool = False) -> None:
     """One draw for every row."""
     wide, narrow, real = (torch.zeros(rows, dtype=dtype) for dtype in (torch.int64, torch.int32, torch.float32))
-    draws = DrawTensors(wide, wide, narrow, real, real, narrow, real)
-    space = HeadWorkspace.empty(rows, model.words, filtered, CPU)
+    seen = torch.zeros(rows if penalised else 0, model.words, dtype=torch.int32)
+    penalties = PenaltyTensors(real, real, real, seen) if penalised else None
+    draws = DrawTensors(wide, wide, narrow, real, real, narrow, real, penalties)
+    space = HeadWorkspace.empty(rows, model.words, filtered, CPU, penalised=penalised)
     lm_head_sample(
         empty(rows, model.hidden), empty(model.words, model.hidden), draws, 0.0, space, narrow, real, filtered
     )

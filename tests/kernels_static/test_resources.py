@@ -65,6 +65,18 @@ def test_no_group_of_heads_spills(arch, head_dim):
                     _check(f"sm_{arch}/group {group}/{op}/{each.kernel}", facts, arch)
 
 
+@pytest.mark.parametrize("arch", [90, *(pytest.param(arch, marks=pytest.mark.slow) for arch in LIMITS if arch != 90)])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_penalties_spill_nothing(arch, filtered):
+    backend = TraceBackend(arch)
+    for rows in (8, 64):
+        production.sample(MODELS["qwen2.5-1.5b"], rows, filtered, penalised=True)
+    assert len(backend.driver.binaries) >= 3
+    for each in backend.driver.binaries:
+        facts = facts_of(each.cubin, each.shared_bytes, each.warps, arch)
+        _check(f"sm_{arch}/penalised/{each.kernel}", facts, arch)
+
+
 def _check(where: str, facts: Facts, arch: int) -> None:
     assert (facts.stack, facts.local, facts.spills) == (0, 0, 0), where
     assert facts.shared <= LIMITS[arch][3], where

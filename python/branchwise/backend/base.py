@@ -62,6 +62,31 @@ class Embedding(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Penalties:
+    """What rows take from the logits of words they were given or have written; see `Sampling`.
+
+    repetition, presence, frequency: [rows]    begins: [rows + 1], where each row's words begin
+    words, counts: by row and in order of words; counts: times that the row has written a word, 0: only given
+    """
+
+    repetition: Floats
+    presence: Floats
+    frequency: Floats
+    begins: NDArray[np.int64]
+    words: NDArray[np.int32]
+    counts: NDArray[np.int32]
+
+    def part(self, rows: slice) -> Penalties:
+        """Those of some rows."""
+        begins = self.begins[rows.start : rows.stop + 1]
+        inside = slice(begins[0], begins[-1])
+        return Penalties(
+            self.repetition[rows], self.presence[rows], self.frequency[rows], begins - begins[0], self.words[inside],
+            self.counts[inside],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class DrawArrays:
     """One token to draw per row: with which random numbers and filters. All arrays [rows]."""
 
@@ -72,6 +97,7 @@ class DrawArrays:
     top_p: Floats
     top_k: NDArray[np.int32]
     min_p: Floats
+    penalties: Penalties | None = None  # None: no row has any
 
     def __len__(self) -> int:
         return len(self.seed)
@@ -125,9 +151,9 @@ class Sampler(Protocol):
     """lm_head and sampling of one model, fused."""
 
     def draw(self, hidden: Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
-        """Token ids and log-probabilities (temperature 1, no filters); NaN: no token, the logits held NaN or infinity.
+        """Token ids and log-probabilities (temperature 1, no penalties or filters). hidden: [rows, hidden].
 
-        hidden: [rows, hidden]
+        NaN: no token, the logits held NaN or infinity.
         """
         ...
 

@@ -150,6 +150,14 @@ class SearchOptions:
     min_p: Annotated[
         float, _option(_SAMPLING, "Tokens with this share of the likeliest one's; 0 keeps every token.")
     ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        _option(_SAMPLING, "Above 1: tokens of prompt and solution become less likely, as in transformers."),
+    ] = 1.0
+    presence_penalty: Annotated[
+        float, _option(_SAMPLING, "Taken once from the logit of every token that the solution has, as in vLLM.")
+    ] = 0.0
+    frequency_penalty: Annotated[float, _option(_SAMPLING, "The same, for each time that the solution has it.")] = 0.0
     max_tokens: Annotated[int, _option(_SAMPLING, "Tokens of one solution at most.")] = 2048
     seed: Annotated[int, _option(_SAMPLING, "The same seed gives the same tree, bit for bit.")] = 0
 
@@ -186,6 +194,9 @@ class SearchOptions:
             top_p=self.top_p,
             top_k=self.top_k,
             min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=self.seed,
             prm_format=self.prm_format,
             date=self.date,

@@ -273,7 +273,8 @@ class StepEngine:
 
     def _draw(self, item: Growing) -> Draw:
         state = item.state
-        return Draw(item.tree.settings.seed, state.node.lineage, state.end, state.options.sampling)
+        seen = item.tree.seen_words(state)
+        return Draw(item.tree.settings.seed, state.node.lineage, state.end, state.options.sampling, seen)
 
     def _accept(self, item: Growing, token: int, logprob: float) -> None:
         """Add a drawn token to its step, and finish the step if that was its last, or if none could be drawn (NaN)."""
@@ -286,9 +287,12 @@ class StepEngine:
             node.tokens.append(token)
             state.pending = [token]
             state.end += 1
+            if state.seen is not None:
+                state.seen.add(token)
             state.automaton, stopped = state.detector.advance(state.automaton, token)
             node.finish, node.cut = self._finish(item.tree, state, token, stopped)
         if node.finish is not None:
+            state.seen = None
             node.text = self.tokenizer.decode(node.tokens)
             node.cost.generated_tokens = len(node.tokens)
 

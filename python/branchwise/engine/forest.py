@@ -35,7 +35,7 @@ class Forest:
             return None
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
         tree = PolicyTree(
-            root, settings, len(prompt), blocks, max_steps=demand.steps, speculates=speculates, width=demand.branches
+            root, settings, list(prompt), blocks, max_steps=demand.steps, speculates=speculates, width=demand.branches
         )
         options = StepOptions(settings.sampling, settings.stop, settings.max_step_tokens)
         detector = self.detectors[settings.stop]

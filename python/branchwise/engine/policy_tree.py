@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from branchwise.engine.seen_words import SeenWords
 from branchwise.text.steps import StepDetector
 from branchwise.types import Cost, Node, Settings, StepOptions
 
@@ -31,6 +33,7 @@ class NodeState:
     asked: int = 0  # children asked for so far: the next one's index
     released: bool = False  # the owner's hold is gone
     speculative: bool = False  # nobody has asked for it yet
+    seen: SeenWords | None = None  # while it grows, where penalties ask for it
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +42,7 @@ class PolicyTree:
 
     root: Node
     settings: Settings  # caps lowered to what the context holds
-    prompt_tokens: int
+    prompt: Sequence[int]
     reserved_blocks: int
     max_steps: int
     speculates: bool  # whether steps may be written ahead
@@ -48,6 +51,18 @@ class PolicyTree:
     cost: Cost = field(default_factory=Cost)
     kv_tokens: int = 0  # slots held now
     closed: bool = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt)
+
+    def seen_words(self, state: NodeState) -> SeenWords | None:
+        """What a growing step has before it and in it, as far as its penalties want to know; counted once."""
+        sampling = state.options.sampling
+        if state.seen is None and sampling.penalises:
+            given = self.prompt if sampling.repetition_penalty != 1 else ()
+            state.seen = SeenWords(given, [token for step in state.node.path for token in step.tokens])
+        return state.seen
 
     def may_go_on(self, node: Node) -> bool:
         """Whether a finished step can have children."""

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from branchwise.backend.base import DrawArrays
+from branchwise.backend.base import DrawArrays, Penalties
+from branchwise.engine.seen_words import SeenWords
 from branchwise.models.decoder import Decoder
 from branchwise.types import LEAST_SHARE, Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One token to draw: with which random numbers and filters."""
+    """One token to draw: with which random numbers and filters, after which words where that matters."""
 
     seed: int
     lineage: int
     position: int
     sampling: Sampling
+    seen: SeenWords | None = None
 
 
 class Sampler:
@@ -33,7 +35,7 @@ class Sampler:
         self.fused = model.backend.sampler(model.head, config.vocab_size, config.final_softcap)
 
     def draw(self, hidden: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
-        """Token id and log-probability (temperature 1, no filters) of every draw.
+        """Token id and log-probability (temperature 1, no penalties or filters) of every draw.
 
         hidden: [len(draws), hidden]
         """
@@ -55,4 +57,18 @@ def draw_arrays(draws: Sequence[Draw]) -> DrawArrays:
         top_p=np.array([max(sampling.top_p, LEAST_SHARE) for sampling in samplings], np.float32),
         top_k=np.array([min(sampling.top_k, MOST_WORDS) for sampling in samplings], np.int32),
         min_p=np.array([sampling.min_p for sampling in samplings], np.float32),
+        penalties=_penalties(draws) if any(draw.seen is not None for draw in draws) else None,
+    )
+
+
+def _penalties(draws: Sequence[Draw]) -> Penalties:
+    samplings, nothing = [draw.sampling for draw in draws], SeenWords()
+    seen = [nothing if draw.seen is None else draw.seen for draw in draws]
+    return Penalties(
+        repetition=np.array([sampling.repetition_penalty for sampling in samplings], np.float32),
+        presence=np.array([sampling.presence_penalty for sampling in samplings], np.float32),
+        frequency=np.array([sampling.frequency_penalty for sampling in samplings], np.float32),
+        begins=np.cumsum([0, *(len(each.words) for each in seen)]),
+        words=np.concatenate([each.words for each in seen]),
+        counts=np.concatenate([each.counts for each in seen]),
     )

@@ -128,7 +128,7 @@ class StepTree:
     def expand(self, node: Node, n: int = 1, **options: Any) -> list[Node]:
         """`n` more children of a node, each one step long, decoded together.
 
-        stop: text that ends a step    max_tokens: of one step    temperature, top_p, top_k, min_p: of this call
+        stop: text that ends a step    max_tokens: of one step    temperature, top_p, ...: see `Sampling`, of this call
         score: judge every child while its siblings grow; its `score` is set when this returns
 
         StaleNodeError: the node was pruned or has ended. OutOfMemory: no KV left; the tree stays as it was.

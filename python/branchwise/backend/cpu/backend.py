@@ -94,6 +94,11 @@ class TileSampler:
             draws.seed[part], draws.lineage[part], draws.position[part], draws.temperature[part], draws.top_p[part],
             draws.top_k[part], draws.min_p[part],
         )  # fmt: skip
+        if draws.penalties is not None:
+            given = draws.penalties.part(part)
+            self.fused.penalise(
+                given.repetition, given.presence, given.frequency, given.begins, given.words, given.counts
+            )
         rows, word = hidden[part], 0
         room = rows.new_empty(len(rows) * HEAD_TILE_WORDS)
         views: dict[int, Tensor] = {}  # by words: made once, for every operation of torch is slow between kernels

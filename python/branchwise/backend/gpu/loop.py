@@ -19,7 +19,7 @@ from torch import Tensor
 from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
 from branchwise.backend.gpu.plan import TritonPlan
-from branchwise.backend.gpu.sampler import TritonSampler, draw_tensors, fill, finite_or_nan
+from branchwise.backend.gpu.sampler import TritonSampler, fill, finite_or_nan
 from branchwise_kernels.layout import Growth, PlanSize, update
 from branchwise_kernels.step_state import LENGTH, RUNNING, StepState, step_state
 
@@ -40,18 +40,20 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoopSize:
-    """One recording per row bucket and path; others for trees of unusual depth, and where words are filtered."""
+    """One recording per row bucket and path; others for trees of unusual depth, with filters, and with penalties."""
 
     rows: int
     partials_per_row: int
     path: AttentionPath
     filtered: bool
+    penalised: bool
 
 
 def loop_key(plan: AttentionPlan, draws: DrawArrays, path: AttentionPath) -> LoopKey:
     """The smallest `LoopSize` for a plan, in a tuple."""
     per_row = -(-plan.n_partials // plan.n_rows)
-    return (LoopSize(_power(plan.n_rows, MIN_ROWS), _power(per_row, SHORT_PATH), path, draws.filtered),)
+    rows, partials = _power(plan.n_rows, MIN_ROWS), _power(per_row, SHORT_PATH)
+    return (LoopSize(rows, partials, path, draws.filtered, draws.penalties is not None),)
 
 
 class TritonLoop:
@@ -68,9 +70,9 @@ class TritonLoop:
         self.plan = TritonPlan.empty(size, parts.shape, self.path, device)
         arrays = self.plan.arrays
         self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst)
-        self._draws = draw_tensors(rows, device)
         self._sampler: TritonSampler = parts.sampler
-        self._space = self._sampler.workspace(rows, self._filtered)
+        self._draws = self._sampler.draw_tensors(rows, wanted.penalised)
+        self._space = self._sampler.workspace(rows, self._filtered, wanted.penalised)
         self._tokens = torch.zeros(rows, dtype=torch.int32, device=device)
         self._logprobs = torch.zeros(rows, device=device)
         self._run = backend.graph(self.iterate)

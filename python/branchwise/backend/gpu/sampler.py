@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from branchwise.backend.base import DrawArrays, Floats, Ids
-from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, lm_head_sample
+from branchwise.backend.base import DrawArrays, Floats, Ids, Penalties
+from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, PenaltyTensors, lm_head_sample
 
 GROUP_ROWS = 256  # rows drawn at once: bounds the logits that top-k and top-p keep
 
@@ -28,17 +28,41 @@ class TritonSampler:
     def _draw(self, hidden: Tensor, draws: DrawArrays, begin: int) -> tuple[Ids, Floats]:
         part = slice(begin, begin + GROUP_ROWS)
         device = hidden.device
-        rows = hidden[part].contiguous()
-        tensors = draw_tensors(len(rows), device)
+        rows, penalised = hidden[part].contiguous(), draws.penalties is not None
+        tensors = self.draw_tensors(len(rows), penalised)
         fill(tensors, draws, part)
         tokens = torch.empty(len(rows), dtype=torch.int32, device=device)
         logprobs = torch.empty(len(rows), device=device)
-        self.draw_into(rows, tensors, self.workspace(len(rows), draws.filtered), draws.filtered, tokens, logprobs)
+        space = self.workspace(len(rows), draws.filtered, penalised)
+        self.draw_into(rows, tensors, space, draws.filtered, tokens, logprobs)
         return tokens.cpu().numpy().astype(np.int64), logprobs.cpu().numpy()
 
-    def workspace(self, rows: int, filtered: bool) -> HeadWorkspace:
+    def workspace(self, rows: int, filtered: bool, penalised: bool) -> HeadWorkspace:
         """Memory for so many rows."""
-        return HeadWorkspace.empty(rows, len(self.weight), filtered, self.weight.device)
+        return HeadWorkspace.empty(rows, len(self.weight), filtered, self.weight.device, penalised=penalised)
+
+    def draw_tensors(self, rows: int, penalised: bool) -> DrawTensors:
+        """Memory for the draws of so many rows."""
+        device = self.weight.device
+
+        def column(dtype: torch.dtype) -> Tensor:
+            return torch.zeros(rows, dtype=dtype, device=device)
+
+        penalties = None
+        if penalised:
+            seen = torch.zeros(rows, len(self.weight), dtype=torch.int32, device=device)
+            off = column(torch.float32)
+            penalties = PenaltyTensors(torch.ones_like(off), off, off.clone(), seen)
+        return DrawTensors(
+            seed=column(torch.int64),
+            lineage=column(torch.int64),
+            position=column(torch.int32),
+            temperature=column(torch.float32),
+            top_p=column(torch.float32),
+            top_k=column(torch.int32),
+            min_p=column(torch.float32),
+            penalties=penalties,
+        )
 
     def draw_into(
         self, hidden: Tensor, draws: DrawTensors, workspace: HeadWorkspace, filtered: bool, tokens: Tensor,
@@ -53,27 +77,23 @@ def finite_or_nan(logprobs: Floats) -> Floats:
     return np.where(np.isfinite(logprobs), logprobs, np.float32(np.nan))
 
 
-def draw_tensors(rows: int, device: torch.device) -> DrawTensors:
-    """Memory for the draws of so many rows."""
-
-    def column(dtype: torch.dtype) -> Tensor:
-        return torch.zeros(rows, dtype=dtype, device=device)
-
-    return DrawTensors(
-        seed=column(torch.int64),
-        lineage=column(torch.int64),
-        position=column(torch.int32),
-        temperature=column(torch.float32),
-        top_p=column(torch.float32),
-        top_k=column(torch.int32),
-        min_p=column(torch.float32),
-    )
-
-
-def fill(tensors: DrawTensors, draws: DrawArrays, part: slice = slice(None)) -> None:
+def fill(tensors: DrawTensors, draws: DrawArrays, part: slice | None = None) -> None:
     """Copy draws to the first rows of `tensors`; 64-bit keys keep their bits."""
+    part = slice(0, len(draws)) if part is None else part
+    if tensors.penalties is not None and draws.penalties is not None:
+        _fill_penalties(tensors.penalties, draws.penalties.part(part))
     for name in ("seed", "lineage", "position", "temperature", "top_p", "top_k", "min_p"):
         values = getattr(draws, name)[part]
         if values.dtype == np.uint64:
             values = values.view(np.int64)
         getattr(tensors, name)[: len(values)].copy_(torch.from_numpy(values), non_blocking=True)
+
+
+def _fill_penalties(tensors: PenaltyTensors, penalties: Penalties) -> None:
+    device, rows = tensors.seen.device, len(penalties.repetition)
+    for name in ("repetition", "presence", "frequency"):
+        getattr(tensors, name)[:rows].copy_(torch.from_numpy(getattr(penalties, name)), non_blocking=True)
+    row = np.repeat(np.arange(rows), np.diff(penalties.begins))
+    where = torch.from_numpy(row).to(device), torch.from_numpy(penalties.words.astype(np.int64)).to(device)
+    tensors.seen.zero_()
+    tensors.seen[where] = torch.from_numpy(penalties.counts + 1).to(device)
