@@ -216,5 +216,5 @@ def test_bad_prms_are_refused() -> None:
 
 def test_a_problem_longer_than_the_context_is_refused() -> None:
     scorer = make_scorer(cpu_prm(checkpoint_for("skywork"), torch.float32))
-    with pytest.raises(InputError, match=r"context is 2048"):
+    with pytest.raises(InputError, match=r"whose context of 2048 holds no step"):
         scorer.open(Node(0, None, 0, 0, 1), "x" * 3000, branches=4, paths=4, steps=10, tokens=100, step_tokens=100)

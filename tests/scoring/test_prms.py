@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from branchwise.assemble import load_models
+from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.config import EngineConfig
 from branchwise.engine.kv import KvCache
-from branchwise.errors import CheckpointError, ConfigError, OutOfMemory, TokenizerError
+from branchwise.errors import CheckpointError, ConfigError, InputError, OutOfMemory, TokenizerError
 from branchwise.scoring.formats import PRM_FORMATS, detect_format
-from branchwise.scoring.prm import Prm
+from branchwise.scoring.prm import Prm, load_prm
 from branchwise.scoring.scorer import Scorer
 from branchwise.types import Node
 from branchwise.weights import open_checkpoint
@@ -138,6 +141,18 @@ def test_token_classification_is_that_of_transformers(layer: str, labels: int, b
     assert len(set(expected.tolist())) == 3
 
 
+@pytest.mark.parametrize("prefix", ["model.", "", "backbone."])
+def test_a_token_classifier_in_a_folder(tmp_path: Path, prefix: str) -> None:
+    """Whatever stands before the names of its trunk."""
+    checkpoint, _ = classifier(2, True)
+    renamed = {prefix + name[6:] if name.startswith("model.") else name: t for name, t in checkpoint.tensors.items()}
+    save_file(renamed, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(checkpoint.config))
+    (tmp_path / "tokenizer.json").write_text(character_tokenizer()._backend.to_str())
+    prm = load_prm(open_checkpoint(tmp_path), torch.float32, CpuBackend())
+    assert scores_of(prm, ["1+1=2"]) == scores_of(cpu_prm(checkpoint, torch.float32), ["1+1=2"])
+
+
 def test_labels_that_are_named() -> None:
     checkpoint, _ = classifier(2, True)
     plain = scores_of(cpu_prm(checkpoint, torch.float32), ["1"])[0]
@@ -189,6 +204,22 @@ def test_a_step_beyond_the_context_ends_its_branch_alone() -> None:
     assert not scorer.submit(tree, nodes[3]), "nothing below it has a score, either"
     scorer.close(tree)
     assert scorer.kv.tree.n_free_blocks == scorer.kv.n_blocks
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_context_without_room_for_a_step_is_an_error_of_that_problem(room: int) -> None:
+    made = random_checkpoint("qwen2", heads="mlp2")
+    prompt = len(cpu_prm(made, torch.float32).format.prompt("1+1=?"))
+    made.config["max_position_embeddings"] = prompt + room
+    scorer = make_scorer(cpu_prm(made, torch.float32))
+    wanted = {"branches": 1, "paths": 1, "steps": 9, "tokens": 100, "step_tokens": 50}
+    if room < 2:  # a marker and something before it
+        with pytest.raises(InputError, match=rf"{prompt} tokens .* context of {prompt + room} holds no step"):
+            scorer.open(Node(0, None, 0, 0, 1), "1+1=?", **wanted)
+    else:
+        assert scorer.open(Node(0, None, 0, 0, 1), "1+1=?", **wanted) is not None
+    with pytest.raises(InputError, match="shorten"):
+        scorer.room("1" * 10**7)
 
 
 def test_room_does_not_shrink_with_steps_that_cannot_all_come() -> None:

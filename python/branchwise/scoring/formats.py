@@ -96,8 +96,8 @@ def format_note(name: str, checkpoint: Checkpoint) -> str | None:
     """What a user should know who chose a format, or who left it to `detect_format`; None where all is certain."""
     if name in _CAUSAL:
         return (
-            f"prm_format={name}: nothing in {checkpoint.source} says that it was trained to judge steps; if it was not,"
-            " its scores mean nothing"
+            f"prm_format={name}: nothing in {checkpoint.source} says that it was trained to judge steps; if it was not"
+            " trained for that, its scores mean nothing"
         )
     if name == "auto" and detect_format(checkpoint) == "trl":
         return (

@@ -76,10 +76,10 @@ class Scorer:
         InputError: the question leaves no room in the context.
         """
         prompt = self._prompt(question)
-        if len(prompt) + 2 > self.context:
+        if len(prompt) + self._step_overhead + 1 > self.context:
             raise InputError(
-                f"the problem has {len(prompt)} tokens for the PRM {self.prm.source}, whose context is "
-                f"{self.context}: shorten the problem"
+                f"the problem has {len(prompt)} tokens for the PRM {self.prm.source}, whose context of "
+                f"{self.context} holds no step beside them: shorten the problem"
             )
         room = self.context - len(prompt)
         steps = min(steps, tokens, max(1, room // (1 + self._step_overhead)))  # a step has a token at least

@@ -6,15 +6,13 @@ that spells no special token is left as it is, so its ids are those that the tok
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Collection, Mapping
-from typing import TypeVar
+from collections.abc import Collection
 
 from branchwise.text.tokenizer import Tokenizer
 
 _BREAK, _MARK, _ESCAPED = "\ufdd0\ufdd1", "\ufdd0", "\ufdd0\ufdd2"  # characters that Unicode gives to nobody
-
-Text = TypeVar("Text", bound=Mapping[str, str])
 
 
 def guarded(tokenizer: Tokenizer, text: str, *, written: bool = False, also: Collection[str] = ()) -> str:
@@ -24,12 +22,18 @@ def guarded(tokenizer: Tokenizer, text: str, *, written: bool = False, also: Col
     also: words that are broken, too
     """
     text = text.replace(_MARK, _ESCAPED)
-    words = [*(tokenizer.control if written else tokenizer.markup), *also]
-    found = [word for word in words if word in text]
+    marks = tokenizer.control if written else tokenizer.markup
+    likely = () if _first_letters(marks).isdisjoint(text) else marks  # there may be thousands
+    found = [word for word in (*likely, *also) if word in text]
     if not found:
         return text
     starts = "|".join(map(re.escape, found))
     return re.sub(f"(?s)(?={starts}).", lambda match: match[0] + _BREAK, text)
+
+
+@functools.lru_cache(maxsize=16)
+def _first_letters(words: frozenset[str]) -> frozenset[str]:
+    return frozenset(word[0] for word in words)
 
 
 def guarded_messages(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> list[dict[str, str]]:
