@@ -18,6 +18,7 @@ from branchwise.errors import CheckpointError, ConfigError, InputError, OutOfMem
 from branchwise.scoring.formats import PRM_FORMATS, detect_format
 from branchwise.scoring.prm import Prm, load_prm
 from branchwise.scoring.scorer import Scorer
+from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Node
 from branchwise.weights import open_checkpoint
 from checkpoints import MemoryCheckpoint, character_tokenizer, random_checkpoint
@@ -64,6 +65,24 @@ def test_auto_takes_no_model_without_evidence(checkpoint: MemoryCheckpoint) -> N
     with pytest.raises(ConfigError) as raised:
         cpu_prm(checkpoint, torch.float32)
     assert all(name in str(raised.value) for name in [*PRM_FORMATS, "--prm-format"])
+
+
+def test_models_that_judge_whole_answers_are_refused() -> None:
+    """Outcome models have the tensors of a PRM, with one row; PQM's have those of Skywork, and a mark of their own."""
+    outcome = random_checkpoint("qwen2", heads="mlp2")
+    outcome.tensors["score.2.weight"] = torch.zeros(1, 64)
+    with pytest.raises(CheckpointError, match=r"score.2.weight has shape \(1, 64\).*has 2 rows"):
+        cpu_prm(outcome, torch.float32)
+    wide = random_checkpoint("qwen2", heads="value")
+    wide.tensors["v_head.summary.weight"] = torch.zeros(3, 64)
+    with pytest.raises(CheckpointError, match=r"v_head.summary.weight has shape \(3, 64\).*has 1 row there"):
+        cpu_prm(wide, torch.float32)
+    pqm = random_checkpoint("qwen2", heads="value")
+    spec = json.loads(pqm.tokenizer()._backend.to_str())
+    spec["model"]["vocab"]["[PRM]"] = len(spec["model"]["vocab"])
+    pqm._tokenizer = Tokenizer.from_json(json.dumps(spec), {})
+    with pytest.raises(ConfigError, match=r"'\[PRM\]' \(PQM\), a format that is not supported"):
+        cpu_prm(pqm, torch.float32)
 
 
 def test_a_gguf_file_holds_no_reward_head(tmp_path: Path) -> None:
@@ -220,6 +239,16 @@ def test_a_context_without_room_for_a_step_is_an_error_of_that_problem(room: int
         assert scorer.open(Node(0, None, 0, 0, 1), "1+1=?", **wanted) is not None
     with pytest.raises(InputError, match="shorten"):
         scorer.room("1" * 10**7)
+
+
+def test_a_path_deeper_than_the_interpreter_nests() -> None:
+    """Scored at its end only."""
+    prm = cpu_prm(random_checkpoint("qwen2", heads="mlp2", max_position_embeddings=6000), torch.float32)
+    scorer, nodes = make_scorer(prm, blocks=1700), chain(["1"] * 1500)
+    tree = scorer.open(nodes[0], "1+1=?", branches=1, paths=1, steps=1500, tokens=1500, step_tokens=2)
+    assert tree is not None
+    assert scorer.submit(tree, nodes[-1])
+    assert scorer.pending > 3000
 
 
 def test_room_does_not_shrink_with_steps_that_cannot_all_come() -> None:

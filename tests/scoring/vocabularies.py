@@ -27,7 +27,9 @@ def words_and_merges(spaces_first: bool) -> tuple[list[str], list[tuple[str, str
     return list(dict.fromkeys([*CHARACTERS, *(left + right for left, right in merges)])), merges
 
 
-def sentencepiece(spaces_first: bool, *, metaspace: str | None = None, prefix: bool = True) -> Backend:
+def sentencepiece(
+    spaces_first: bool, *, metaspace: str | None = None, split: bool = False, prefix: bool = True
+) -> Backend:
     """A vocabulary as Llama 2 and Mistral have it: through a normalizer, or through Metaspace with a scheme."""
     words, merges = words_and_merges(spaces_first)
     every = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *words]
@@ -37,7 +39,7 @@ def sentencepiece(spaces_first: bool, *, metaspace: str | None = None, prefix: b
         replace = normalizers.Replace(" ", "▁")
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace] if prefix else [replace])
     else:
-        backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", metaspace, split=False)
+        backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", metaspace, split=split)
     backend.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in SPECIAL])
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return backend
@@ -91,6 +93,9 @@ def _vocabularies() -> dict[str, Make]:
         made[f"no prefix, {order}"] = _json(partial(sentencepiece, first, prefix=False))
         for scheme in ("first", "always", "never"):
             made[f"metaspace {scheme}, {order}"] = _json(partial(sentencepiece, first, metaspace=scheme))
+        made[f"metaspace first, words alone, {order}"] = _json(
+            partial(sentencepiece, first, metaspace="first", split=True)
+        )
         for prefix in (True, False):
             made[f"gguf, {'prefix' if prefix else 'no prefix'}, {order}"] = partial(gguf, first, prefix)
     return made

@@ -210,6 +210,9 @@ def test_words_that_the_model_has_no_row_for() -> None:
     assert tokenizer.encode("a<pad>") != []
     with pytest.raises(InputError, match="holds '<pad>', for which the model has no row"):
         tokenizer.encode("a<pad>", special=True)
+    for written in ({"chat_template": "<pad>"}, {"eos_token": "<pad>"}):
+        with pytest.raises(TokenizerError, match=rf"\('<pad>' is number {rows}\)"):
+            Tokenizer.from_json(backend.to_str(), {**CONFIG, **written}).check_fits(rows, "a model")
     says = rf"a model: the tokenizer has {rows + 1} words .* the model has {rows - 9}:"
     with pytest.raises(TokenizerError, match=says):
         Tokenizer.from_json(backend.to_str(), CONFIG).check_fits(rows - 9, "a model")

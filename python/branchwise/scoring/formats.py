@@ -39,6 +39,10 @@ def _marker(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer)
 
 
 def _newline(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer) -> Built:
+    if tokenizer.token_id("[PRM]") is not None:
+        raise ConfigError(
+            f"{checkpoint.source} marks steps with '[PRM]' (PQM), a format that is not supported: choose another PRM"
+        )
     return PieceFormat(tokenizer, "\n", one_line=True), value_head(checkpoint)
 
 

@@ -38,14 +38,25 @@ class Head:
 
 
 def mlp_head(checkpoint: Checkpoint) -> Head:
-    """Two-layer classifier with two labels; label 1 is good."""
+    """Two-layer classifier with two labels; label 1 is good. CheckpointError for another number of labels."""
+    _check_rows(checkpoint, "score.2.weight", 2)
     return Head("mlp", [checkpoint.load(name, torch.float32) for name in MLP_TENSORS])
 
 
 def value_head(checkpoint: Checkpoint) -> Head:
-    """One number through a sigmoid."""
+    """One number through a sigmoid. CheckpointError for more."""
+    _check_rows(checkpoint, VALUE_TENSORS[0], 1)
     weight, bias = (checkpoint.load(name, torch.float32) for name in VALUE_TENSORS)
     return Head("value", [weight.reshape(1, -1), bias.reshape(-1)])
+
+
+def _check_rows(checkpoint: Checkpoint, name: str, rows: int) -> None:
+    given = tuple(checkpoint.shape(name))
+    if len(given) != 2 or given[0] != rows:
+        raise CheckpointError(
+            f"{checkpoint.source}: {name} has shape {given}; a head that judges steps has {rows} row{'s'[: rows - 1]}"
+            " there. Models that judge whole answers are not supported"
+        )
 
 
 def label_tensors(checkpoint: Checkpoint) -> list[str]:

@@ -181,29 +181,34 @@ class Scorer:
 
     def _twin(self, tree: PrmTree, node: Node) -> Twin | None:
         """The record of a node, made and queued where there is none; None where it goes beyond the context."""
-        twin = tree.twins.get(node)
+        missing: list[Node] = []
+        while node not in tree.twins:
+            if tree.closed:
+                raise StaleNodeError("this tree has been closed: its steps can no longer be scored")
+            if node.score is not None:
+                raise StaleNodeError(f"node {node.id} was scored and its PRM KV freed: score children before pruning")
+            missing.append(node)
+            assert node.parent is not None  # the root has a twin while the tree is open
+            node = node.parent
+        twin: Twin | None = tree.twins[node]
+        while missing and twin is not None:
+            twin = self._child(tree, twin, missing.pop())
+        return twin
+
+    def _child(self, tree: PrmTree, parent: Twin, node: Node) -> Twin | None:
+        """The record of a node below `parent`; None where it goes beyond the context."""
+        twin = parent.children.get(node.text)
         if twin is not None:
-            return twin
-        if tree.closed:
-            raise StaleNodeError("this tree has been closed: its steps can no longer be scored")
-        if node.score is not None:
-            raise StaleNodeError(f"node {node.id} was scored and its PRM KV freed: score children before pruning")
-        assert node.parent is not None  # the root has a twin while the tree is open
-        parent = self._twin(tree, node.parent)
-        if parent is None:
-            return None
-        same = parent.children.get(node.text)
-        if same is not None:
-            same.nodes.append(node)
-            tree.twins[node] = same
-            return same
-        ids = self.prm.format.step(node.depth - 1, node.text)
-        end = parent.end + len(ids)
-        if end > self.context:
-            return None
-        twin = tree.twins[node] = parent.children[node.text] = Twin([node], parent, node.text, end, ids)
-        node.cost.prm_tokens = len(ids)
-        self._queue.append(twin)
+            twin.nodes.append(node)
+        else:
+            ids = self.prm.format.step(node.depth - 1, node.text)
+            end = parent.end + len(ids)
+            if end > self.context:
+                return None
+            twin = parent.children[node.text] = Twin([node], parent, node.text, end, ids)
+            node.cost.prm_tokens = len(ids)
+            self._queue.append(twin)
+        tree.twins[node] = twin
         return twin
 
     def _next_batch(self) -> list[tuple[Twin, int]]:

@@ -91,14 +91,19 @@ class Tokenizer:
     def check_fits(self, words: int, source: str) -> None:
         """TokenizerError when text may have ids that a model of so many `words` has no row for.
 
-        Tokens that were added for training alone, such as a padding token, may lie beyond: they are in no text.
+        Tokens that no text and no template holds, such as one for padding, may lie beyond.
         """
-        beyond = range(words, self.vocab_size)
-        used = [id for id in beyond if id not in self._silent or id == self.bos_id]
+        written = (self.named_tokens.get("bos_token"), self.named_tokens.get("eos_token"))
+        used = [
+            (id, word)
+            for id in range(words, self.vocab_size)
+            if (word := self._backend.id_to_token(id)) is not None
+            and (id not in self._silent or word in written or word in (self.chat_template or ""))
+        ]
         if used:
-            word = self._backend.id_to_token(used[0])
+            id, word = used[0]
             raise TokenizerError(
-                f"{source}: the tokenizer has {self.vocab_size} words ({word!r} is number {used[0]}), the model has"
+                f"{source}: the tokenizer has {self.vocab_size} words ({word!r} is number {id}), the model has"
                 f" {words}: use the tokenizer files that came with this model"
             )
         self._rows = words
