@@ -64,13 +64,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bw.Engine]:
     folder = tmp_path_factory.mktemp("models")
     policy = write_folder(folder / "policy", True, 2048)
     prm = write_folder(folder / "prm", False, 300, heads="mlp2")
-    with bw.Engine(policy, prm, kv_memory=64 << 20, dtype="float32") as made:
+    with bw.Engine(policy, prm, kv_memory=64 << 20, dtype="float32", delimiter="1") as made:
         yield made
 
 
 @pytest.mark.parametrize("strategy", ["best_of_n", "beam"])
 def test_a_step_of_three_times_as_many_tokens_ends_its_branch_alone(engine: bw.Engine, strategy: str) -> None:
-    results = list(engine.solve_many([f"{n}+1=?" for n in range(3)], strategy, n=4, max_steps=8))
+    results = list(engine.solve_many([f"{n}+1=?" for n in range(3)], strategy, n=4, max_steps=99))
     assert [result.error for result in results] == [None] * 3
     ends = [node for result in results for node in walk(result.tree) if node.cut == "prm_context"]
     assert ends, "no step was too long: the test tests nothing"
