@@ -20,6 +20,8 @@ A match pairs every answer (row) with another gold answer (column). Questions ma
 
 _ORDERED = ("tuple", "interval", "matrix", "union")
 _COLLECTIONS = ("list", "set", *_ORDERED)
+_WORD = re.compile(r"(?<![a-zA-Z\\])(?:[a-zA-Z]{3,}|not?|on|or|of|to|in|is|at)(?![a-zA-Z])")
+_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "arcsin", "arccos", "arctan", "gcd", "lcm", "det"}
 _NAMES = re.compile(r"(?<![a-zA-Z\\])[A-Z]{2,}(?![a-zA-Z])")
 
 
@@ -34,7 +36,7 @@ def compare(answer: Form, gold: Form) -> bool | Question:
         return False
     if answer.kind == "choice" or gold.kind == "choice":
         return _choices(answer, gold)
-    if not compatible(answer.units - {"%"}, gold.units - {"%"}):
+    if not compatible(answer.units, gold.units):
         return False
     if answer.kind in _COLLECTIONS or gold.kind in _COLLECTIONS:
         return _collections(answer, gold)
@@ -66,13 +68,19 @@ def _collections(answer: Form, gold: Form) -> bool | Question:
     if len(answer.items) != len(gold.items):
         return False  # parts are not wholes
     if kinds <= {"list", "set"}:
-        return _match(answer.items, gold.items)
+        if _all_named(answer) == _all_named(gold):
+            return _match(answer.items, gold.items)
+        kinds = {"list", "tuple"}  # x = 3, y = 4 where 3, 4 is meant
     if kinds == {"list", "tuple"} or kinds == {"interval", "tuple"} or (len(kinds) == 1 and kinds <= set(_ORDERED)):
         if "list" not in kinds and _brackets(answer) != _brackets(gold):
             return False
         items = [_without_name(item) for item in answer.items], [_without_name(item) for item in gold.items]
         return _all([compare(one, other) for one, other in zip(*items, strict=True)])
     return False
+
+
+def _all_named(form: Form) -> bool:
+    return all(item.kind == "relation" and item.items for item in form.items)
 
 
 def _brackets(form: Form) -> str:
@@ -146,11 +154,15 @@ def _times_and_ratios(answer: Form, gold: Form) -> bool:
 
 def _is_word(form: Form) -> bool:
     r"""Words are no algebra: letter by letter, "east" times anything would equal "seat"."""
-    return (form.kind == "text" and not re.search(r"\\[a-zA-Z]|\d|[-+*/^=|!]", form.text)) or r"\angle" in form.text
+    if form.kind != "text":
+        return False
+    if set(_WORD.findall(form.text)) - _FUNCTIONS or r"\angle" in form.text or form.text[-1] in "+-*/^=<>":
+        return True
+    return not re.search(r"\\[a-zA-Z]|\d|[-+*/^=|!]", form.text)
 
 
 def _pair(answer: Form, gold: Form) -> Question:
-    return ["pair", answer.whole or answer.text, gold.whole or gold.text]
+    return ["pair", *(form.text if form.kind in _COLLECTIONS else form.whole or form.text for form in (answer, gold))]
 
 
 def _all(results: Sequence[bool | Question]) -> bool | Question:

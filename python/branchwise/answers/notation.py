@@ -81,6 +81,7 @@ _UPRIGHT = re.compile(r"\\(?:text|textrm|textnormal|textsf|mathrm|mbox|hbox|oper
 _LEANING = re.compile(
     r"\\(?:textbf|textit|mathbf|mathit|boldsymbol|bm|mathsf|emph|underline|mathcal|bold|hat|vec|texttt)\s*\{([^{}]*)\}"
 )
+_OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}|^([^{}]*)\\over(?![a-zA-Z])([^{}]*)$")
 _THIN = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!|\\;|\\ |~)\s*(?=\d{3}(?!\d))")
 _REALS = re.compile(r"\\math(?:bb|bf|rm)\s*\{?R\}?(?![a-zA-Z])")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{(?!\w{0,2}matrix|cases|array)[a-zA-Z]{1,20}\*?\}")
@@ -107,13 +108,14 @@ def clean(text: str) -> str:
     text = _RAISED.sub(lambda raised: f"^{{{raised[0].translate(_SYMBOLS)}}}", text).translate(_SYMBOLS)
     while (joined := _THIN.sub("", text)) != text:
         text = joined
+    text = _OVER.sub(lambda over: rf"\frac{{{over[1] or over[3]}}}{{{over[2] or over[4]}}}", text)
     text = _REALS.sub(r"\\reals ", text)
     text = _ENVIRONMENT.sub(" ", text)
     text = _LEANING.sub(r"\1", text)
     text = _UPRIGHT.sub(lambda match: UPRIGHT + match[1] + END, text)
     text = _unquoted(text)
     keep_rows = r"\begin" in text
-    text = _COMMAND.sub(lambda match: _command(match, keep_rows), text)
+    text = _COMMAND.sub(lambda match: _command(match, keep_rows), text if keep_rows else text.replace("&", " "))
     for pattern, replacement in _ASCII:
         text = pattern.sub(replacement, text)
     return " ".join(text.split())

@@ -32,6 +32,10 @@ def _read(text: str, depth: int) -> Form:
     bare = " ".join(without_marks(text).split())
     if is_blank(bare):
         return EMPTY if _EMPTY.fullmatch(bare) else Form("blank", "")
+    if aside := _ASIDE.search(text):
+        said = _read(text[: aside.start()], depth)
+        if said.kind not in ("text", "blank"):
+            return said
     piece = Piece(text, bare, depth, _read)
     for reader in _READERS:
         if (found := reader(piece)) is not None:
@@ -47,8 +51,9 @@ def _trimmed(text: str) -> str:
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         if text[:1] == "{" and _closing(text) == len(text) - 1:
-            text = text[1:-1]
-        if text[:1] == UPRIGHT and text.find(END) == len(text) - 1:
+            inside = text[1:-1]
+            text = rf"\{{{inside}\}}" if "," in inside else inside  # a set, typed without LaTeX
+        if text[:1] == UPRIGHT and text.find(END) == len(text) - 1 and not (text[1:-1].isalpha() and len(text) > 3):
             text = text[1:-1]
         if text == before:
             return text
@@ -64,6 +69,10 @@ def _closing(text: str) -> int:
     return -1
 
 
+_ASIDE = re.compile(
+    r"(?<=\S) ?\((?:(?:or|i\.e\.?,?|approx[a-z]{0,10}\.?|about|that is|since|because|\\approx|=)[^()]{0,80}"
+    r"|[a-z]{3,12})\)$"
+)
 _EMPTY = re.compile(
     r"(?:there (?:is|are) )?no (?:real |integer |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"
     r"|(?:the )?empty set|\\\{\s?\\\}|\\emptyset",
@@ -88,7 +97,7 @@ def _words(bare: str) -> Form:
         return Form("text", bare if is_name else bare.casefold().strip())
     tight = re.sub(r"(?<=[^\w]) +| +(?=[^\w])", "", bare)
     tight = re.sub(r"([\^_])\{(\w)\}", r"\1\2", tight)
-    return Form("text", tight, whole=tight)
+    return Form("text", tight, whole=bare)
 
 
 _READERS: tuple[Reader, ...] = (
@@ -104,9 +113,9 @@ _READERS: tuple[Reader, ...] = (
     scalars.repeating,
     structures.united,
     structures.list_,
+    structures.bracketed,
     structures.named,
     structures.relation,
-    structures.bracketed,
     scalars.measure,
     scalars.expression_,
 )

@@ -229,6 +229,8 @@ def expression_(piece: Piece) -> Form | None:
     except (sums.NotAnExpression, ArithmeticError):
         return None
     if number is None:
+        letters = text.strip()
+        written = letters if letters.isalpha() else written  # in their order: they may be a name
         return Form("expression", written, whole=written)
     decimal = _DECIMAL.fullmatch(text)
     if decimal is None:

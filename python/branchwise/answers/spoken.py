@@ -11,7 +11,7 @@ _TRIES = 40  # statements looked at, from the last one on
 _WINDOW = 2 * MAX_LENGTH  # characters looked at behind one
 
 _CUE = re.compile(
-    r"(?<![a-zA-Z])answers?(?:\*\*|__)?(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
+    r"(?<![a-zA-Z])answers?[*_]{0,3}(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
     r"(?:(?:\n\s{0,8})?(?:is|are|was|equals|becomes"
     r"|(?:should|must|would|will|can only|has to|turns out to|comes out to)(?: be)?)\b"
     r"|[:=]|[-\u2013\u2014\u2192](?=\s)|\\(?:rightarrow|to)(?![a-zA-Z])|(?=[ \t*_]{0,8}(?:\n|$)))"
@@ -23,6 +23,7 @@ _HEADING = re.compile(
     r"^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|__)?(?:(?:the|my|our) )?(?:(?:final|correct) )?answers?$", re.IGNORECASE
 )
 _BEFORE = re.compile(r",? (?:is|are) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
+_PRAISED = re.compile(r" is (?:the )?(?:correct|right)(?: (?:answer|option|choice|one))?(?=[.,!;\s]|$)", re.IGNORECASE)
 _LED_IN = re.compile(r"(?:so|thus|hence|therefore|then|and)\b,?\s*|(?:the )?correct ", re.IGNORECASE)
 _DOUBTED = re.compile(
     r"\b(?:if|whether|unless|when|hope|ensure|verify|check|sure|assume|assuming|suppose|think|guess|what|why|how|until"
@@ -32,7 +33,7 @@ _DOUBTED = re.compile(
 )
 _HOPEFUL = re.compile(r"\b(?:think|guess|means|that)\b[^.]{0,24}$", re.IGNORECASE)
 _SKIPPED = re.compile(
-    r"(?:\s|\*\*|__|[*:]|-{3,}|={3,}|`{3}[a-z]{0,8}(?=\n)|>(?=\s)|(?<=\n)1[.)](?= )"
+    r"(?:\s|\*\*|__|[*:]|-{3,}|={3,}|`{3}[a-z]{0,8}(?=\n)|>(?=\s)|(?<=\n)(?:1[.)]|[-\u2022])(?= )"
     r"|\b(?:as follows|the following|given as|given by|below)\b)*",
     re.I,
 )
@@ -46,7 +47,8 @@ _BOUND = re.compile(
     r"(?:at (?:most|least)|no (?:more|less) than|up to|not more than|more or less)\s+(?=\S)", re.IGNORECASE
 )
 _NOT = re.compile(
-    r"not\b(?! defined)[^.;\n]{0,120}?(?:[.;,]\s+|\s+)(?:but|it(?:'s| is)|instead|rather)\s+(?P<rest>.*)",
+    r"not\b(?! defined)[^.;\n]{0,120}?(?:[.;,]\s+|\s+)"
+    r"(?:(?:but|instead|rather),?(?: it(?:'s| is))?|it(?:'s| is))\s+(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _END = re.compile(
@@ -58,6 +60,11 @@ _END = re.compile(
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|St|Mt|Prof|Jr|Sr|vs|approx|e\.g|i\.e|[a-z]|[a-zA-Z](?:\.[a-zA-Z])+)$"
+)
+_SHORT_UNIT = re.compile(r"\d ?(?:ft|in|lbs?|oz|min|hrs?|sec|yd|mi|[mck]?m|k?g)$")
+_SENTENCE = re.compile(r"[A-Za-z][^\d$\\\n]*[ (](?:[a-z]+|=) (?P<rest>[-+]?(?:\\?\$)?\.?\d[^\n]*)")
+_NEGATED = re.compile(
+    r"\b(?:not|no|never|less|more|than|between|of|at|from|world|number|chapter|version|below|above)\b", re.IGNORECASE
 )
 _UNANSWERING = re.compile(
     r"(?:correct|right|wrong|incorrect|clear|reasonable|unique|obtained|found|derived|because|based|determined|calculated"
@@ -78,10 +85,11 @@ def spoken(text: str) -> str | None:
         phrase = phrase or found
     if phrase is not None:
         return phrase
-    for match in reversed(list(_BEFORE.finditer(text))[-_TRIES:]):
+    for match in reversed([*_PRAISED.finditer(text)][-_TRIES:] + [*_BEFORE.finditer(text)][-_TRIES:]):
         said = re.split(r"\n|[.:] ", text[max(0, match.start() - 80) : match.start()])[-1].strip()
         said = said[_end_of(_LED_IN, said) :].strip(" *")
-        if is_answer(said) and read(said).kind not in ("text", "relation"):
+        allowed = read(said).kind == "choice" if match.re is _PRAISED else read(said).kind not in ("text", "relation")
+        if is_answer(said) and allowed:
             return said
     return None
 
@@ -124,7 +132,24 @@ def value(rest: str) -> str | None:
         behind = clause[formula.end() :].strip()
         if not behind or read(clause).kind in ("text", "blank", "relation"):
             clause = inner
-    return clause if is_answer(clause) else None
+    if not is_answer(clause):
+        return None
+    return (_number_in(clause) or clause) if read(clause).kind == "text" else clause
+
+
+def _number_in(clause: str) -> str | None:
+    """The number that a sentence comes to: "Janet makes $18 every day"."""
+    match = _SENTENCE.fullmatch(clause)
+    found = match["rest"].strip() if match and not _NEGATED.search(clause, 0, match.start("rest")) else None
+    return found if found and read(found).kind in ("number", "expression", "clock") else None
+
+
+def _is_abbreviation(rest: str, at: int) -> bool:
+    """Whether a stop belongs to the word before it; to a unit only where the sentence clearly goes on."""
+    if _ABBREVIATION.search(rest, max(0, at - 12), at):
+        return True
+    behind = rest[at + 1 :].lstrip()[:1]
+    return (behind.islower() or behind.isdigit()) and _SHORT_UNIT.search(rest, max(0, at - 12), at) is not None
 
 
 def _without_openers(rest: str) -> str:
@@ -145,7 +170,7 @@ def _end(rest: str) -> int:
         at = match.start()
         if any(begin <= at < end - 1 for begin, end in formulas):
             continue
-        if match["stop"] == "." and _ABBREVIATION.search(rest, max(0, at - 12), at):
+        if match["stop"] == "." and _is_abbreviation(rest, at):
             continue
         if at or match["stop"]:
             return at

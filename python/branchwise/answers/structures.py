@@ -44,8 +44,11 @@ def list_(piece: Piece) -> Form | None:
     items = [piece.read(part) for part in said if part]
     if len(items) < 2 or any(item.kind == "blank" for item in items):
         return items[0] if len(items) == 1 else None
-    if all(item.kind in ("interval", "union") for item in items) and re.search(r"\bor\b", piece.bare):
-        return union(items)
+    if re.search(r"\bor\b", piece.bare):
+        if len({item.text for item in items}) == 1:
+            return items[0]  # 1/2 or 0.5
+        if all(item.kind in ("interval", "union") for item in items):
+            return union(items)
     return listed(items)
 
 
@@ -89,7 +92,12 @@ def bracketed(piece: Piece) -> Form | None:
     return tuple_of(opening, items, closing)
 
 
+_BUILDER = re.compile(r"\s?[a-zA-Z]\s?(?:\||:|\\mid(?![a-zA-Z]))")  # x such that
+
+
 def _alone(piece: Piece, brackets: str, inside: str) -> Form | None:
+    if (builder := _BUILDER.match(inside)) and brackets == r"\{\}":
+        return piece.read(inside[builder.end() :])
     if brackets not in ("()", "[]", r"\{\}") or re.search(r"\||:|\\mid", inside):
         return None
     item = piece.read(inside)
@@ -141,6 +149,8 @@ def relation(piece: Piece) -> Form | None:
     forms = [piece.read(side) if side.strip() else Form("blank", "") for side in sides]
     if found := _solved(signs, forms):
         return replace(found, whole=text)
+    if signs == ["="] and forms[0].kind == "text" and re.search("[a-zA-Z]{2}", sides[0]) and forms[1].kind == "number":
+        return forms[1]  # 10% of 50 = 5
     if signs == ["="] and all(form.kind in ("number", "expression") for form in forms):
         try:
             difference = sums.minus(*(expression.parse(form.text) for form in forms))

@@ -15,9 +15,10 @@ _THOUGHT = re.compile(
 _NEW_TURN = re.compile(
     r"<\|(?:im_start|im_end|start_header_id|eot_id|endoftext|end_of_text|end|user|eom_id)\|>|</s>|<(?:start|end)_of_turn>"
     r"|\[INST\]"
-    r"|^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|>)?(?:Human|User|Question|Problem|Exercise|Instruction|Example|Q)"
+    r"|^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|>)?(?:Human|User|(?:(?:Next|New|Another|Follow-up) )?(?:question|problem)"
+    r"|Exercise|Instruction|Example|Input|Q)"
     r"(?:(?: ?\d{1,4})?(?:\*\*)?[:.](?=\s|\*|$)| \d{1,4}(?:\*\*)?[ \t]{0,8}$)",
-    re.MULTILINE,
+    re.MULTILINE | re.IGNORECASE,
 )
 
 

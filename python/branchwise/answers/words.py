@@ -45,17 +45,21 @@ _UNITS = {
     "sq": "square squared sq",
     "cu": "cubic cubed cu",
     "rad": "rad rads radian radians",
-    "J": "joule joules",
-    "N": "newton newtons",
-    "W": "watt watts",
-    "V": "volt volts",
+    "J": "j joule joules kj",
+    "N": "n newton newtons",
+    "W": "w watt watts",
+    "V": "v volt volts",
+    "A": "ampere amperes amps",
+    "K": "k kelvin",
+    "C": "celsius",
+    "F": "fahrenheit",
     "Hz": "hz hertz",
     "am": "am",
     "pm": "pm",
 }
 _COMPOUND = {"mph": ("mi", "h"), "kph": ("km", "h"), "kmh": ("km", "h"), "kmph": ("km", "h"), "fps": ("ft", "s")}
 _UNIT = {word: (unit,) for unit, words in _UNITS.items() for word in words.split()} | _COMPOUND
-_LETTERS = frozenset("mglshL")  # units of one letter: only in upright text, else they are variables
+_LETTERS = frozenset("mglshLJNWVK")  # units of one letter: only in upright text, else they are variables
 
 _MAGNITUDES: dict[str, int | Fraction] = {
     "ten": 10, "tens": 10, "hundred": 100, "hundreds": 100, "thousand": 1000, "thousands": 1000, "grand": 1000,
