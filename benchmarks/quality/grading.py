@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python -m benchmarks.quality.grading math500.jsonl gsm8k.jsonl [--pairs 2000] [--seconds 5]
 
-Every line of a file has an "answer". Prints how often each side is right, how often this project agrees with math-verify
-where that is right, the longest call, and every pair on which the two differ.
+Every line of a file has an "answer". Prints how often each side is right, how often this project agrees with
+math-verify where that is right, the longest call, and every pair on which the two differ.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ HOSTILE = [
     *(Pair(gold, answer, False, "hostile") for gold, answer in (
         ("10^{-18}", "10^{-17}"), (r"\frac{1}{20!}", r"\frac{1}{21!}"), ("(1,2)", r"\{1,2\}"), (r"\text{east}", "seat"),
         (r"\angle ABC", r"\angle ACB"), ("IV", "VI"), ("AB", "BA"), (r"10\text{ a.m.}", r"10\text{ p.m.}"),
-        ("2516_8", "2516_9"), ("1", "10^{10^{10}}"), ("1", "9^{9^{9^{9}}}"), (r"3\mathbf{i}+4\mathbf{j}", r"3\mathbf{i}"),
+        ("2516_8", "2516_9"), ("1", "10^{10^{10}}"), ("1", "9^{9^{9^{9}}}"),
+        (r"3\mathbf{i}+4\mathbf{j}", r"3\mathbf{i}"),
         (r"3 \pm 2\sqrt{2}", r"3+2\sqrt{2}"), ("1331 and 1728", "1728"), ("x", "X"), ("x", "x+10^{-20}"),
         (r"\frac{\pi}{10^{20}}", r"\frac{e}{10^{20}}"), ("1", "x^{9^{9^{9^{9}}}}"), ("x+1", "x^{x^{x^{x^{x}}}}"),
         ("1", "(" * 200), ("1", "1" * 390), ("", ""), ("$$", "$$"), ("a-b", "b-a"), ("7", "7-8"),
@@ -147,7 +148,8 @@ HOSTILE = [
     *(Pair(gold, answer, True, "hostile") for gold, answer in (
         ("x^2+2x+1", "(x+1)^2"), ("y=2x+3", "2x-y+3=0"), (r"\sqrt{8}", r"2\sqrt{2}"), (r"\log_2 8", "3"),
         ("[1,2]", r"1\le x\le 2"), (r"1\le x\le 2", "[1,2]"), (r"\sin^2 x", r"1-\cos^2 x"), (r"\binom{10}{3}", "120"),
-        (r"3 \pm 2\sqrt{2}", r"3+2\sqrt{2}, 3-2\sqrt{2}"), (r"\mathbb{R}", r"(-\infty,\infty)"), (r"\infty", "infinity"),
+        (r"3 \pm 2\sqrt{2}", r"3+2\sqrt{2}, 3-2\sqrt{2}"), (r"\mathbb{R}", r"(-\infty,\infty)"),
+        (r"\infty", "infinity"),
         (r"(0,9)\cup(9,36)", r"(9,36)\cup(0,9)"), (r"0.\overline{3}", r"\frac13"), ("0.333333", r"\frac13"),
         (r"\begin{pmatrix}1&0\\0&1\end{pmatrix}", r"\begin{bmatrix}1&0\\0&1\end{bmatrix}"),
     )),
@@ -212,7 +214,7 @@ def main() -> None:
                 )
     print(*differing, sep="\n")
     print(
-        f"{len(rows)} pairs: ours right {ours_right}, math-verify right {theirs_right}, of these ours agrees in {agreed}"
+        f"{len(rows)} pairs: ours right {ours_right}, math-verify {theirs_right}, agreed in {agreed} of these"
         f" ({100 * agreed / theirs_right:.2f} %); longest call {longest:.2f} s of {given.seconds:g}, mean"
         f" {1000 * total / len(rows):.1f} ms, {grader.timeouts} time-outs"
     )
