@@ -55,7 +55,7 @@ def test_what_needs_no_worker() -> None:
 
 def test_hard_limit_in_threads_and_recovery() -> None:
     with Grader(20.0) as grader:
-        assert grader.grade(r"\log_2 8", "3")
+        assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
         grader.seconds = 0.5
         begin = time.perf_counter()
         replies: list[bool] = []
@@ -70,16 +70,16 @@ def test_hard_limit_in_threads_and_recovery() -> None:
         assert grader.timeouts == 2
         assert time.perf_counter() - begin < 60.0
         grader.seconds = 20.0
-        assert grader.grade(r"\log_2 8", "3")
+        assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
 
 
 def test_close_ends_the_process_and_a_dead_one_is_replaced() -> None:
     grader = Grader(20.0)
-    assert grader.grade(r"\log_2 8", "3")
+    assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
     first = grader.worker.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    assert grader.grade(r"\log_2 8", "3")
+    assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
     second = grader.worker.pid
     assert second not in (None, first)
     grader.close()
@@ -89,7 +89,7 @@ def test_close_ends_the_process_and_a_dead_one_is_replaced() -> None:
 
 def test_worker_ends_with_its_object() -> None:
     grader = Grader(20.0)
-    assert grader.grade(r"\log_2 8", "3")
+    assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
     pid = grader.worker.pid
     del grader
     assert pid is not None
@@ -107,21 +107,21 @@ def test_without_math_verify_forms_are_compared_which_is_said_once(
 ) -> None:
     monkeypatch.setattr("sys.path", [])
     with Grader() as grader:
-        assert [grader.grade(r"\log_2 8", "3") for _ in range(3)] == [False] * 3
+        assert [grader.grade(r"\lfloor 3.7 \rfloor", "3") for _ in range(3)] == [False] * 3
         assert grader.grade("0.5", r"\frac12")
     assert [record.message.count("math-verify") for record in caplog.records] == [1]
 
 
 def test_a_time_out_costs_no_new_start() -> None:
     with Grader(20.0) as grader:
-        assert grader.grade(r"\log_2 8", "3")
+        assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
         process = grader.worker.pid
         grader.seconds = 0.5
         begin = time.perf_counter()
         assert not grader.grade(HARD, "x+7")
         assert 0.4 < time.perf_counter() - begin < 5.0
         grader.seconds = 20.0
-        assert grader.grade(r"\log_2 8", "3")
+        assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
         assert (grader.worker.pid, grader.timeouts) == (process, 1)
 
 
@@ -133,5 +133,5 @@ def test_what_is_submitted_is_graded_beside() -> None:
         assert not slow.done()
         assert slow.result(60.0) is False
         grader.seconds = 20.0
-        assert grader.submit(r"\log_2 8", "3").result(60.0) is True
+        assert grader.submit(r"\lfloor 3.7 \rfloor", "3").result(60.0) is True
         assert grader.submit(None, "1").result() is False

@@ -25,10 +25,22 @@ def boxed(text: str) -> str | None:
     found = [_inside(text, boxes[-1])]
     for before, box in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
         gap = text[before[3] : box[0]]
-        if before[3] > box[0] or len(gap) > _REACH or not _BETWEEN.fullmatch(gap):
+        if before[3] > box[0] or len(gap) > _REACH or not (_BETWEEN.fullmatch(gap) or _other_name(text, before, gap)):
             break
         found.append(_inside(text, before))
     return ", ".join(dict.fromkeys(reversed(found)))
+
+
+_LINE = re.compile(
+    r"[.,]?\s?\$?(?:\\[)\]])?\s{0,4}(?:\\[(\[])?\$?\s?(?P<name>\\?[a-zA-Z]{1,8}(?:_\{?\w{1,4}\}?)?)\s?=\s?"
+)
+_NAME = re.compile(r"(?P<name>\\?[a-zA-Z]{1,8}(?:_\{?\w{1,4}\}?)?)\s?=\s?$")
+
+
+def _other_name(text: str, before: Box, gap: str) -> bool:
+    """Whether two lines give two unknowns: x = ..., and below it y = ..."""
+    here, above = _LINE.fullmatch(gap), _NAME.search(text, max(0, before[0] - 20), before[0])
+    return here is not None and above is not None and here["name"] != above["name"]
 
 
 Box = tuple[int, int, int, int]  # where the command, its content, its content's end and its end lie

@@ -105,6 +105,8 @@ def _scalars(answer: Form, gold: Form) -> bool | Question:
         return _times_and_ratios(answer, gold)
     if kinds == {"relation"} or ("relation" in kinds and all("=" in form.whole for form in (answer, gold))):
         return _pair(answer, gold)
+    if kinds == {"text"} and "+" not in answer.text and sorted(answer.text) == sorted(gold.text):
+        return False  # P(A|B) is not P(B|A)
     if "relation" in kinds or any(_is_word(form) for form in (answer, gold)):
         return False
     if sorted(_NAMES.findall(answer.text)) != sorted(_NAMES.findall(gold.text)):

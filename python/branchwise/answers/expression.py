@@ -11,10 +11,15 @@ from branchwise.answers.sums import NotAnExpression, Sum, TooLarge
 
 _MAX_DEPTH = 24
 
-_TOKEN = re.compile(r"\\[a-zA-Z]+|\d+\.?\d*|\.\d+|[a-zA-Z]|\*\*|[-+*/^_(){}\[\]!]|\s+")
+_TOKEN = re.compile(r"\\[a-zA-Z]+|\d+\.?\d*|\.\d+|[a-zA-Z]|\*\*|[-+*/^_(){}\[\]!|]|\s+")
 _VARIABLE = re.compile(
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi"
     "|chi|psi|omega|pi|infty|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Phi|Psi|Omega|ell"
+)
+
+
+_FUNCTIONS = frozenset(
+    (r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\ln", r"\log", r"\exp")
 )
 
 
@@ -157,6 +162,12 @@ class _Parser:
                 return found
         if token.isalpha() or _VARIABLE.fullmatch(token[1:]):
             return {((self._subscripted(token), sums.ONE),): sums.ONE}
+        if token in _FUNCTIONS:
+            return self._function(token)
+        if token == "|":
+            found = self._sum()
+            self._expect("|")
+            return sums.absolute(found)
         if token == "\\frac":
             above = self._argument()
             return sums.product(above, sums.inverse(self._argument()))
@@ -165,6 +176,21 @@ class _Parser:
         if token == "\\binom":
             return sums.binomial(self._argument(), self._argument())
         raise NotAnExpression
+
+    def _function(self, token: str) -> Sum:
+        r"""`\sin^2 x` is a power; without brackets a function takes the product that follows."""
+        name = self._subscripted(token)
+        self._accept(" ")  # \log_2 8
+        degree = self._exponent() if self._accept("^", "**") else sums.constant(sums.ONE)
+        if (sums.value(degree) or 0) <= 0:
+            raise NotAnExpression  # an inverse function
+        if self._next in ("(", "{"):
+            argument = self._base()
+        else:
+            argument, _ = self._factor()
+            while self._starts_factor() and self._next not in ("(", "[", *_FUNCTIONS):
+                argument = sums.product(argument, self._factor()[0])
+        return sums.power(sums.function(name, argument), degree)
 
     def _root(self) -> Sum:
         degree: Sum = {(): Fraction(2)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -78,9 +79,12 @@ def union(parts: Sequence[Form]) -> Form:
     return Form("union", r"\cup".join(part.text for part in flat), tuple(flat))
 
 
+_INDEX = re.compile(r"_\{?\d\}?$")
+
+
 def listed(items: Sequence[Form]) -> Form:
     """In no order. Names are dropped where all are the same, or only the first item has one: x = 5, -2."""
-    names = [item.name for item in items]
+    names = [_INDEX.sub("", item.name) for item in items]
     if len(set(names)) > 1 and any(names[1:]):
         items = [_equation(item) if item.name else item for item in items]
     flat = tuple(part for item in items for part in (item.items if item.kind == "list" else (item,)))

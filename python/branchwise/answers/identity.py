@@ -6,6 +6,7 @@ import cmath
 import math
 import re
 import zlib
+from collections.abc import Callable
 
 from branchwise.answers.expression import parse
 from branchwise.answers.sums import ONE, NotAnExpression, Sum, constant, plus, product
@@ -13,6 +14,11 @@ from branchwise.answers.sums import ONE, NotAnExpression, Sum, constant, plus, p
 _MAX_EXPONENT = 8
 _TOLERANCE = 1e-5  # of values; answers may be rounded
 _CONSTANTS = {r"\pi": math.pi, "e": math.e, "i": 1j}
+_FUNCTIONS: dict[str, Callable[[complex], complex]] = {
+    r"\sin": cmath.sin, r"\cos": cmath.cos, r"\tan": cmath.tan, r"\ln": cmath.log, r"\exp": cmath.exp,
+    r"\cot": lambda x: 1 / cmath.tan(x), r"\sec": lambda x: 1 / cmath.cos(x), r"\csc": lambda x: 1 / cmath.sin(x),
+}  # fmt: skip
+_CALL = re.compile(r"(\\[a-z]+(?:_\{.*?\})?)\((.*)\)", re.DOTALL)
 _POWER = re.compile(r"(\(.*\)|\\?[a-zA-Z]+|\d+)\^\{(.*)\}", re.DOTALL)
 
 
@@ -75,6 +81,10 @@ def _base(base: str) -> complex:
         return cmath.exp(_at(parse(match[2])) * cmath.log(_at(parse(match[1]))))
     if base[0] == "(" and base[-1] == ")":
         return _at(parse(base[1:-1]))
-    if base == r"\infty" or base.endswith("!") or base.startswith(r"\binom"):
+    if base[0] == base[-1] == "|":
+        return abs(_at(parse(base[1:-1])))
+    if (match := _CALL.fullmatch(base)) and match[1] in _FUNCTIONS:
+        return _FUNCTIONS[match[1]](_at(parse(match[2])))
+    if match or base == r"\infty" or base.endswith("!") or base.startswith(r"\binom"):
         raise NotAnExpression
     return 0.4 + zlib.crc32(base.encode()) / 2**32

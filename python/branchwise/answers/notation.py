@@ -81,6 +81,7 @@ _UPRIGHT = re.compile(r"\\(?:text|textrm|textnormal|textsf|mathrm|mbox|hbox|oper
 _LEANING = re.compile(
     r"\\(?:textbf|textit|mathbf|mathit|boldsymbol|bm|mathsf|emph|underline|mathcal|bold|hat|vec|texttt)\s*\{([^{}]*)\}"
 )
+_ROWS = re.compile(r"(?<!\\)&(?=\s?(?:[=<>]|\\(?:leq?|geq?|neq?|approx)(?![a-z])))|(?<=[=<>])\s?&")
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}|^([^{}]*)\\over(?![a-zA-Z])([^{}]*)$")
 _THIN = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!|\\;|\\ |~)\s*(?=\d{3}(?!\d))")
 _REALS = re.compile(r"\\math(?:bb|bf|rm)\s*\{?R\}?(?![a-zA-Z])")
@@ -109,13 +110,15 @@ def clean(text: str) -> str:
     while (joined := _THIN.sub("", text)) != text:
         text = joined
     text = _OVER.sub(lambda over: rf"\frac{{{over[1] or over[3]}}}{{{over[2] or over[4]}}}", text)
+    text = text.replace("per cent", "percent")
     text = _REALS.sub(r"\\reals ", text)
     text = _ENVIRONMENT.sub(" ", text)
     text = _LEANING.sub(r"\1", text)
     text = _UPRIGHT.sub(lambda match: UPRIGHT + match[1] + END, text)
     text = _unquoted(text)
     keep_rows = r"\begin" in text
-    text = _COMMAND.sub(lambda match: _command(match, keep_rows), text if keep_rows else text.replace("&", " "))
+    text = _COMMAND.sub(lambda match: _command(match, keep_rows), text if keep_rows else _ROWS.sub(" ", text))
+    text = text if keep_rows else text.replace("&", " and ")
     for pattern, replacement in _ASCII:
         text = pattern.sub(replacement, text)
     return " ".join(text.split())

@@ -16,11 +16,11 @@ def integer(piece: Piece) -> Form | None:
 
 
 _CHOICE = re.compile(
-    r"(?:\(\s?(?P<round>[A-Ja-h])\s?\)(?=\s|$)|(?P<bare>[A-J])(?:\s?\)|[.:](?=\s|$)|$)|(?P<low>[a-h])\))(?P<rest>.*)",
+    r"(?:\(\s?(?P<round>[A-Ja-h])\s?\)(?=\s|$)|(?P<bare>[A-J])(?:\s?\)|\s-(?=\s[a-zA-Z]{3})|[.:](?=\s|$)|$)|(?P<low>[a-h])\))(?P<rest>.*)",
     re.DOTALL,
 )
 _CALLED = re.compile(
-    r"(?:the )?(?:correct |right )?(?:option|choice|letter|answer)(?: is)?\s?:?\s?\(?"
+    r"(?:the )?(?:correct |right )?(?:(?:answer )?(?:option|choice)|letter|answer)(?: is)?\s?:?\s?\(?"
     r"(?P<letter>[A-Ja-j])(?![a-zA-Z])\)?"
     r"(?P<rest>(?:\s?[):.].*)?)", re.IGNORECASE | re.DOTALL,
 )  # fmt: skip
@@ -37,7 +37,7 @@ def choice(piece: Piece) -> Form | None:
         letter = match["round"] or match["bare"] or match["low"]
     if match is None or _PRODUCT.match(match["rest"]) or _MORE.match(match["rest"]):
         return None
-    rest = match["rest"].strip(" ).:")
+    rest = match["rest"].strip(" ).:-")
     return Form("choice", letter.upper(), (piece.read(rest),) if rest and piece.depth else ())
 
 
@@ -98,12 +98,14 @@ def based(piece: Piece) -> Form | None:
 
 
 _BARRED = re.compile(r"(-?)(\d{0,40})\.(\d{0,40})\\(?:overline|bar|dot)\s?\{?\s?(\d{1,40})\s?\}?")
+_ROUND = re.compile(r"(-?)(\d{0,40})\.(\d{0,40})\((\d{1,40})\)")
+_SAID = re.compile(r"(-?)(\d{0,40})\.()(\d)\s?\(?(?:repeating|recurring)\)?")
 _DOTTED = re.compile(r"(-?)(\d{0,40})\.(\d{0,6}?)(\d{1,6}?)\4{2,9}\d{0,5}\s?\.\.\.")
 
 
 def repeating(piece: Piece) -> Form | None:
-    r"""0.1\overline{6}, 0.1666..."""
-    match = _BARRED.fullmatch(piece.bare) or _DOTTED.fullmatch(piece.bare)
+    r"""0.1\overline{6}, 0.1666..., 0.1(6)"""
+    match = next(filter(None, (pattern.fullmatch(piece.bare) for pattern in (_BARRED, _DOTTED, _ROUND, _SAID))), None)
     if not match:
         return None
     sign, whole, fixed, period = match.groups()
@@ -133,8 +135,8 @@ _LEXEME = re.compile(
     r"|(?P<joint>[/-])|(?P<space>\s+)|(?P<other>.)",
     re.DOTALL,
 )
-_MONEY = {"$": "$", "€": "euro", "£": "pound", "¥": "yen"}
-_PRICE = re.compile(r"(-?)\s?([$€£¥])\s?(?=[-.\d\\(])")
+_MONEY = {"$": "$", "€": "euro", "£": "pound", "¥": "yen", "EUR": "euro", "GBP": "pound", "Rs": "rupee", "Rs.": "rupee"}
+_PRICE = re.compile(r"(-?)\s?([$€£¥]|US ?\$|USD|EUR|GBP|Rs\.?)\s?(?=[-.\d\\(])")
 _MEASURED = ("number", "expression", "clock")
 
 
@@ -145,7 +147,7 @@ def measure(piece: Piece) -> Form | None:
         return None
     if price := _PRICE.match(text):
         found = piece.read(price[1] + text[price.end() :])
-        return replace(found, units=found.units | {_MONEY[price[2]]}) if found.kind in _MEASURED else None
+        return replace(found, units=found.units | {_MONEY.get(price[2], "$")}) if found.kind in _MEASURED else None
     begin = _tail(text)
     head = text[:begin]
     if begin == len(text) or not any(letter.isdigit() for letter in head) or head.rstrip()[-1:] in "+-*/^=_<>":
@@ -200,7 +202,8 @@ def _measured(found: Form, rest: str) -> Form | None:
     return replace(found, text=text, units=found.units | units | known[1])
 
 
-_SPELLED = re.compile(r"(?<![a-zA-Z\\])(pi|sqrt|infinity|infty)(?![a-zA-Z])")
+_SPELLED = re.compile(r"(?<![a-zA-Z\\])(pi|sqrt|infinity|infty|sin|cos|tan|cot|sec|csc|ln|log|exp)(?![a-zA-Z])")
+_CALLS = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|arc[a-z]{3}|ln|log|exp)(?![a-zA-Z])")
 _NO_PRODUCT = re.compile(  # names of points, and words
     r"(?<![a-zA-Z\\])(?:[A-Z]{2}|(?:[nN]o|[oO]n|so|is|if|of|or|at|in|to)(?![a-zA-Z])|(?=[a-zA-Z]{0,20}[aeiou])[a-zA-Z]{3})"
 )
@@ -231,7 +234,7 @@ def expression_(piece: Piece) -> Form | None:
     if number is None:
         letters = text.strip()
         written = letters if letters.isalpha() else written  # in their order: they may be a name
-        return Form("expression", written, whole=written)
+        return Form("expression", written, whole=text.strip() if _CALLS.search(text) else written)
     decimal = _DECIMAL.fullmatch(text)
     if decimal is None:
         return Form("number", written)

@@ -11,7 +11,8 @@ _TRIES = 40  # statements looked at, from the last one on
 _WINDOW = 2 * MAX_LENGTH  # characters looked at behind one
 
 _CUE = re.compile(
-    r"(?<![a-zA-Z])answers?[*_]{0,3}(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
+    r"(?<![a-zA-Z])ans(?:[.:]|(?=[ =]))(?=[ \t]{0,8}[-$\\\d(])"
+    r"|(?<![a-zA-Z])answers?[*_]{0,3}(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
     r"(?:(?:\n\s{0,8})?(?:is|are|was|equals|becomes"
     r"|(?:should|must|would|will|can only|has to|turns out to|comes out to)(?: be)?)\b"
     r"|[:=]|[-\u2013\u2014\u2192](?=\s)|\\(?:rightarrow|to)(?![a-zA-Z])|(?=[ \t*_]{0,8}(?:\n|$)))"
@@ -20,7 +21,7 @@ _CUE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _HEADING = re.compile(
-    r"^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|__)?(?:(?:the|my|our) )?(?:(?:final|correct) )?answers?$", re.IGNORECASE
+    r"^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|__)?\*?(?:(?:the|my|our) )?(?:(?:final|correct) )?answers?$", re.IGNORECASE
 )
 _BEFORE = re.compile(r",? (?:is|are) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
 _PRAISED = re.compile(r" is (?:the )?(?:correct|right)(?: (?:answer|option|choice|one))?(?=[.,!;\s]|$)", re.IGNORECASE)
@@ -34,7 +35,7 @@ _DOUBTED = re.compile(
 _HOPEFUL = re.compile(r"\b(?:think|guess|means|that)\b[^.]{0,24}$", re.IGNORECASE)
 _SKIPPED = re.compile(
     r"(?:\s|\*\*|__|[*:]|-{3,}|={3,}|`{3}[a-z]{0,8}(?=\n)|>(?=\s)|(?<=\n)(?:1[.)]|[-\u2022])(?= )"
-    r"|\b(?:as follows|the following|given as|given by|below)\b)*",
+    r"|\b(?:as follows|the following|given as|given by|below)\b[.:]?)*",
     re.I,
 )
 _DISPLAY = re.compile(
@@ -54,21 +55,24 @@ _NOT = re.compile(
 _END = re.compile(
     r"(?P<stop>[.?!;](?=[\s*\"')]|$))"
     r"|,?\s(?:so|since|because|which|where|while|whereas|given that|after|assuming|if|when|giving|making|thus|hence"
-    r"|therefore|i\.e|as (?:shown|required|desired|we|it|the))\b"
+    r"|therefore|rather than|instead of|i\.e|as (?:shown|required|desired|we|it|the))\b"
     r"|, (?:as|not|but|and (?:the|so|we|it))\b|\s(?:-{2,}|\u2014)\s|\s\((?:since|because|as|in|or|which|i\.e)\b|\n",
     re.IGNORECASE,
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|St|Mt|Prof|Jr|Sr|vs|approx|e\.g|i\.e|[a-z]|[a-zA-Z](?:\.[a-zA-Z])+)$"
 )
-_SHORT_UNIT = re.compile(r"\d ?(?:ft|in|lbs?|oz|min|hrs?|sec|yd|mi|[mck]?m|k?g)$")
+_SHORT_UNIT = re.compile(
+    r"\b(?:No|Fig|Eq|Ch|Vol|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|sq|cu)$"
+    r"|\d ?(?:ft|in|lbs?|oz|min|hrs?|sec|yd|mi|[mck]?m|k?g)$"
+)
 _SENTENCE = re.compile(r"[A-Za-z][^\d$\\\n]*[ (](?:[a-z]+|=) (?P<rest>[-+]?(?:\\?\$)?\.?\d[^\n]*)")
 _NEGATED = re.compile(
     r"\b(?:not|no|never|less|more|than|between|of|at|from|world|number|chapter|version|below|above)\b", re.IGNORECASE
 )
 _UNANSWERING = re.compile(
     r"(?:correct|right|wrong|incorrect|clear|reasonable|unique|obtained|found|derived|because|based|determined|calculated"
-    r"|computed|always|never|to be|what|how|why|that|supposed|expected|also|still|verified|confirmed|consistent|easy"
+    r"|computed|always|never|what|how|why|that|supposed|expected|also|still|verified|confirmed|consistent|easy"
     r"|hidden|unclear|unknown|needed|required|simple|straightforward|not|expressed|written|rounded|now|here"
     r"|an? (?:integer|number|whole|single|positive|fraction|decimal)|in (?:terms|simplest|the)|therefore$)\b",
     re.IGNORECASE,
@@ -123,7 +127,10 @@ def value(rest: str) -> str | None:
         rest = _without_openers(match["rest"])
     if _UNANSWERING.match(rest):
         return None
-    clause = rest[: _end(rest)].strip().strip("*_ \t:,`").strip()
+    end = _end(rest)
+    if rest[end : end + 1] == "?":
+        return None
+    clause = rest[:end].strip().strip("*_ \t:,`").strip()
     formula = _DISPLAY.match(clause)
     if formula is None and (formula := _DISPLAY.match(rest)) is not None:
         clause = formula[0]

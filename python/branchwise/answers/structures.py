@@ -44,6 +44,8 @@ def list_(piece: Piece) -> Form | None:
     items = [piece.read(part) for part in said if part]
     if len(items) < 2 or any(item.kind == "blank" for item in items):
         return items[0] if len(items) == 1 else None
+    if len(items) == 2 and re.search(r"\band\b", piece.bare) and (both := _between(*items)):
+        return both
     if re.search(r"\bor\b", piece.bare):
         if len({item.text for item in items}) == 1:
             return items[0]  # 1/2 or 0.5
@@ -52,11 +54,26 @@ def list_(piece: Piece) -> Form | None:
     return listed(items)
 
 
+def _between(one: Form, other: Form) -> Form | None:
+    """x > 1 and x < 2."""
+    if one.kind != "interval" or other.kind != "interval":
+        return None
+    if one.items[0] == LOWEST:
+        one, other = other, one
+    if one.items[1] != HIGHEST or other.items[0] != LOWEST:
+        return None
+    return interval(one.text[0], one.items[0], other.items[1], other.text[-1])
+
+
+_WITHOUT = re.compile(r"\\reals\s?(?:\\(?:setminus|backslash)|-)\s?\\?\{(.*)\}", re.DOTALL)
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|(?<=[\])])\s?U\s?(?=[\[(])|\bunion\b")
 
 
 def united(piece: Piece) -> Form | None:
     r"""(0, 1) \cup (2, 3)."""
+    if (hole := _WITHOUT.fullmatch(piece.text)) and piece.depth:
+        point = piece.read(hole[1].rstrip("\\"))
+        return union([interval("(", LOWEST, point, ")"), interval("(", point, HIGHEST, ")")])
     parts = _CUP.split(piece.text)
     if len(parts) < 2 or not piece.depth:
         return None

@@ -199,6 +199,22 @@ def factorial(sum_: Sum) -> Sum:
     return {(): Fraction(math.factorial(number.numerator))}
 
 
+def absolute(sum_: Sum) -> Sum:
+    number = value(sum_)
+    return constant(abs(number)) if number is not None else {((f"|{write(sum_)}|", ONE),): ONE}
+
+
+def function(name: str, argument: Sum) -> Sum:
+    """A function by name; a logarithm that is a whole number is that number."""
+    number = value(argument)
+    base = re.fullmatch(r"\\log_\{(\d{1,9})\}", name)
+    if base and int(base[1]) > 1 and number is not None and number > 0:
+        power_ = round(math.log(number, int(base[1])))
+        if Fraction(int(base[1])) ** power_ == number:
+            return constant(Fraction(power_))
+    return {((f"{name}({write(argument)})", ONE),): ONE}
+
+
 def binomial(above: Sum, below: Sum) -> Sum:
     n, k = value(above), value(below)
     if n is None or k is None:

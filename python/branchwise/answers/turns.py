@@ -15,7 +15,7 @@ _THOUGHT = re.compile(
 _NEW_TURN = re.compile(
     r"<\|(?:im_start|im_end|start_header_id|eot_id|endoftext|end_of_text|end|user|eom_id)\|>|</s>|<(?:start|end)_of_turn>"
     r"|\[INST\]"
-    r"|^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|>)?(?:Human|User|(?:(?:Next|New|Another|Follow-up) )?(?:question|problem)"
+    r"|^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|>)?(?:Human|User|(?:(?:Next|New|Another|Follow[- ]up) )?(?:question|problem)"
     r"|Exercise|Instruction|Example|Input|Q)"
     r"(?:(?: ?\d{1,4})?(?:\*\*)?[:.](?=\s|\*|$)| \d{1,4}(?:\*\*)?[ \t]{0,8}$)",
     re.MULTILINE | re.IGNORECASE,
@@ -25,6 +25,8 @@ _NEW_TURN = re.compile(
 def spoken_aloud(text: str) -> str:
     """The text outside of thoughts; one that is never closed runs to the end, one that was opened in the prompt from
     the beginning."""
+    if "<" not in text and "THINK]" not in text and "\N{WHITE LEFT-POINTING TRIANGLE}" not in text:
+        return text
     kept: list[str] = []
     begin = depth = 0
     for tag in _THOUGHT.finditer(text):

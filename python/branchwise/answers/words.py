@@ -74,9 +74,9 @@ _CHANGING = frozenset(
     _split(
         "half quarter quarters third fourth fifth sixth eighth ninth"
         " score scores squared cubed factorial percentile"
-        " more less fewer greater than below above under over before after past until till minus plus negative mod"
+        " than below above under over before after past until till minus plus negative mod"
         " modulo"
-        " base to or and not no out choose divided multiplied times by power root raised th st nd rd ago bce bc"
+        " base to or and not no out choose divided multiplied by power root raised th st nd rd ago bce bc"
         " ad x pi e i sqrt sin cos tan cot sec csc log ln exp if when where that is are was theta alpha beta infinity"
     )
 )
@@ -96,7 +96,8 @@ _BIG = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**1
 _VOWEL = re.compile("[aeiouAEIOU]")
 _HEDGE = re.compile(
     r"(?:(?:approximately|approx\.?|about|roughly|around|nearly|almost|exactly|precisely|simply|just|only|equal to"
-    r"|equals|therefore|thus|hence|clearly|obviously|indeed|likely|probably|still|also|then|be|definitely|certainly|actually"
+    r"|equals|\((?:approximately|approx\.?|about|roughly)\)|to be|going to be|either|both"
+    r"|therefore|thus|hence|clearly|obviously|indeed|likely|probably|still|also|then|be|definitely|certainly|actually"
     r"|really|surely|of course|in fact|now|e\.g\.|i\.e\.|namely|again|correctly|a total of|the value of"
     r"|the number|estimated at|close to|given by)(?![a-zA-Z\x03-])[ :,]*|\\approx|=(?!=)|:)\s*",
     re.IGNORECASE,
