@@ -82,6 +82,7 @@ _LEANING = re.compile(
     r"\\(?:textbf|textit|mathbf|mathit|boldsymbol|bm|mathsf|emph|underline|mathcal|bold|hat|vec|texttt)\s*\{([^{}]*)\}"
 )
 _ROWS = re.compile(r"(?<!\\)&(?=\s?(?:[=<>]|\\(?:leq?|geq?|neq?|approx)(?![a-z])))|(?<=[=<>])\s?&")
+_TAG = re.compile(r"</?(?:b|strong|em|u|code|span|p|mark)>", re.IGNORECASE)
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}|^([^{}]*)\\over(?![a-zA-Z])([^{}]*)$")
 _THIN = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!|\\;|\\ |~)\s*(?=\d{3}(?!\d))")
 _REALS = re.compile(r"\\math(?:bb|bf|rm)\s*\{?R\}?(?![a-zA-Z])")
@@ -101,7 +102,7 @@ def clean(text: str) -> str:
 
     Keeps braces, `\frac`, `\sqrt`, relations, brackets, `$` and `%` where they are units, and single spaces.
     """
-    text = text.strip()
+    text = _TAG.sub("", text).strip()
     if text.endswith("\\") and not text.endswith(r"\\"):
         text = text[:-1].rstrip()  # of a space that a backslash stood before
     while match := _EMPHASIS.match(text):

@@ -71,7 +71,7 @@ def _closing(text: str) -> int:
 
 _ASIDE = re.compile(
     r"(?<=\S) ?\((?:(?:or|i\.e\.?,?|approx[a-z]{0,10}\.?|about|that is|since|because|\\approx|=)[^()]{0,80}"
-    r"|[a-z]{3,12})\)$"
+    r"|[a-zA-Z]{3,12}|(?<=[a-z] \()\d{1,12})\)$"
 )
 _EMPTY = re.compile(
     r"(?:there (?:is|are) )?no (?:real |integer |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"

@@ -39,7 +39,7 @@ _SKIPPED = re.compile(
     re.I,
 )
 _DISPLAY = re.compile(
-    r"\$\$(?P<a>[^$]+)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)"
+    r"\$\$(?P<a>(?:[^$\\]|\\.)+)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)"
     r"|(?P<d>\\begin\{(?P<env>[a-z]{1,12}\*?)\}.+?\\end\{(?P=env)\})"
     r"|\$(?P<e>(?:[^$\\\n]|\\.)+)\$",
     re.DOTALL,
@@ -53,10 +53,11 @@ _NOT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _END = re.compile(
-    r"(?P<stop>[.?!;](?=[\s*\"')]|$))"
+    r"(?P<stop>(?<!\\)[.?!;](?=[\s*\"')]|$))"
     r"|,?\s(?:so|since|because|which|where|while|whereas|given that|after|assuming|if|when|giving|making|thus|hence"
     r"|therefore|rather than|instead of|i\.e|as (?:shown|required|desired|we|it|the))\b"
-    r"|, (?:as|not|but|and (?:the|so|we|it))\b|\s(?:-{2,}|\u2014)\s|\s\((?:since|because|as|in|or|which|i\.e)\b|\n",
+    r"|, (?:as|not|but|and (?:the|so|we|it))\b|\s(?:-{2,}|\u2014)\s"
+    r"|\s-\s(?=(?:the|this|that|since|because|which|it)\b)|\s\((?:since|because|as|in|or|which|i\.e)\b|\n",
     re.IGNORECASE,
 )
 _ABBREVIATION = re.compile(
@@ -100,7 +101,11 @@ def spoken(text: str) -> str | None:
 
 def _is_phrase(answer: str) -> bool:
     """Whether it may only talk about the answer: "the smallest of them"."""
-    return read(answer).kind == "text" and len(answer.split()) > 2 and not re.search(r"[\d\\=$]", answer)
+    return (
+        read(answer).kind == "text"
+        and (len(answer.split()) > 2 or answer[:3] == "in ")
+        and not re.search(r"[\d\\=$]", answer)
+    )
 
 
 def _end_of(pattern: re.Pattern[str], text: str) -> int:
@@ -131,6 +136,7 @@ def value(rest: str) -> str | None:
     if rest[end : end + 1] == "?":
         return None
     clause = rest[:end].strip().strip("*_ \t:,`").strip()
+    clause = clause.replace("**", "") if clause.count("**") == 1 else clause  # its twin was in front
     formula = _DISPLAY.match(clause)
     if formula is None and (formula := _DISPLAY.match(rest)) is not None:
         clause = formula[0]
@@ -139,8 +145,8 @@ def value(rest: str) -> str | None:
         behind = clause[formula.end() :].strip()
         if not behind or read(clause).kind in ("text", "blank", "relation"):
             clause = inner
-    if not is_answer(clause):
-        return None
+    if not is_answer(clause) or clause.count("{") != clause.count("}"):
+        return None  # nothing, or cut off
     return (_number_in(clause) or clause) if read(clause).kind == "text" else clause
 
 

@@ -99,6 +99,8 @@ _HEDGE = re.compile(
     r"|equals|\((?:approximately|approx\.?|about|roughly)\)|to be|going to be|either|both"
     r"|therefore|thus|hence|clearly|obviously|indeed|likely|probably|still|also|then|be|definitely|certainly|actually"
     r"|really|surely|of course|in fact|now|e\.g\.|i\.e\.|namely|again|correctly|a total of|the value of"
+    r"|the (?:open |closed |half-open )?(?:interval|set|point|pair|ordered pair|vector|matrix|numbers|values)"
+    r"(?= ?[\\([{$\d])"
     r"|the number|estimated at|close to|given by)(?![a-zA-Z\x03-])[ :,]*|\\approx|=(?!=)|:)\s*",
     re.IGNORECASE,
 )
