@@ -21,6 +21,7 @@ A match pairs every answer (row) with another gold answer (column). Questions ma
 _ORDERED = ("tuple", "interval", "matrix", "union")
 _COLLECTIONS = ("list", "set", *_ORDERED)
 _WORD = re.compile(r"(?<![a-zA-Z\\])(?:[a-zA-Z]{3,}|not?|on|or|of|to|in|is|at)(?![a-zA-Z])")
+_NO_ALGEBRA = re.compile(r"\\(?:angle|triangle|to|rightarrow|mapsto|perp|parallel|cong)(?![a-zA-Z])")
 _FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "arcsin", "arccos", "arctan", "gcd", "lcm", "det"}
 _NAMES = re.compile(r"(?<![a-zA-Z\\])[A-Z]{2,}(?![a-zA-Z])")
 
@@ -158,7 +159,7 @@ def _is_word(form: Form) -> bool:
     r"""Words are no algebra: letter by letter, "east" times anything would equal "seat"."""
     if form.kind != "text":
         return False
-    if set(_WORD.findall(form.text)) - _FUNCTIONS or r"\angle" in form.text or form.text[-1] in "+-*/^=<>":
+    if set(_WORD.findall(form.text)) - _FUNCTIONS or _NO_ALGEBRA.search(form.text) or form.text[-1] in "+-*/^=<>":
         return True
     return not re.search(r"\\[a-zA-Z]|\d|[-+*/^=|!]", form.text)
 

@@ -82,6 +82,7 @@ _LEANING = re.compile(
     r"\\(?:textbf|textit|mathbf|mathit|boldsymbol|bm|mathsf|emph|underline|mathcal|bold|hat|vec|texttt)\s*\{([^{}]*)\}"
 )
 _ROWS = re.compile(r"(?<!\\)&(?=\s?(?:[=<>]|\\(?:leq?|geq?|neq?|approx)(?![a-z])))|(?<=[=<>])\s?&")
+_SPACED = re.compile(r"(?<![\d.,/] )(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| \d)")
 _TAG = re.compile(r"</?(?:b|strong|em|u|code|span|p|mark)>", re.IGNORECASE)
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}|^([^{}]*)\\over(?![a-zA-Z])([^{}]*)$")
 _THIN = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!|\\;|\\ |~)\s*(?=\d{3}(?!\d))")
@@ -122,7 +123,9 @@ def clean(text: str) -> str:
     text = text if keep_rows else text.replace("&", " and ")
     for pattern, replacement in _ASCII:
         text = pattern.sub(replacement, text)
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    # "1 000" is a thousand; in "12 345" there may be two numbers.
+    return _SPACED.sub(lambda spaced: spaced[0].replace(" ", "") if " 0" in spaced[0] else spaced[0], text)
 
 
 def _unquoted(text: str) -> str:

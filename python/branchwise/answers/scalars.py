@@ -16,7 +16,7 @@ def integer(piece: Piece) -> Form | None:
 
 
 _CHOICE = re.compile(
-    r"(?:\(\s?(?P<round>[A-Ja-h])\s?\)(?=\s|$)|(?P<bare>[A-J])(?:\s?\)|\s-(?=\s[a-zA-Z]{3})|[.:](?=\s|$)|$)|(?P<low>[a-h])\))(?P<rest>.*)",
+    r"(?:\(\s?(?P<round>[A-Ja-h])\s?\)(?=[\s:.]|$)|(?P<bare>[A-J])(?:\s?\)|\s-(?=\s[a-zA-Z]{3})|[.:](?=\s|$)|$)|(?P<low>[a-h])\))(?P<rest>.*)",
     re.DOTALL,
 )
 _CALLED = re.compile(
@@ -136,6 +136,7 @@ _LEXEME = re.compile(
     re.DOTALL,
 )
 _MONEY = {"$": "$", "€": "euro", "£": "pound", "¥": "yen", "EUR": "euro", "GBP": "pound", "Rs": "rupee", "Rs.": "rupee"}
+_ALONE = re.compile(r"[mgL]\s?(?:\^\s?\{?\s?[23]\s?\}?)?\s?")  # italics where a unit is meant
 _PRICE = re.compile(r"(-?)\s?([$€£¥]|US ?\$|USD|EUR|GBP|Rs\.?)\s?(?=[-.\d\\(])")
 _MEASURED = ("number", "expression", "clock")
 
@@ -181,8 +182,7 @@ def _measured(found: Form, rest: str) -> Form | None:
             if re.search(r"\d", lexeme[0]):
                 return None
         elif lexeme["word"]:
-            stands_alone = found.kind == "number" and lexeme[0] == rest.strip() and not lexeme.start()
-            named.append((lexeme[0].rstrip("."), stands_alone and lexeme[0] in "mgL"))
+            named.append((lexeme[0].rstrip("."), found.kind == "number" and _ALONE.fullmatch(rest) is not None))
         elif lexeme["degree"]:
             units.add("deg")
         elif lexeme["sign"]:

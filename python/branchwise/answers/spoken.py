@@ -61,7 +61,7 @@ _END = re.compile(
     re.IGNORECASE,
 )
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|St|Mt|Prof|Jr|Sr|vs|approx|e\.g|i\.e|[a-z]|[a-zA-Z](?:\.[a-zA-Z])+)$"
+    r"(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|St|Mt|Prof|Jr|Sr|Sgt|Capt|Gen|Lt|Col|Rev|Inc|Ltd|Co|vs|approx|e\.g|i\.e|[a-z]|[a-zA-Z](?:\.[a-zA-Z])+)$"
 )
 _SHORT_UNIT = re.compile(
     r"\b(?:No|Fig|Eq|Ch|Vol|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|sq|cu)$"

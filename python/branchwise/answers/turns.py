@@ -14,7 +14,7 @@ _THOUGHT = re.compile(
 )
 _NEW_TURN = re.compile(
     r"<\|(?:im_start|im_end|start_header_id|eot_id|endoftext|end_of_text|end|user|eom_id)\|>|</s>|<(?:start|end)_of_turn>"
-    r"|\[INST\]"
+    r"|\[INST\]|^[ \t]{0,8}#{1,6} {1,4}(?:Problem|Question|Exercise)[ \t]{0,8}$"
     r"|^[ \t]{0,8}(?:#{1,6} {0,4}|\*\*|>)?(?:Human|User|(?:(?:Next|New|Another|Follow[- ]up) )?(?:question|problem)"
     r"|Exercise|Instruction|Example|Input|Q)"
     r"(?:(?: ?\d{1,4})?(?:\*\*)?[:.](?=\s|\*|$)| \d{1,4}(?:\*\*)?[ \t]{0,8}$)",
