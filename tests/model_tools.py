@@ -29,7 +29,6 @@ def cpu_prm(checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto
 def all_logits(model: Decoder, tokens: list[int], chunk: int = 512) -> Tensor:
     """Logits after every token of one sequence: [tokens, vocab] fp32."""
     kv = KvCache(model.config, len(tokens) // model.backend.block_slots + 2, model.dtype, model.backend)
-    model.rope.reserve(len(tokens))
     model.rope.cover(len(tokens))
     node = kv.tree.add_root()
     parts = []

@@ -93,6 +93,7 @@ def forward_pass(model: Decoder, prompt: int, branches: int, tokens: int, rows: 
     for leaf in leaves:
         tree.append(leaf, tokens)
     plan = _C.Planner(tree).build(np.array(leaves, np.int64), np.full(branches, rows, np.int32))
+    model.rope.cover(prompt + tokens)
     config = model.config
     pool = model.backend.kv_pool(config.n_layers, n_blocks, config.n_kv_heads, config.head_dim, model.dtype)
     pool.normal_()

@@ -37,6 +37,7 @@ def log_probabilities(model: Decoder, tokens: list[int]) -> Iterator[Tensor]:
         window = tokens[begin : begin + WINDOW]
         kv = KvCache(model.config, len(window) // model.backend.block_slots + 2, model.dtype, model.backend)
         node = kv.tree.add_root()
+        model.rope.cover(len(window))
         for at in range(0, len(window), CHUNK):
             part = window[at : at + CHUNK]
             kv.tree.append(node, len(part))

@@ -77,7 +77,6 @@ def test_a_runner_fills_what_its_rows_need_and_reserves_what_its_cache_holds() -
     assert (cosines[: len(whole)] != 0).any(1).all()
     fresh = cpu_decoder(random_checkpoint("llama", max_position_embeddings=1 << 30), torch.float32)
     kv = KvCache(fresh.config, 100, fresh.dtype, CpuBackend())
-    fresh.rope.reserve(len(whole))
     fresh.rope.cover(len(whole))
     node, runner = kv.tree.add_root(), Runner(fresh, kv)
     for begin, part in zip(range(0, len(whole), 300), parts, strict=True):

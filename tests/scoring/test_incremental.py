@@ -106,6 +106,7 @@ def full_scores(prm: Prm, node: Node) -> list[float]:
     handle = kv.tree.add_root()
     kv.tree.append(handle, len(ids))
     plan = kv.planner.build(np.array([handle], np.int64), np.array([len(ids)], np.int32))
+    prm.model.rope.cover(len(ids))
     hidden = prm.model.forward(torch.tensor(ids), plan, kv.pool)
     return prm.head(hidden[torch.tensor(ends)]).tolist()
 

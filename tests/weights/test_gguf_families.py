@@ -48,6 +48,7 @@ def test_the_text_part_of_a_model_that_sees(name: str, like: str, tmp_path: Path
 
 RULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "linear": ({"rope_type": "linear", "factor": 4.0}, {"type": "linear", "factor": 4.0}),
+    "linear, early files": ({"rope_type": "linear", "factor": 4.0}, {"": 4.0}),
     "yarn": (
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
         {"type": "yarn", "factor": 4.0, "original_context_length": 32},
@@ -85,7 +86,8 @@ def test_rules_of_rope(rule: str, tmp_path: Path) -> None:
     parameters, metadata = RULES[rule]
     torch.manual_seed(1)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**COMMON, rope_scaling=dict(parameters)))
-    extra = {name if name == "tensors" else f"llama__rope__scaling__{name}": value for name, value in metadata.items()}
+    keys = {name: f"llama__rope__scaling__{name}" for name in metadata} | {"": "llama__rope__scale_linear"}
+    extra = {name if name == "tensors" else keys[name]: value for name, value in metadata.items()}
     assert_same(model, write_gguf(tmp_path / "m.gguf", "llama", model, rope_theta=10000.0, **extra))
 
 

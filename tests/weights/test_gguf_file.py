@@ -102,6 +102,14 @@ def test_hostile_file(case: str, tmp_path: Path) -> None:
     assert str(tmp_path / "x.gguf") in str(caught.value)
 
 
+def test_many_arrays_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("branchwise.weights.gguf_file._MAX_ELEMENTS", 25)
+    arrays = [entry(f"k{number}", 9, struct.pack("<IQ", 0, 10) + bytes(10)) for number in range(3)]
+    assert parse(tmp_path / "x.gguf", build(arrays[:2])).metadata["k1"] == [0] * 10
+    with pytest.raises(CheckpointError, match=r"'k2' has 10 elements, more than .*, or 25 with those before it"):
+        parse(tmp_path / "x.gguf", build(arrays))
+
+
 def test_array_longer_than_any_vocabulary(tmp_path: Path) -> None:
     n = (1 << 24) + 1
     data = build([entry("k", 9, struct.pack("<IQ", 0, n))], data=n)

@@ -68,6 +68,7 @@ class DecodeLoop:
         self.sampler = sampler
         self.kv = kv
         self.backend = backend
+        model.rope.reserve(kv.n_blocks * kv.block_slots)
         self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
         self._loops: dict[tuple[StepDetector, LoopKey], Loop] = {}
         self._tables: dict[StepDetector, StepTable] = {}

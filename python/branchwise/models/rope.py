@@ -188,9 +188,10 @@ class RopeTables:
             self.cover(covered)
 
     def cover(self, positions: int) -> None:
-        """Fill what the positions [0, n) need, all of which are in the context."""
+        """Fill what the positions [0, n) need, all of which are in the context: before any pass over them."""
         if positions <= self._covered:
             return
+        self.reserve(positions)
         end = max(positions, 2 * self._covered, _FIRST_ROWS)
         for room in self._rooms:
             last = min(end, len(room[0][0]))

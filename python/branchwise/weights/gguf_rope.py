@@ -37,7 +37,10 @@ def rope_scaling(meta: Metadata, config: dict[str, Any], width: int) -> dict[str
         return _yarn(meta)
     if meta.number("rope.scaling.attn_factor", 1.0) != 1.0:
         raise meta.error("rope.scaling.attn_factor", "is not supported without yarn or longrope")
-    return {"rope_type": "linear", "factor": meta.number("rope.scaling.factor")} if kind == "linear" else None
+    old = meta.number("rope.scale_linear", 1.0)  # of early files
+    if kind == "none" and old == 1.0:
+        return None
+    return {"rope_type": "linear", "factor": meta.number("rope.scaling.factor", None if old == 1.0 else old)}
 
 
 def _yarn(meta: Metadata) -> dict[str, Any]:
