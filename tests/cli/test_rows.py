@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from branchwise.assets import asset_path
 from branchwise.cli.problems import BadRow, read_rows
@@ -92,6 +95,26 @@ def test_what_is_no_file_is_refused_at_once(problems, what):
         read_rows(Path(what))
 
 
+FIELDS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers(), max_size=2)
+)
+ROWS = st.dictionaries(st.sampled_from(["id", "problem", "answer", "seed", "x"]), FIELDS).map(json.dumps)
+
+
+@given(st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")) | ROWS.map(str.encode), max_size=6))
+def test_whatever_a_file_holds_every_line_is_a_row_of_its_own(lines):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_bytes(b"\n".join([b'{"id": "good", "problem": "1+1=?"}', *lines]))
+        rows = read_rows(path)
+    assert rows[0] == Problem("good", "1+1=?")
+    assert len({row.id for row in rows}) == len(rows) == 1 + sum(bool(line.strip()) for line in lines)
+    for row in rows:
+        row.id.encode()
+        if isinstance(row, Problem):
+            assert row.text.strip()
+
+
 def test_windows_line_ends_and_a_byte_order_mark_are_fine(problems):
     text = problems.read_text()
     problems.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
@@ -158,6 +181,13 @@ def test_strict_says_it_with_the_exit_code_in_every_run(command, engine, problem
     assert command("eval", problems, "-n", 4).code == 0
     engine.failing = set()
     assert command("eval", problems, "-n", 4, "--strict", "--retry-failed").code == 0
+
+
+def test_a_run_in_which_all_fails_is_no_success(command, engine, problems):
+    engine.failing = {f"p{i}" for i in range(6)}
+    assert command("eval", problems, "-n", 4).code == 1
+    engine.failing = set()
+    assert command("eval", problems, "-n", 8).code == 0  # failures alone bind no file
 
 
 def test_failed_rows_are_tried_again_on_demand_only(command, engine, problems):

@@ -40,8 +40,9 @@ app = typer.Typer(
     cls=_Commands,
     name="branchwise",
     help="Search with small language models: a policy writes steps, a process reward model (PRM) judges them.",
-    epilog="Start with: branchwise demo. Exit codes: 0 done; 1 rows failed (eval --strict), or something is missing"
-    " (doctor); 2 an error that says what to change; 130 interrupted, 143 terminated, 141 nobody reads the output.",
+    epilog="Start with: branchwise demo. Exit codes: 0 done; 1 all rows failed, or one did with --strict (eval), or"
+    " something is missing (doctor); 2 an error that says what to change; 130 interrupted, 143 terminated, 129 the"
+    " terminal is gone, 141 nobody reads the output.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from branchwise.report.tally import Tally
     from branchwise.strategies.protocol import Strategy
 
-FAILED = 1  # exit code with --strict when a row failed
+FAILED = 1  # exit code when all rows failed, or one did with --strict
 
 
 @with_search_options
@@ -70,7 +70,7 @@ def evaluate(
         print_json({"results": str(path), **facts, "errors": errors, **tally.as_dict()})
     else:
         _print_summary(tally, path, strategy.name, errors)
-    if errors and strict:
+    if errors and (strict or len(errors) == len(rows)):
         raise typer.Exit(FAILED)
 
 
