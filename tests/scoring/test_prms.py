@@ -289,5 +289,5 @@ def _no_memory(feeds: object) -> None:
 def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
     words = character_tokenizer().vocab_size
     small = random_checkpoint("qwen2", heads="mlp2", vocab_size=words - 7)
-    with pytest.raises(TokenizerError, match=rf"tokenizer has {words} words .* the model has {words - 7}"):
+    with pytest.raises(TokenizerError, match=rf"tokenizer has ids below {words} .* the model has {words - 7} rows"):
         cpu_prm(small, torch.float32)

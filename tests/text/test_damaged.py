@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,16 @@ def test_lone_surrogates(text: str) -> None:
             prompt_ids(tokenizer, problem, "")
 
 
+def test_an_id_far_beyond_all_others_costs_no_time() -> None:
+    spec = json.loads(byte_level().to_str())
+    spec["model"]["vocab"]["zz"] = 2**32 - 2
+    tokenizer = Tokenizer.from_json(json.dumps(spec), CONFIG)
+    begin = time.perf_counter()
+    with pytest.raises(TokenizerError, match=rf"'zz' is number {2**32 - 2}"):
+        tokenizer.check_fits(500, "a model")
+    assert time.perf_counter() - begin < 10
+
+
 def test_words_that_the_model_has_no_row_for() -> None:
     """Those of text are refused on load; a padding token may lie beyond, until somebody writes it."""
     backend = byte_level()
@@ -213,6 +224,6 @@ def test_words_that_the_model_has_no_row_for() -> None:
     for written in ({"chat_template": "<pad>"}, {"eos_token": "<pad>"}):
         with pytest.raises(TokenizerError, match=rf"\('<pad>' is number {rows}\)"):
             Tokenizer.from_json(backend.to_str(), {**CONFIG, **written}).check_fits(rows, "a model")
-    says = rf"a model: the tokenizer has {rows + 1} words .* the model has {rows - 9}:"
+    says = rf"a model: the tokenizer has ids below {rows + 1} .* the model has {rows - 9} rows:"
     with pytest.raises(TokenizerError, match=says):
         Tokenizer.from_json(backend.to_str(), CONFIG).check_fits(rows - 9, "a model")

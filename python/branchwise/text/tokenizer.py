@@ -94,17 +94,17 @@ class Tokenizer:
         Tokens that no text and no template holds, such as one for padding, may lie beyond.
         """
         written = (self.named_tokens.get("bos_token"), self.named_tokens.get("eos_token"))
+        vocabulary = self._backend.get_vocab(with_added_tokens=True) if self.vocab_size > words else {}
         used = [
             (id, word)
-            for id in range(words, self.vocab_size)
-            if (word := self._backend.id_to_token(id)) is not None
-            and (id not in self._silent or word in written or word in (self.chat_template or ""))
+            for word, id in vocabulary.items()
+            if id >= words and (id not in self._silent or word in written or word in (self.chat_template or ""))
         ]
         if used:
-            id, word = used[0]
+            id, word = min(used)
             raise TokenizerError(
-                f"{source}: the tokenizer has {self.vocab_size} words ({word!r} is number {id}), the model has"
-                f" {words}: use the tokenizer files that came with this model"
+                f"{source}: the tokenizer has ids below {self.vocab_size} ({word!r} is number {id}), the model has"
+                f" {words} rows: use the tokenizer files that came with this model"
             )
         self._rows = words
 
