@@ -91,6 +91,7 @@ CALLS: dict[str, Call] = {
     "expand by more than fits": lambda at: at.tree.expand(at.kid, 10**9),
     "expand with an unknown option": lambda at: at.tree.expand(at.kid, seed=5),
     "expand with a stop of 5": lambda at: at.tree.expand(at.kid, stop=5),
+    "expand as no number": lambda at: at.tree.expand(at.kid, temperature="hot"),
     "expand with half a character": lambda at: at.tree.expand(at.kid, stop="\ud800"),
     "expand with a score of 5": lambda at: at.tree.expand(at.kid, score=5),
     "score nothing": lambda at: at.tree.score(None),

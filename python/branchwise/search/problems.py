@@ -36,7 +36,7 @@ class Intake:
         self.failure: Exception | None = None
         self._taken = 0
         self._seed = seed
-        self._repeats: Counter[tuple[str, str]] = Counter()
+        self._repeats: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[tuple[Problem, BranchwiseError | None]]:
         return self
@@ -62,7 +62,7 @@ class Intake:
     def _told_apart(self, problem: Problem) -> Problem:
         if problem.seed is not None:
             return problem
-        key = problem.id, problem.text
+        key = digest(f"{problem.id}\0{problem.text}")  # a long run keeps no texts
         repeat, self._repeats[key] = self._repeats[key], self._repeats[key] + 1
         return replace(problem, seed=(self._seed + repeat) % 2**64) if repeat else problem
 
