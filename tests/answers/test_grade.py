@@ -14,6 +14,7 @@ from branchwise.answers.grade import Grader, grade
 from branchwise.errors import ConfigError
 
 HARD = "x^{9^{9^{9^{9}}}}"  # not even algebra sees that it is no answer
+EASY = (r"\lfloor 3.7 \rfloor", "3")  # which takes algebra
 PATHOLOGICAL = [HARD, "2^{10^{10^{10}}}y"]
 
 
@@ -53,33 +54,50 @@ def test_what_needs_no_worker() -> None:
     assert grade("1/2", "0.5")
 
 
-def test_hard_limit_in_threads_and_recovery() -> None:
-    with Grader(20.0) as grader:
-        assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
-        grader.seconds = 0.5
-        begin = time.perf_counter()
-        replies: list[bool] = []
-        threads = [
-            threading.Thread(target=lambda text=text: replies.append(grader.grade(text, "1"))) for text in PATHOLOGICAL
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert replies == [False, False]
-        assert grader.timeouts == 2
-        assert time.perf_counter() - begin < 60.0
-        grader.seconds = 20.0
-        assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
+@pytest.fixture
+def hurried(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> Grader:
+    """Ready, and with half a second for a question."""
+    assert grader.grade(*EASY)
+    monkeypatch.setattr(grader, "seconds", 0.5)
+    monkeypatch.setattr(grader, "timeouts", 0)
+    return grader
+
+
+def test_the_limit_holds_in_threads_and_costs_no_new_start(hurried: Grader) -> None:
+    process = hurried.worker.pid
+    begin = time.perf_counter()
+    replies: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda text=text: replies.append(hurried.grade(text, "1"))) for text in PATHOLOGICAL
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert replies == [False, False]
+    assert 0.8 < time.perf_counter() - begin < 20.0
+    hurried.seconds = 20.0
+    assert hurried.grade(*EASY)
+    assert (hurried.worker.pid, hurried.timeouts) == (process, 2)
+
+
+def test_what_is_submitted_is_graded_beside(hurried: Grader) -> None:
+    assert hurried.submit("0.5", r"\frac12").done()
+    slow = hurried.submit(HARD, "x+7")
+    assert not slow.done()
+    assert slow.result(60.0) is False
+    hurried.seconds = 20.0
+    assert hurried.submit(*EASY).result(60.0) is True
+    assert hurried.submit(None, "1").result() is False
 
 
 def test_close_ends_the_process_and_a_dead_one_is_replaced() -> None:
     grader = Grader(20.0)
-    assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
+    assert grader.grade(*EASY)
     first = grader.worker.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
+    assert grader.grade(*EASY)
     second = grader.worker.pid
     assert second not in (None, first)
     grader.close()
@@ -89,7 +107,7 @@ def test_close_ends_the_process_and_a_dead_one_is_replaced() -> None:
 
 def test_worker_ends_with_its_object() -> None:
     grader = Grader(20.0)
-    assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
+    assert grader.grade(*EASY)
     pid = grader.worker.pid
     del grader
     assert pid is not None
@@ -107,31 +125,6 @@ def test_without_math_verify_forms_are_compared_which_is_said_once(
 ) -> None:
     monkeypatch.setattr("sys.path", [])
     with Grader() as grader:
-        assert [grader.grade(r"\lfloor 3.7 \rfloor", "3") for _ in range(3)] == [False] * 3
+        assert [grader.grade(*EASY) for _ in range(3)] == [False] * 3
         assert grader.grade("0.5", r"\frac12")
     assert [record.message.count("math-verify") for record in caplog.records] == [1]
-
-
-def test_a_time_out_costs_no_new_start() -> None:
-    with Grader(20.0) as grader:
-        assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
-        process = grader.worker.pid
-        grader.seconds = 0.5
-        begin = time.perf_counter()
-        assert not grader.grade(HARD, "x+7")
-        assert 0.4 < time.perf_counter() - begin < 5.0
-        grader.seconds = 20.0
-        assert grader.grade(r"\lfloor 3.7 \rfloor", "3")
-        assert (grader.worker.pid, grader.timeouts) == (process, 1)
-
-
-def test_what_is_submitted_is_graded_beside() -> None:
-    with Grader(20.0) as grader:
-        assert grader.submit("0.5", r"\frac12").done()
-        grader.seconds = 0.5
-        slow = grader.submit(HARD, "x+7")
-        assert not slow.done()
-        assert slow.result(60.0) is False
-        grader.seconds = 20.0
-        assert grader.submit(r"\lfloor 3.7 \rfloor", "3").result(60.0) is True
-        assert grader.submit(None, "1").result() is False
