@@ -12,7 +12,10 @@ _WINDOW = 2 * MAX_LENGTH  # characters looked at behind one
 
 _CUE = re.compile(
     r"(?<![a-zA-Z])ans(?:[.:]|(?=[ =]))(?=[ \t]{0,8}[-$\\\d(])"
-    r"|(?<![a-zA-Z])answers?[*_]{0,3}(?: to (?:the|this) (?:question|problem))?(?:\*\*)?[ \t]{0,8}"
+    r"|(?<![a-zA-Z])answers?[*_]{0,3}"
+    r"(?:,? (?:then|therefore|thus|here|now)\b| \([^()\n]{1,40}\)"
+    r"| (?:to|for|of|in|you|we|that) ?[a-z' ]{0,40}?(?= (?:is|are)\b))?"
+    r",?(?:\*\*)?[ \t]{0,8}"
     r"(?:(?:\n\s{0,8})?(?:is|are|was|equals|becomes"
     r"|(?:should|must|would|will|can only|has to|turns out to|comes out to)(?: be)?)\b"
     r"|[:=]|[-\u2013\u2014\u2192](?=\s)|\\(?:rightarrow|to)(?![a-zA-Z])|(?=[ \t*_]{0,8}(?:\n|$)))"
