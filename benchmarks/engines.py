@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from branchwise.engine.engine import StepEngine
-from branchwise.types import Result, Sampling, Settings, StepOptions
+from branchwise.types import Endings, Result, Sampling, Settings, StepOptions
 
-NEVER = "\0never\0"  # ends no step
+NEVER = Endings(("\0never\0",))  # ends no step
 
 
 @contextmanager

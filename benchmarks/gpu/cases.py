@@ -200,16 +200,16 @@ def scoring(data: Data) -> Iterator[Case]:
         moved = hidden.numel() * data.dtype.itemsize + 4 * sum(tensor.numel() for tensor in tensors)
         yield Case(f"prm_head {kind}", run(prm_head), run(reference.prm_head), moved)
 
-    drawn, transitions = data.integers(size.words, rows), data.integers(3, size.words, 3, dtype=torch.int8)
-    eos, pages = data.integers(2, size.words, dtype=torch.int8), data.integers(99, rows)
+    drawn, functions = data.integers(size.words, rows), data.integers(50, size.words)
+    transitions, pages = data.integers(3, 50, 3, dtype=torch.int16), data.integers(99, rows)
 
     def advance(op: Callable[..., None]) -> Callable[[], Written]:
         def run() -> Written:
             state = StepState.empty(torch.zeros_like(drawn), torch.zeros_like(drawn), 2 * RUNS)
             state.finish.zero_(), state.max_step.fill_(9), state.last_position.fill_(9)
             logprobs = torch.zeros(rows, device=data.device)
-            outputs = state.finish, state.automaton, state.positions, state.slots, state.ring_tokens
-            return written(lambda *_: op(drawn, logprobs, state, transitions, eos, pages), *outputs)
+            outputs = state.finish, state.automata, state.positions, state.slots, state.ring_tokens
+            return written(lambda *_: op(drawn, logprobs, state, functions, transitions, pages), *outputs)
 
         return run
 

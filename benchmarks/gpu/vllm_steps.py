@@ -147,7 +147,7 @@ class VllmSteps:
             n=wish.n, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k or -1,
             min_p=sampling.min_p, repetition_penalty=sampling.repetition_penalty,
             presence_penalty=sampling.presence_penalty, frequency_penalty=sampling.frequency_penalty,
-            stop=[options.stop], include_stop_str_in_output=True,
+            stop=list(delimiters(options)), include_stop_str_in_output=True,
             max_tokens=min(options.max_tokens, wish.tree.settings.max_tokens - used),
         )  # fmt: skip
 
@@ -170,7 +170,12 @@ class VllmSteps:
             return "eos"
         if reason != "stop" or used + len(child.tokens) >= wish.tree.settings.max_tokens:
             return "length"
-        return "stop" if wish.options.stop in child.text else "eos"
+        return "stop" if any(text in child.text for text in delimiters(wish.options)) else "eos"
+
+
+def delimiters(options: StepOptions) -> tuple[str, ...]:
+    """What vLLM can look for: of blank lines only the plain one."""
+    return options.endings.delimiters or ("\n\n",)
 
 
 def vllm_search(

@@ -9,6 +9,7 @@ from branchwise.engine.engine import StepEngine
 from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.pair.prompts import problem_lineage
 from branchwise.scoring.scorer import PrmTree, Scorer
+from branchwise.text.automaton import Verdict
 from branchwise.types import Cut, FinishReason, Node, Problem
 
 
@@ -34,9 +35,7 @@ class TapedPolicy(StepEngine):
 
     forcing: Forcing
 
-    def _finish(
-        self, tree: PolicyTree, state: NodeState, token: int, stopped: bool
-    ) -> tuple[FinishReason | None, Cut | None]:
+    def _finish(self, tree: PolicyTree, state: NodeState, verdict: Verdict) -> tuple[FinishReason | None, Cut | None]:
         forced = self.forcing(state.node)
         if len(state.node.tokens) < forced.length:
             return None, None

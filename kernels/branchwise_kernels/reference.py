@@ -10,7 +10,7 @@ from torch import Tensor
 from branchwise_kernels.layout import PAGE, DevicePlan
 from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, PenaltyTensors
 from branchwise_kernels.prm_head import PrmHeadWeights
-from branchwise_kernels.step_state import EOS, LENGTH, RUNNING, STOP, StepState
+from branchwise_kernels.step_state import ENDS_SOLUTION, ENDS_STEP, EOS, LENGTH, RUNNING, STOP, WAITS, StepState
 
 
 def rms_norm(x: Tensor, weight: Tensor, out: Tensor, eps: float, add_one: bool) -> None:
@@ -179,8 +179,9 @@ def _wide(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def step_state(
-    tokens: Tensor, logprobs: Tensor, state: StepState, transitions: Tensor, eos: Tensor, pages: Tensor, page: int = 64
-) -> None:
+    tokens: Tensor, logprobs: Tensor, state: StepState, functions: Tensor, transitions: Tensor, pages: Tensor,
+    page: int = 64,
+) -> None:  # fmt: skip
     """See `step_state.step_state`."""
     now = int(state.iteration)
     for row in range(len(state.token)):
@@ -190,18 +191,20 @@ def step_state(
         state.ring_logprobs[now, row] = logprobs[row] if running else 0.0
         if not running:
             continue
-        after = int(transitions[token, state.automaton[row]])
+        after = [int(transitions[functions[token], each]) for each in state.automata[:, row]]
         position, generated = int(state.positions[row]) + 1, int(state.generated[row]) + 1
+        waits = any(each >= WAITS for each in after) and 2 * generated >= state.max_step[row]
         finish = RUNNING
-        if eos[token]:
+        if ENDS_SOLUTION in after:
             finish = EOS
         elif position >= state.last_position[row]:
             finish = LENGTH
-        elif after < 0:
+        elif ENDS_STEP in after or waits:
             finish = STOP
         elif generated >= state.max_step[row]:
             finish = LENGTH
-        state.finish[row], state.automaton[row], state.generated[row] = finish, max(after, 0), generated
+        state.finish[row], state.generated[row] = finish, generated
+        state.automata[:, row] = torch.tensor([max(each, 0) % WAITS for each in after])
         if finish == RUNNING:
             offset = position - int(state.node_start[row])
             slot = int(pages[int(state.page_begin[row]) + offset // page]) * page + offset % page

@@ -15,7 +15,7 @@ import torch
 
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
-from branchwise.config import SAMPLING, EngineConfig, check_sampling, check_seed, is_number
+from branchwise.config import SAMPLING, EngineConfig, check_sampling, check_seed, check_texts, is_number
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
 from branchwise.pair.pair import ModelPair
@@ -33,9 +33,10 @@ from branchwise.strategies.equal import without_chance
 from branchwise.strategies.options import check_count
 from branchwise.strategies.protocol import Demand, Strategy
 from branchwise.strategies.registry import make_strategy
-from branchwise.types import Message, Node, Problem, Result, Sampling, Settings
+from branchwise.types import Endings, Message, Node, Problem, Result, Sampling, Settings
 
-_CAPS = ("stop", "max_tokens", "max_step_tokens")
+_CAPS = ("max_tokens", "max_step_tokens")
+_ENDINGS = ("delimiter", "stop", "end_at_answer")
 HAND_STEPS = 40  # of a path in a tree grown by hand, as far as admission is concerned
 
 
@@ -103,7 +104,8 @@ class Engine:
         strategy: a name with its options (`n=16, expand=4, ...`) or an instance
         deadline: seconds from now, after which the best answer so far is taken (`Result.cuts` counts "time")
         on_event: called with a `Progress` in the thread that runs the service
-        Further options: those of `Sampling` (temperature, top_p, ...), stop, max_tokens, max_step_tokens.
+        Further options: those of `Sampling` (temperature, top_p, ...), and as of the engine delimiter, stop,
+        end_at_answer, max_tokens, max_step_tokens.
         """
         made = self._search_options(strategy, on_event, seed, options)
         until = None if deadline is None else time.monotonic() + _positive(deadline)
@@ -236,12 +238,20 @@ class Engine:
         """The settings of a tree; takes what it knows out of `options`."""
         config = self.config
         sampling = self.sampling(**{name: options.pop(name) for name in SAMPLING if name in options})
-        caps = {"stop": config.delimiter, "max_tokens": config.max_tokens, "max_step_tokens": config.max_step_tokens}
-        given = {name: options.pop(name) for name in _CAPS if options.get(name) is not None}
-        replace(config, **{"delimiter" if name == "stop" else name: value for name, value in given.items()})  # checked
+        given = {name: options.pop(name) for name in (*_CAPS, *_ENDINGS) if name in options}
+        config = replace(config, **{name: value for name, value in given.items() if value is not None})  # checked
         if seed is not None:
             check_seed(seed)
-        return Settings(sampling, seed=config.seed if seed is None else seed, **{**caps, **given})
+        return Settings(
+            sampling, self._endings(config), config.max_tokens, config.max_step_tokens,
+            seed=config.seed if seed is None else seed,
+        )  # fmt: skip
+
+    def _endings(self, config: EngineConfig) -> Endings:
+        at_answer = config.end_at_answer
+        if at_answer is None:
+            at_answer = self.policy.tokenizer.chat_template is None
+        return Endings(check_texts("delimiter", config.delimiter), check_texts("stop", config.stop), at_answer)
 
     def _search_options(
         self, strategy: str | Strategy, on_event: Callback | None, seed: int | None, options: dict[str, Any]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from branchwise.chat_options import ChatOptions
 from branchwise.errors import ConfigError
+
+MAX_ENDING_BYTES = 1024  # of all delimiters, and of all stops: states of an automaton on a GPU are 14 bits
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Weights = Literal["dense", "stored", "int8", "q8", "q4"]
@@ -34,7 +36,11 @@ class EngineConfig:
     speculate     let a branch whose step is done go on in a row that is free, before the strategy has decided: results
                   are the same, iterations may be fewer, and what was written in vain is in `cost`
     max_tokens    tokens of one solution at most; max_step_tokens: of one step
-    delimiter     text that ends a step
+    delimiter     text that ends a step, or several, taken literally; default: a blank line, or one of white space,
+                  outside of code fences, formulas and environments
+    stop          text that ends a solution, or several; it is no part of the solution
+    end_at_answer end a solution with the line of its boxed answer, or where a line begins with "Problem:" or
+                  "Question:"; default: for models without a chat template, which do not end by themselves
     temperature ... frequency_penalty: see `Sampling`
     seed          of all sampling; a problem may carry its own
     date          day that the policy's chat template is told, as in "2026-11-30", or "today"; default: 2024-07-26,
@@ -53,7 +59,9 @@ class EngineConfig:
     speculate: bool = False
     max_tokens: int = 2048
     max_step_tokens: int = 512
-    delimiter: str = "\n\n"
+    delimiter: str | Sequence[str] | None = None
+    stop: str | Sequence[str] | None = None
+    end_at_answer: bool | None = None
     temperature: float = 0.8
     top_p: float = 1.0
     top_k: int = 0
@@ -84,7 +92,10 @@ class EngineConfig:
             raise ConfigError(
                 f"device={self.device!r}: expected auto, cpu, cuda, one GPU of several as in cuda:1, or interpreter"
             )
-        check_stop("delimiter", self.delimiter)
+        check_texts("delimiter", self.delimiter)
+        check_texts("stop", self.stop)
+        if self.end_at_answer is not None and not isinstance(self.end_at_answer, bool):
+            raise ConfigError(f"end_at_answer={self.end_at_answer!r}: expected True, False or None")
         if self.kv_memory is not None:
             check_whole("kv_memory", self.kv_memory, 1 << 20, " bytes (1 MiB)")
         check_sampling(self)
@@ -102,10 +113,21 @@ def check_whole(name: str, value: object, least: int, unit: str = "") -> None:
         raise ConfigError(f"{name}={value!r}: expected a whole number of at least {least}{unit}")
 
 
-def check_stop(name: str, text: object) -> None:
-    """Raise ConfigError unless `text` can end a step."""
-    if not isinstance(text, str) or not text.encode(errors="ignore"):  # half a character is no text
-        raise ConfigError(f"{name}={text!r}: a step needs a text that ends it; the usual one is '\\n\\n'")
+def check_texts(name: str, texts: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One text or several that end something, as a tuple. Raise ConfigError for one that cannot."""
+    if texts is None:
+        return ()
+    if not isinstance(texts, str | list | tuple):
+        raise ConfigError(f"{name}={texts!r}: expected a text or a list of texts")
+    found = (texts,) if isinstance(texts, str) else tuple(texts)
+    for text in found:
+        if not isinstance(text, str) or not text:
+            raise ConfigError(f"{name}={texts!r}: {text!r} ends nothing, expected some text such as '\\n\\n'")
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise ConfigError(f"{name}={texts!r}: a lone surrogate is no text, expected valid Unicode")
+    if sum(len(text.encode()) for text in found) > MAX_ENDING_BYTES:
+        raise ConfigError(f"{name}: {len(found)} texts of more than {MAX_ENDING_BYTES} bytes together, give fewer")
+    return found
 
 
 def check_seed(seed: object) -> None:

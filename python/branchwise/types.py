@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from branchwise.config import check_sampling, check_stop, check_whole
+from branchwise.config import check_sampling, check_texts, check_whole
 from branchwise.errors import BranchwiseError, ConfigError
 
 if TYPE_CHECKING:
     from branchwise.strategies.protocol import Strategy
 
 FinishReason = Literal["stop", "eos", "length"]
-"""Why a step ended: its delimiter, the end-of-sequence token, or a token cap (a truncated step)."""
+"""Why a step ended: its delimiter, the end of the solution (a token or a text), or a token cap (a truncated step)."""
 
 Cut = Literal["steps", "tokens", "step_tokens", "context", "prm_context", "time"]
 """The limit that ended a branch: the number of its steps, the tokens of a solution or of a step, the context of the
@@ -100,11 +100,26 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Endings:
+    """Which texts end a step, and which the whole solution.
+
+    delimiters  any of these, byte by byte; none: a blank line, or one of white space, outside of code fences, formulas
+                and environments. Where something stays open, a step of half its tokens ends at a blank line anyway
+    stops       any of these, byte by byte, ends the solution; it is no part of the step's text
+    at_answer   so does the end of a line with a boxed answer, and a line that begins with "Problem:" or "Question:"
+    """
+
+    delimiters: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    at_answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StepOptions:
-    """How one step is written: how its tokens are drawn, the text that ends it, and its tokens at most."""
+    """How one step is written: how its tokens are drawn, what ends it, and its tokens at most."""
 
     sampling: Sampling
-    stop: str
+    endings: Endings
     max_tokens: int
 
 
@@ -113,7 +128,7 @@ class Settings:
     """How the steps of a tree are written unless an ask says otherwise; `max_tokens` counts a whole solution."""
 
     sampling: Sampling = Sampling()
-    stop: str = "\n\n"
+    endings: Endings = Endings()
     max_tokens: int = 2048
     max_step_tokens: int = 512
     limit: Cut = "tokens"  # what `max_tokens` stands for: the option, or a context that holds less
@@ -121,20 +136,22 @@ class Settings:
     speculate: bool = True  # steps may be written ahead where the engine does so
 
     def step(
-        self, sampling: Sampling | None = None, stop: str | None = None, max_tokens: int | None = None
+        self,
+        sampling: Sampling | None = None,
+        stop: str | Sequence[str] | None = None,
+        max_tokens: int | None = None,
     ) -> StepOptions:
-        """The options of a step, None meaning: as here. ConfigError for one that cannot work."""
+        """The options of a step, None meaning: as here; `stop` ends the step. ConfigError for one that cannot work."""
         drawn = self.sampling if sampling is None else sampling
         if not isinstance(drawn, Sampling):
             raise ConfigError(f"sampling={drawn!r}: expected a Sampling, as in Sampling(temperature=0.8)")
         check_sampling(drawn)
         if max_tokens is not None:
             check_whole("max_tokens", max_tokens, 1)
-        if stop is not None:
-            check_stop("stop", stop)
+        delimiters = check_texts("stop", stop)
         return StepOptions(
             drawn,
-            self.stop if stop is None else stop,
+            replace(self.endings, delimiters=delimiters) if delimiters else self.endings,
             self.max_step_tokens if max_tokens is None else max_tokens,
         )
 

@@ -20,7 +20,7 @@ SEARCHES: list[tuple[str, dict[str, Any]]] = [
     ("beam", {"n": 8, "expand": 4}),
     ("dvts", {"n": 8, "expand": 4, "top_p": 0.9}),
     ("majority", {"n": 4, "temperature": 1.2}),
-    ("best_of_n", {"n": 4, "stop": "=", "max_step_tokens": 9}),
+    ("best_of_n", {"n": 4, "delimiter": "=", "max_step_tokens": 9}),
     ("weighted_best_of_n", {"n": 4, "max_tokens": 40, "top_k": 5}),
 ]
 THREADS, LOOPS = 8, 2

@@ -75,7 +75,7 @@ def test_a_step_written_ahead_in_another_way_is_not_taken() -> None:
     expand(engine, tree, tree.root, 4)
     run_until_idle(engine)
     parent = next(iter(engine.rows.ahead.children)).node
-    other = StepOptions(Sampling(0.0), tree.settings.stop, 3)
+    other = StepOptions(Sampling(0.0), tree.settings.endings, 3)
     engine.expand(tree, parent, 2, other)
     done = run_until_idle(engine)
     assert [node.index for node in sorted(done, key=lambda node: node.index)] == [0, 1]

@@ -13,21 +13,19 @@ from branchwise.engine.engine import StepEngine
 from branchwise.engine.forest import Forest
 from branchwise.engine.policy_tree import PolicyTree
 from branchwise.models.decoder import Decoder
-from branchwise.types import Node, Sampling
+from branchwise.types import Endings, Node, Sampling
 from checkpoints import random_checkpoint
-from engine.test_step_engine import expand, make_engine, open_tree, run_until_idle, steps_of
+from engine.test_step_engine import SomeTokensStop, expand, make_engine, open_tree, run_until_idle, steps_of
 from model_tools import cpu_decoder
 
 MODEL: list[Decoder] = []
 
 
-class ManyTokensStop:
+class ManyTokensStop(SomeTokensStop):
     """Stands in for the step detector: steps of one to nine tokens."""
 
-    start = 0
-
-    def advance(self, state: int, token: int) -> tuple[int, bool]:
-        return state + 1, token % 4 == 0 or state == 8
+    def ends(self, state: int, token: int) -> bool:
+        return token % 4 == 0 or state == 8
 
 
 def model() -> Decoder:
@@ -69,7 +67,8 @@ def grow(engine: StepEngine, tree: PolicyTree, salt: str, *, polls: int = 10**9)
 def started(*, speculate: bool, blocks: int = 400, max_rows: int = 64) -> tuple[StepEngine, PolicyTree]:
     engine = make_engine(model(), blocks, speculate=speculate, max_rows=max_rows)
     tree = open_tree(engine, list(range(4, 75)), Sampling(8.0), branches=2)
-    engine.detectors["\n\n"] = tree.states[tree.root].detector = ManyTokensStop()  # type: ignore[assignment]
+    detector = ManyTokensStop(engine.tokenizer)
+    engine.detectors[Endings()] = tree.states[tree.root].detector = detector  # type: ignore[assignment]
     return engine, tree
 
 

@@ -13,7 +13,9 @@ from branchwise.engine.kv import KvCache
 from branchwise.engine.policy_tree import PolicyTree
 from branchwise.errors import ConfigError, InputError, OutOfMemory, StaleNodeError
 from branchwise.models.decoder import Decoder
-from branchwise.types import Node, Sampling, Settings, StepOptions
+from branchwise.text.automaton import Verdict
+from branchwise.text.tokenizer import Tokenizer
+from branchwise.types import Endings, Node, Sampling, Settings, StepOptions
 from checkpoints import FAMILY_CONFIGS, character_tokenizer, random_checkpoint
 from model_tools import cpu_decoder
 
@@ -25,8 +27,22 @@ class SomeTokensStop:
 
     start = 0
 
-    def advance(self, state: int, token: int) -> tuple[int, bool]:
-        return state + 1, state > 1 and (token % 7 == 0 or state == 9)
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def advance(self, state: int, token: int) -> tuple[int, Verdict]:
+        if token in self.tokenizer.eos_ids:
+            return state, Verdict.SOLUTION
+        return state + 1, Verdict.STEP if self.ends(state, token) else Verdict.GO
+
+    def ends(self, state: int, token: int) -> bool:
+        return state > 1 and (token % 7 == 0 or state == 9)
+
+    def next_step(self, state: int) -> int:
+        return self.start
+
+    def text(self, begun: int, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens)
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,7 +56,7 @@ def make_engine(model: Decoder, blocks: int = 2000, **options: int) -> StepEngin
 
 def open_tree(engine: StepEngine, prompt: list[int], sampling: Sampling, key: int = 1, branches: int = 8) -> PolicyTree:
     settings = Settings(sampling, max_tokens=60, max_step_tokens=20, seed=5)
-    engine.detectors["\n\n"] = SomeTokensStop()  # type: ignore[assignment]
+    engine.detectors[Endings()] = SomeTokensStop(engine.tokenizer)  # type: ignore[assignment]
     tree = engine.open(prompt, lineage=lineage_root(key), branches=branches, paths=branches, steps=6, settings=settings)
     assert tree is not None
     return tree
@@ -48,8 +64,7 @@ def open_tree(engine: StepEngine, prompt: list[int], sampling: Sampling, key: in
 
 def options_of(tree: PolicyTree) -> StepOptions:
     """How the steps of a tree are written if nobody says otherwise."""
-    settings = tree.settings
-    return StepOptions(settings.sampling, settings.stop, settings.max_step_tokens)
+    return tree.settings.step()
 
 
 def expand(engine: StepEngine, tree: PolicyTree, node: Node, n: int) -> int:
@@ -197,7 +212,7 @@ def test_every_family_decodes(family: str) -> None:
 
 def test_caps_end_steps_and_solutions() -> None:
     engine = make_engine(cpu_decoder(random_checkpoint("llama", seed=2), torch.float32))
-    settings = Settings(Sampling(1.0), "\0", max_tokens=30, max_step_tokens=12)
+    settings = Settings(Sampling(1.0), Endings(("\0",)), max_tokens=30, max_step_tokens=12)
     tree = engine.open([5, 6], lineage=1, branches=2, paths=2, steps=9, settings=settings)
     assert tree is not None
     expand(engine, tree, tree.root, 2)

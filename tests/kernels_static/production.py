@@ -113,12 +113,10 @@ def sample(model: Model, rows: int, filtered: bool, penalised: bool = False) -> 
 
 
 def advance(model: Model, positions: Tensor, slots: Tensor, pages: Tensor) -> None:
-    """The step automaton of a two-character delimiter."""
+    """The step automaton of the default delimiter: so many functions on so many states."""
     state = StepState.empty(positions, slots, 8)
     narrow, real = torch.zeros(len(positions), dtype=torch.int32), torch.zeros(len(positions))
-    step_state(
-        narrow, real, state, empty(model.words, 3, dtype=torch.int8), empty(model.words, dtype=torch.int8), pages
-    )
+    step_state(narrow, real, state, empty(model.words, dtype=torch.int32), empty(140, 1870, dtype=torch.int16), pages)
 
 
 def judge(model: Model, rows: int) -> None:

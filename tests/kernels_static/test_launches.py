@@ -73,12 +73,12 @@ def started(backend, checkpoint, model):
     kv.tree.append(root, 90)
     kv.tree.seal(root)
     rows = [
-        LoopRow(handle, 5, Draw(1, lineage, 91, Sampling(0.8, 0.95, 0, 0.0)), 0, 1, 64, 400)
+        LoopRow(handle, 5, Draw(1, lineage, 91, Sampling(0.8, 0.95, 0, 0.0)), (0,), 1, 64, 400)
         for lineage, handle in enumerate(kv.tree.fork(root, ROWS))
     ]
     decode = DecodeLoop(model, Sampler(model), kv, backend)
     tokenizer = checkpoint.tokenizer()
-    burst = decode.start(rows, StepDetector(tokenizer), tokenizer.eos_ids)
+    burst = decode.start(rows, StepDetector(tokenizer))
     return backend, burst.loop, model.config.n_layers
 
 

@@ -12,10 +12,10 @@ from benchmarks.gpu.vllm_steps import VllmSteps, VllmTree, vllm_search
 from branchwise.assets import asset_path
 from branchwise.errors import InputError, StaleNodeError
 from branchwise.pair.protocol import Policy, PolicyTree, RowLoad
-from branchwise.types import Problem, Sampling, Settings, StepOptions
+from branchwise.types import Endings, Problem, Sampling, Settings, StepOptions
 from branchwise.weights import open_checkpoint
 
-OPTIONS = StepOptions(Sampling(), "\n\n", 32)
+OPTIONS = StepOptions(Sampling(), Endings(), 32)
 
 
 class StandIn:

@@ -110,18 +110,22 @@ class DrawArrays:
 
 @dataclass(frozen=True, slots=True)
 class StepTable:
-    """The step automaton on the device. transitions: [words, states] int8, -1: the step ends; eos: [words] int8."""
+    """The step automata on the device: a `WordTable` of `text/steps.py`.
 
+    functions [words] int32    transitions [functions, states] int16    first: where the states of each automaton begin
+    """
+
+    functions: Tensor
     transitions: Tensor
-    eos: Tensor
+    first: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BurstArrays:
-    """What the device must know of the rows of a burst, in the order of the plan; all arrays [rows]."""
+    """What the device must know of the rows of a burst, in the order of the plan; all arrays but one [rows]."""
 
     token: Ids  # fed first
-    automaton: NDArray[np.int32]  # state of the step automaton
+    automata: NDArray[np.int32]  # [automata, rows]: states of the step automata
     generated: NDArray[np.int32]  # tokens of the step so far
     max_step: NDArray[np.int32]  # tokens that the step may have
     last_position: NDArray[np.int32]  # the token drawn for this position ends the solution

@@ -77,7 +77,7 @@ def evaluate(
 def settings_of(options: SearchOptions, strategy: Strategy) -> tuple[dict[str, Any], dict[str, Any]]:
     """All that a result depends on, and may not change between the runs that share a file; and where the models lie."""
     made = options.as_dict()
-    for name in ("kv_memory", "weight_cache"):  # change no result
+    for name in ("kv_memory", "weight_cache", "threads"):  # change no result
         del made[name]
     made["template_var"] = parse_variables(options.template_var or [])
     places: dict[str, Any] = {"policy": options.policy, "prm": options.prm}

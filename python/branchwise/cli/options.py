@@ -109,6 +109,9 @@ class SearchOptions:
             metavar="SIZE",
         ),
     ] = None  # fmt: skip
+    threads: Annotated[
+        int | None, _option(_MODELS, "Threads on the CPU; results are the same with any. Default: physical cores.")
+    ] = None
     strategy: Annotated[
         str,
         _option(
@@ -159,6 +162,27 @@ class SearchOptions:
     ] = 0.0
     frequency_penalty: Annotated[float, _option(_SAMPLING, "The same, for each time that the solution has it.")] = 0.0
     max_tokens: Annotated[int, _option(_SAMPLING, "Tokens of one solution at most.")] = 2048
+    max_step_tokens: Annotated[int, _option(_SAMPLING, "Tokens of one step at most.")] = 512
+    delimiter: Annotated[
+        list[str] | None,
+        _option(
+            _SAMPLING, "Text that ends a step, taken literally but for \\n, \\t, \\r and \\\\; may be given several"
+            " times. Default: a blank line outside of code fences and formulas.", metavar="TEXT",
+        ),
+    ] = None  # fmt: skip
+    stop: Annotated[
+        list[str] | None,
+        _option(
+            _SAMPLING, "Text that ends the solution, as for --delimiter; may be given several times.", metavar="TEXT"
+        ),
+    ] = None
+    end_at_answer: Annotated[
+        bool | None,
+        _option(
+            _SAMPLING, 'End a solution after its box, or at a new "Problem:" or "Question:". Default: for models'
+            " without a chat template.",
+        ),
+    ] = None  # fmt: skip
     seed: Annotated[int, _option(_SAMPLING, "The same seed gives the same tree, bit for bit.")] = 0
 
     def __post_init__(self) -> None:
@@ -173,7 +197,7 @@ class SearchOptions:
 
         given = {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}
         strategy = make_strategy(self.strategy, **given)
-        needs = strategy.demand(Limits(self.max_tokens, EngineConfig().max_step_tokens))
+        needs = strategy.demand(Limits(self.max_tokens, self.max_step_tokens))
         if needs.scores and self.policy is not None and self.prm is None:
             raise ConfigError(
                 f"strategy {strategy.name!r} needs step scores: name a process reward model with --prm,"
@@ -189,7 +213,12 @@ class SearchOptions:
             weights=self.weights,  # type: ignore[arg-type]
             weight_cache=self.weight_cache,
             kv_memory=parse_size(self.kv_memory) if self.kv_memory is not None else None,
+            threads=self.threads,
             max_tokens=self.max_tokens,
+            max_step_tokens=self.max_step_tokens,
+            delimiter=unescaped(self.delimiter),
+            stop=unescaped(self.stop),
+            end_at_answer=self.end_at_answer,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
@@ -241,6 +270,12 @@ def check_text(name: str, value: object) -> None:
     for word in value if isinstance(value, tuple | list) else (value,):
         if isinstance(word, str) and any("\ud800" <= letter <= "\udfff" for letter in word):
             raise InputError(f"{name} {word!r} is not UTF-8 text: write it in the encoding of this terminal")
+
+
+def unescaped(texts: list[str] | None) -> list[str] | None:
+    """Texts as they are meant: \\n, \\t, \\r and \\\\ stand for one character, any other backslash for itself."""
+    meant = {r"\n": "\n", r"\t": "\t", r"\r": "\r", "\\\\": "\\"}
+    return texts and [re.sub(r"\\[ntr\\]", lambda match: meant[match[0]], text) for text in texts]
 
 
 def parse_size(text: str) -> int:

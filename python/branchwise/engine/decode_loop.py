@@ -28,7 +28,7 @@ from branchwise.engine.kv import KvCache
 from branchwise.engine.sampler import Draw, Sampler, draw_arrays
 from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
-from branchwise.text.steps import StepDetector
+from branchwise.text.steps import State, StepDetector
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class LoopRow:
     handle: int  # KV node; `token` comes next in it
     token: int  # drawn last, fed first
     draw: Draw  # of the token after it
-    automaton: int  # state of the step detector
+    automaton: State  # of the step detector
     generated: int  # tokens of this step so far
     max_step: int  # tokens that the step may have
     last_position: int  # the token at this position ends the solution
@@ -73,7 +73,7 @@ class DecodeLoop:
         self._loops: dict[tuple[StepDetector, LoopKey], Loop] = {}
         self._tables: dict[StepDetector, StepTable] = {}
 
-    def start(self, rows: Sequence[LoopRow], detector: StepDetector, eos_ids: frozenset[int]) -> Burst:
+    def start(self, rows: Sequence[LoopRow], detector: StepDetector) -> Burst:
         """Queue a burst and return without waiting. OutOfMemory: nothing was queued or reserved."""
         reserved = [min(self.backend.burst, row.room()) for row in rows]
         self._reserve(rows, reserved)
@@ -83,9 +83,10 @@ class DecodeLoop:
         order = np.asarray(plan.order)
         rewind = np.array(reserved, np.int32)[order] - 1  # the plan's rows are the last slots: back to the first
         in_order = [rows[index] for index in order]
+        table = self._table(detector)
         arrays = BurstArrays(
             token=np.array([row.token for row in in_order], np.int64),
-            automaton=np.array([row.automaton for row in in_order], np.int32),
+            automata=(np.array([row.automaton for row in in_order]) + table.first).astype(np.int32).T,
             generated=np.array([row.generated for row in in_order], np.int32),
             max_step=np.array([row.max_step for row in in_order], np.int32),
             last_position=np.array([row.last_position for row in in_order], np.int32),
@@ -96,7 +97,6 @@ class DecodeLoop:
         key = self.backend.loop_key(plan, arrays.draws, self.shape)
         loop = self._loops.get((detector, key))
         if loop is None:
-            table = self._table(detector, eos_ids)
             # Not a method of this: the loop would hold what holds it, and nobody would ever free either.
             forward = partial(_forward, self.model, self.kv.layers)
             parts = LoopParts(forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
@@ -125,14 +125,13 @@ class DecodeLoop:
             tree.truncate(row.handle, tree.length(row.handle) - count + len(drawn))
         return results
 
-    def _table(self, detector: StepDetector, eos_ids: frozenset[int]) -> StepTable:
-        """The step automaton as tables, worked out once: about half a second for 150,000 words."""
+    def _table(self, detector: StepDetector) -> StepTable:
+        """The step automata as tables, worked out once: about a third of a second for 150,000 words."""
         if detector not in self._tables:
-            words = self.model.config.vocab_size
-            eos = torch.zeros(words, dtype=torch.int8)
-            eos[[word for word in eos_ids if word < words]] = 1
-            transitions = torch.from_numpy(detector.table(words))
-            self._tables[detector] = StepTable(self.backend.tensor(transitions), self.backend.tensor(eos))
+            table = detector.table(self.model.config.vocab_size)
+            functions, transitions = map(torch.from_numpy, (table.functions, table.transitions))
+            device = self.backend.tensor
+            self._tables[detector] = StepTable(device(functions), device(transitions), table.first)
         return self._tables[detector]
 
     def _reserve(self, rows: Sequence[LoopRow], reserved: list[int]) -> None:

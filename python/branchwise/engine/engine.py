@@ -27,6 +27,7 @@ from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
 from branchwise.errors import InputError, OutOfMemory
 from branchwise.models.decoder import Decoder
+from branchwise.text.automaton import Verdict
 from branchwise.text.steps import StepDetectors
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Cut, FinishReason, Node, Settings, StepOptions
@@ -153,7 +154,7 @@ class StepEngine:
         rows = [item for item in growing if item.state.detector is detector]
         self.rows.put_back([item for item in growing if item.state.detector is not detector])
         try:
-            return rows, loop.start([self._loop_row(item) for item in rows], detector, self.tokenizer.eos_ids)
+            return rows, loop.start([self._loop_row(item) for item in rows], detector)
         except OutOfMemory:
             self.rows.put_back(rows)
             if not self.forest.drop_ahead():
@@ -289,24 +290,23 @@ class StepEngine:
             state.end += 1
             if state.seen is not None:
                 state.seen.add(token)
-            state.automaton, stopped = state.detector.advance(state.automaton, token)
-            node.finish, node.cut = self._finish(item.tree, state, token, stopped)
+            state.automaton, verdict = state.detector.advance(state.automaton, token)
+            node.finish, node.cut = self._finish(item.tree, state, verdict)
         if node.finish is not None:
             state.seen = None
-            node.text = self.tokenizer.decode(node.tokens)
+            node.text = state.detector.text(state.begun, node.tokens)
             node.cost.generated_tokens = len(node.tokens)
 
-    def _finish(
-        self, tree: PolicyTree, state: NodeState, token: int, stopped: bool
-    ) -> tuple[FinishReason | None, Cut | None]:
-        """Whether the step ends with this token, why, and by which limit."""
-        if token in self.tokenizer.eos_ids:
+    def _finish(self, tree: PolicyTree, state: NodeState, verdict: Verdict) -> tuple[FinishReason | None, Cut | None]:
+        """Whether the step ends with its last token, why, and by which limit; on a device `step_state` says when."""
+        if verdict is Verdict.SOLUTION:
             return "eos", None
         if state.end - tree.prompt_tokens >= tree.settings.max_tokens:
             return "length", tree.settings.limit
-        if stopped:
+        written, most = len(state.node.tokens), state.options.max_tokens
+        if verdict is Verdict.STEP or (verdict is Verdict.WAIT and 2 * written >= most):
             return "stop", None
-        return ("length", "step_tokens") if len(state.node.tokens) >= state.options.max_tokens else (None, None)
+        return ("length", "step_tokens") if written >= most else (None, None)
 
     def _account(self, active: list[Growing], bytes_read: int) -> None:
         """Share the cost of this iteration among the rows that took part."""

@@ -14,13 +14,13 @@ from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.engine.rows import Growing, Opening, RowQueue
 from branchwise.errors import ConfigError, OutOfMemory, StaleNodeError
 from branchwise.text.steps import StepDetector
-from branchwise.types import Node, Settings, StepOptions
+from branchwise.types import Endings, Node, Settings, StepOptions
 
 
 class Forest:
     """The trees on one KV cache, and what they want of the rows."""
 
-    def __init__(self, kv: KvCache, rows: RowQueue, detectors: Mapping[str, StepDetector]) -> None:
+    def __init__(self, kv: KvCache, rows: RowQueue, detectors: Mapping[Endings, StepDetector]) -> None:
         self.kv = kv
         self.rows = rows
         self.detectors = detectors
@@ -37,10 +37,11 @@ class Forest:
         tree = PolicyTree(
             root, settings, list(prompt), blocks, max_steps=demand.steps, speculates=speculates, width=demand.branches
         )
-        options = StepOptions(settings.sampling, settings.stop, settings.max_step_tokens)
-        detector = self.detectors[settings.stop]
+        options = settings.step()
+        detector = self.detectors[settings.endings]
+        start = detector.start
         handle = self.kv.tree.add_root()
-        tree.states[root] = NodeState(root, None, handle, len(prompt), list(prompt), options, detector)
+        tree.states[root] = NodeState(root, None, handle, len(prompt), list(prompt), options, detector, start, start)
         root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
         return tree
 
@@ -64,7 +65,7 @@ class Forest:
             raise OutOfMemory(
                 f"{n} children take a KV block each, there are {self.kv.n_blocks}: lower n, or raise kv_memory"
             )
-        self.detectors[options.stop]  # made here, so that a bad one is this caller's error and not an iteration's
+        self.detectors[options.endings]  # made here, so that a bad one is this caller's error and not an iteration's
         first, state.asked = state.asked, state.asked + n
         adopted = self._adopt(tree, state, options)
         if n > adopted:
@@ -105,10 +106,11 @@ class Forest:
         lineage = lineage_child(parent.node.lineage, index)
         node = Node(id=len(tree.states), parent=parent.node, index=index, depth=parent.node.depth + 1, lineage=lineage)
         parent.holders += 1
+        detector = self.detectors[options.endings]
+        start = detector.next_step(parent.automaton) if detector is parent.detector else detector.start
         state = NodeState(
-            node, parent, handle, parent.end, [], options, self.detectors[options.stop],
-            speculative=opening.speculative,
-        )  # fmt: skip
+            node, parent, handle, parent.end, [], options, detector, start, start, speculative=opening.speculative
+        )
         tree.states[node] = state
         child = Growing(tree, state)
         if opening.speculative:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from branchwise.engine.seen_words import SeenWords
-from branchwise.text.steps import StepDetector
+from branchwise.text.steps import State, StepDetector
 from branchwise.types import Cost, Node, Settings, StepOptions
 
 
@@ -27,7 +27,8 @@ class NodeState:
     pending: list[int]  # tokens of this node that are not in the KV yet
     options: StepOptions  # how it is written; a step written ahead of it is written alike
     detector: StepDetector
-    automaton: int = StepDetector.start  # state of the step detector
+    begun: State  # of the step detector, before the first token
+    automaton: State  # after the last one
     hidden: Tensor | None = None  # [hidden], after the last token; set by the engine when `pending` runs empty
     holders: int = 1  # its owner, and every child whose KV is held
     asked: int = 0  # children asked for so far: the next one's index

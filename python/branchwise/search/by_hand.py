@@ -128,7 +128,8 @@ class StepTree:
     def expand(self, node: Node, n: int = 1, **options: Any) -> list[Node]:
         """`n` more children of a node, each one step long, decoded together.
 
-        stop: text that ends a step    max_tokens: of one step    temperature, top_p, ...: see `Sampling`, of this call
+        stop: text that ends the step, or several, taken literally    max_tokens: of one step
+        temperature, top_p, ...: see `Sampling`, of this call
         score: judge every child while its siblings grow; its `score` is set when this returns
 
         StaleNodeError: the node was pruned or has ended. OutOfMemory: no KV left; the tree stays as it was.
@@ -225,7 +226,11 @@ def wait_for(tickets: Sequence[Ticket[Value]]) -> list[Value]:
 
 
 def step_options(
-    settings: Settings, *, stop: str | None = None, max_tokens: int | None = None, **sampling: float | None
+    settings: Settings,
+    *,
+    stop: str | Sequence[str] | None = None,
+    max_tokens: int | None = None,
+    **sampling: float | None,
 ) -> StepOptions:
     """The options of a step: those of the tree with some replaced. ConfigError for one that cannot work."""
     for name in sampling:

@@ -6,7 +6,7 @@ problem, seed and replies, never on what else runs or on who was faster.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -41,7 +41,7 @@ class Demand:
 class Ask:
     """A wish for `n` chains below `node`, each `steps` steps long or as long as it goes. None: the run's default.
 
-    sampling    how their tokens are drawn        stop   the text that ends a step; max_tokens: of one step
+    sampling    how their tokens are drawn        stop   text that ends a step, or several; max_tokens: of one step
     score       True: every step; "last": each chain's last one (its ancestors are judged on the way); False: none;
                 None: as the demand says
     lane        replies come in the order of the asks of a lane, one by one; default: one lane for the whole search
@@ -51,7 +51,7 @@ class Ask:
     n: int
     steps: int = field(default=1, kw_only=True)
     sampling: Sampling | None = field(default=None, kw_only=True)
-    stop: str | None = field(default=None, kw_only=True)
+    stop: str | Sequence[str] | None = field(default=None, kw_only=True)
     max_tokens: int | None = field(default=None, kw_only=True)
     score: bool | Literal["last"] | None = field(default=None, kw_only=True)
     lane: Hashable = field(default=None, kw_only=True)

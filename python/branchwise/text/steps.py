@@ -1,91 +1,127 @@
-"""Tells when a step ends: an automaton over token bytes, worked out once per (state, token)."""
+"""Tells when a step ends, and when a solution does: automata over token bytes, worked out once per (state, token)."""
 
 from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from branchwise.errors import ConfigError
+from branchwise.text.answered import Boxed, NextProblem
+from branchwise.text.automaton import Automaton, Codes, Rule, Verdict
+from branchwise.text.literal import Literal
+from branchwise.text.paragraph import Paragraph
 from branchwise.text.tokenizer import Tokenizer
+from branchwise.types import Endings
 
-DEFAULT_DELIMITER = "\n\n"
+State = tuple[int, ...]
+
+STEP, SOLUTION = -1, -2  # in a `WordTable`, in place of the state after a word
+WAIT = 1 << 14  # on top of it: the step could end, but something is open
+
+
+@dataclass(frozen=True, slots=True)
+class WordTable:
+    """The automata of a detector side by side, as a table for a device.
+
+    functions [words] int32: the row of a word    transitions [functions, states] int16: the state after it, STEP,
+    SOLUTION or a state + WAIT    first: where the states of each automaton begin
+    """
+
+    functions: NDArray[np.int32]
+    transitions: NDArray[np.int16]
+    first: tuple[int, ...]
 
 
 class StepDetector:
-    """Finds the delimiter in a growing step, also across tokens, inside tokens and across split characters.
+    """Finds the end of a growing step, also across tokens, inside tokens and across split characters.
 
-    The delimiter counts only after the first byte of the step that is not ASCII whitespace, so a step that opens with
-    blank lines does not end there. State 0 has seen whitespace only; state 1 + k has seen more, and its last k bytes
-    are the longest possible beginning of the delimiter (Knuth, Morris and Pratt 1977).
-    Raises ConfigError for an empty delimiter.
+    Its state is one of each automaton: what ends steps, then what ends solutions. The first begins anew with every
+    step, the others see a branch as one text.
     """
 
-    start = 0
-
-    def __init__(self, tokenizer: Tokenizer, delimiter: str = DEFAULT_DELIMITER) -> None:
-        if not delimiter:
-            raise ConfigError("delimiter is empty: give the text that ends a step, such as '\\n\\n'")
-        self.delimiter = delimiter
+    def __init__(self, tokenizer: Tokenizer, endings: Endings | None = None) -> None:
+        self.endings = Endings() if endings is None else endings
         self._tokenizer = tokenizer
-        self._pattern = delimiter.encode()
-        self._fallback = _borders(self._pattern)
-        self._known: list[dict[int, tuple[int, bool]]] = [{} for _ in range(len(self._pattern) + 1)]
+        self._automata = [Automaton(rule) for rule in _rules(self.endings)]
+        self._known: defaultdict[State, dict[int, tuple[State, Verdict]]] = defaultdict(dict)
+        self.start: State = (0,) * len(self._automata)
 
-    def advance(self, state: int, token: int) -> tuple[int, bool]:
-        """State after `token`, and whether the step ends with it; a step that ended leaves `start` for the next."""
+    def advance(self, state: State, token: int) -> tuple[State, Verdict]:
+        """State after a token, and what follows from it."""
         known = self._known[state]
         result = known.get(token)
         if result is None:
-            result = known[token] = self._read(state, self._tokenizer.token_bytes(token))
+            result = known[token] = self._read(state, token)
         return result
 
-    def table(self, words: int) -> NDArray[np.int8]:
-        """[words, states] int8: the state after a word, -1 where the step ends with it."""
-        known = self._tokenizer.vocab_size
-        states = range(len(self._pattern) + 1)
-        rows = np.zeros((words, len(states)), np.int8)
-        for word in range(min(words, known)):
-            data = self._tokenizer.token_bytes(word)
-            for state in states:
-                after, stopped = self._read(state, data)
-                rows[word, state] = -1 if stopped else after
-        return rows
+    def next_step(self, state: State) -> State:
+        """Where a child begins of a step that ended in a state."""
+        return tuple(automaton.again(each) for automaton, each in zip(self._automata, state, strict=True))
 
-    def _read(self, state: int, data: bytes) -> tuple[int, bool]:
-        if state == 0:
-            data = data.lstrip()
-            if not data:
-                return 0, False
-            state, data = 1, data[1:]
-        matched = state - 1
-        for byte in data:
-            while matched and self._pattern[matched] != byte:
-                matched = self._fallback[matched]
-            matched += self._pattern[matched] == byte
-            if matched == len(self._pattern):
-                return self.start, True
-        return 1 + matched, False
+    def text(self, begun: State, tokens: Sequence[int]) -> str:
+        """Text of a step that began in a state: as the end-of-sequence token has none, neither has a text that ends
+        the solution, nor what follows it."""
+        if len(self._automata) == 1:
+            return self._tokenizer.decode(tokens)
+        data = b"".join(map(self._tokenizer.token_bytes, tokens))
+        for automaton, state in zip(self._automata[1:], begun[1:], strict=True):
+            _, verdict, count = automaton.read(state, data)
+            if verdict is Verdict.SOLUTION:
+                trimmed = automaton.rule.trim(data[:count])
+                data = min(data, trimmed, key=len)
+        return data.decode("utf-8", errors="replace")
+
+    def table(self, words: int) -> WordTable:
+        """All transitions of so many words; those beyond the vocabulary change nothing."""
+        known, ends = self._tokenizer.vocab_size, self._tokenizer.eos_ids
+        texts = [self._tokenizer.token_bytes(word) if word < known else b"" for word in range(words)]
+        pairs = [automaton.functions(texts) for automaton in self._automata]
+        first = np.cumsum([0, *(codes.shape[1] for _, codes in pairs)])
+        columns = [_coded(codes, begin) for (_, codes), begin in zip(pairs, first, strict=False)]
+        mixed = np.zeros(words, np.int64)
+        for which, codes in pairs:
+            mixed = mixed * len(codes) + which
+        _, examples, functions = np.unique(mixed, return_index=True, return_inverse=True)
+        rows = [column[which[examples]] for column, (which, _) in zip(columns, pairs, strict=True)]
+        over = np.full((1, first[-1]), SOLUTION, np.int16)
+        table = np.concatenate([np.concatenate(rows, axis=1), over])
+        functions[[word for word in ends if word < words]] = len(examples)
+        return WordTable(functions.astype(np.int32), table, tuple(first[:-1].tolist()))
+
+    def _read(self, state: State, token: int) -> tuple[State, Verdict]:
+        if token in self._tokenizer.eos_ids:
+            return state, Verdict.SOLUTION
+        data = self._tokenizer.token_bytes(token)
+        read = [automaton.read(each, data) for automaton, each in zip(self._automata, state, strict=True)]
+        return tuple(after for after, _, _ in read), max(verdict for _, verdict, _ in read)
 
 
-class StepDetectors(dict[str, StepDetector]):
-    """The detector of every delimiter that was ever asked for; each automaton is shared by all trees."""
+class StepDetectors(dict[Endings, StepDetector]):
+    """The detector of all endings that were ever asked for; each is shared by all trees."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self._tokenizer = tokenizer
 
-    def __missing__(self, delimiter: str) -> StepDetector:
-        detector = self[delimiter] = StepDetector(self._tokenizer, delimiter)
+    def __missing__(self, endings: Endings) -> StepDetector:
+        detector = self[endings] = StepDetector(self._tokenizer, endings)
         return detector
 
 
-def _borders(pattern: bytes) -> list[int]:
-    """For every k: the length of the longest proper prefix of `pattern[:k]` that is also its suffix."""
-    borders = [0, 0]
-    length = 0
-    for byte in pattern[1:]:
-        while length and pattern[length] != byte:
-            length = borders[length]
-        length += pattern[length] == byte
-        borders.append(length)
-    return borders
+def _rules(endings: Endings) -> list[Rule]:
+    rules: list[Rule] = [Literal(endings.delimiters, Verdict.STEP) if endings.delimiters else Paragraph()]
+    if endings.stops:
+        rules.append(Literal(endings.stops, Verdict.SOLUTION))
+    if endings.at_answer:
+        rules += [Boxed(), NextProblem()]
+    return rules
+
+
+def _coded(codes: Codes, first: int) -> NDArray[np.int16]:
+    """Functions as values of a `WordTable`, the states counted from `first`."""
+    verdict = codes & 3
+    state = (codes >> 2) + first + WAIT * (verdict == Verdict.WAIT)
+    return np.select([verdict == Verdict.STEP, verdict == Verdict.SOLUTION], [STEP, SOLUTION], state).astype(np.int16)

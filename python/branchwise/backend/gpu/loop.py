@@ -69,7 +69,7 @@ class TritonLoop:
         self.backend, self._parts = backend, parts
         self.plan = TritonPlan.empty(size, parts.shape, self.path, device)
         arrays = self.plan.arrays
-        self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst)
+        self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst, len(parts.table.first))
         self._sampler: TritonSampler = parts.sampler
         self._draws = self._sampler.draw_tensors(rows, wanted.penalised)
         self._space = self._sampler.workspace(rows, self._filtered, wanted.penalised)
@@ -85,7 +85,7 @@ class TritonLoop:
         torch.add(state.positions, 1, out=self._draws.position)
         self._sampler.draw_into(hidden, self._draws, self._space, self._filtered, self._tokens, self._logprobs)
         table = self._parts.table
-        step_state(self._tokens, self._logprobs, state, table.transitions, table.eos, self.plan.arrays.pages)
+        step_state(self._tokens, self._logprobs, state, table.functions, table.transitions, self.plan.arrays.pages)
 
     def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
         """Fill the buffers and queue so many iterations."""
@@ -94,7 +94,7 @@ class TritonLoop:
         state, n = self.state, plan.n_rows
         columns = {
             "token": arrays.token,
-            "automaton": arrays.automaton,
+            "automata": arrays.automata,
             "node_start": arrays.node_start,
             "page_begin": page_begin,
             "generated": arrays.generated,
@@ -102,7 +102,7 @@ class TritonLoop:
             "last_position": arrays.last_position,
         }
         for name, values in columns.items():
-            getattr(state, name)[:n].copy_(torch.from_numpy(np.asarray(values)), non_blocking=True)
+            getattr(state, name)[..., :n].copy_(torch.from_numpy(np.ascontiguousarray(values)), non_blocking=True)
         state.finish.fill_(LENGTH)
         state.finish[:n].fill_(RUNNING)
         state.iteration.zero_()
