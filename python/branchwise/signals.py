@@ -1,13 +1,15 @@
 """Signals that end a command: Ctrl-C, a plain kill, a terminal that has gone.
 
-The first one is raised, so that files are put in order. A second one ends the process at once, and so does one that
-comes during an import, where what is raised may be swallowed; neither loses a result, as a kill -9 does not.
+Once a command runs, the first one is raised, so that files are put in order. A second one ends the process at once, and
+so does one before or after that, or during an import, where what is raised may be swallowed. None of them loses a
+result, as a kill -9 does not.
 """
 
 from __future__ import annotations
 
+# The public module makes enumerations of these, which takes longer than all that comes before it.
+import _signal as signal  # type: ignore[import-not-found]
 import os
-import signal
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer than all else here
 if TYPE_CHECKING:
@@ -23,6 +25,18 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__("interrupted" if number == signal.SIGINT else "terminated")
         self.code = 128 + number
+
+
+class Raise:
+    """In `with Raise():` the first signal is raised, as `Stopped`. Not to be nested."""
+
+    active = False
+
+    def __enter__(self) -> None:
+        Raise.active = True
+
+    def __exit__(self, *_: object) -> None:
+        Raise.active = False
 
 
 class Delay:
@@ -51,6 +65,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for each in _NUMBERS:
         if signal.getsignal(each) == _stop:
             signal.signal(each, _end)
+    if not Raise.active:
+        _end(number, frame)
     while frame is not None:
         if frame.f_code.co_filename == _IMPORTING:
             _end(number, frame)

@@ -52,7 +52,9 @@ def test_a_signal_during_an_import_ends_the_process_at_once(tmp_path, number):
     """Whatever an import makes of the exception: some swallow it, some turn it into another."""
     code = f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\nexcept BaseException:\n    pass\n"
     (tmp_path / "swallows.py").write_text(code)
-    script = "from branchwise import signals; signals.watch(); import swallows; print('went on')"
+    script = (
+        "from branchwise import signals; signals.watch()\nwith signals.Raise():\n    import swallows; print('went on')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{_path()}"},
         capture_output=True, text=True, check=False, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
@@ -74,7 +76,8 @@ def test_the_cursor_that_a_spinner_hides_comes_back(tmp_path):
 def test_a_second_signal_ends_the_process_at_once():
     script = (
         "import os, signal; from branchwise import signals; signals.watch()\n"
-        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\nfinally:\n    os.kill(os.getpid(), signal.SIGINT)"
+        "with signals.Raise():\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n        os.kill(os.getpid(), signal.SIGINT)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": _path()}, capture_output=True, text=True,
@@ -96,6 +99,15 @@ def test_a_signal_while_a_result_is_written_waits_until_it_is_counted(command, e
     assert done.code == 143
     assert "3 results are safe" in done.err
     assert len(Path("sums-beam.results.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_signal_before_a_command_runs_ends_the_process_at_once():
+    """The library of the command line would make it an exit code of its own."""
+    script = "import signal; from branchwise import signals; signals.watch(); signal.raise_signal(signal.SIGTERM)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": _path()}, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (143, b"terminated\n")
 
 
 def test_a_signal_that_is_ignored_stays_so():

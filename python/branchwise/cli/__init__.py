@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from branchwise import signals
 from branchwise.cli import demo, doctor, evaluate, solve
 from branchwise.cli.output import LEAST_WIDTH, guarded_streams
 from branchwise.errors import BranchwiseError
@@ -23,7 +24,8 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with signals.Raise():
+                return super().invoke(ctx)
         except BranchwiseError as error:
             raise SystemExit(_refused(error)) from None
         except KeyboardInterrupt as interrupt:
