@@ -128,15 +128,23 @@ class Recording:
         return np.array([0.0 if score is None else score for score in scores])
 
 
+class NoRope:
+    """Angles for models without attention."""
+
+    def reserve(self, positions: int) -> None: ...
+
+    def cover(self, positions: int) -> None: ...
+
+
 def replay_pair(recording: Recording, *, max_rows: int, batch_rows: int = 512, speculate: bool = False) -> ModelPair:
     """A step engine and a scorer whose models are the recording."""
     config = SimpleNamespace(
-        n_layers=1, n_heads=1, n_kv_heads=1, head_dim=1, hidden_size=1, max_positions=1 << 20, matmul_parameters=1,
+        n_layers=1, n_heads=1, n_kv_heads=1, head_dim=8, hidden_size=1, max_positions=1 << 20, matmul_parameters=1,
         vocab_size=recording.vocab_size, final_softcap=0.0,
     )  # fmt: skip
     backend = CpuBackend()
     model = SimpleNamespace(
-        config=config, rope={False: (torch.empty(1 << 20, 1),)}, dtype=torch.float32, backend=backend, head=[],
+        config=config, rope=NoRope(), dtype=torch.float32, backend=backend, head=[],
         embed=lambda tokens: tokens[:, None].float(),
         through_layers=lambda residual, plan, pool: backend.last_rows(residual, plan),
     )  # fmt: skip
