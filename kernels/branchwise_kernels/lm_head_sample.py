@@ -11,6 +11,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,9 @@ class DrawTensors:
     penalties: PenaltyTensors | None = None
 
 
+Take = Callable[[str, "tuple[int, ...]", torch.dtype], Tensor]
+
+
 @dataclass(frozen=True)
 class HeadWorkspace:
     """Scratch memory. stats: [rows, 7, tiles] fp32; logits: [rows, words] fp32 and words int32, with filters alone.
@@ -70,16 +74,22 @@ class HeadWorkspace:
 
     @classmethod
     def empty(
-        cls, rows: int, words: int, filtered: bool, device: torch.device, *, penalised: bool = False
-    ) -> HeadWorkspace:
-        """Memory for so many rows."""
-        kept = words if filtered else 1
-        logits = torch.empty(rows, kept, device=device)
+        cls, rows: int, words: int, filtered: bool, device: torch.device, *, penalised: bool = False,
+        take: Take | None = None,
+    ) -> HeadWorkspace:  # fmt: skip
+        """Memory for so many rows. take: where from, (name, shape, dtype) -> tensor; default: memory of its own."""
+
+        def own(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        take = own if take is None else take
+        kept = (rows, words if filtered else 1)
+        logits = take("logits", kept, torch.float32)
         return cls(
-            torch.empty(rows, 7, triton.cdiv(words, BLOCK_V), device=device),
+            take("stats", (rows, 7, triton.cdiv(words, BLOCK_V)), torch.float32),
             logits,
-            torch.empty(rows, kept, dtype=torch.int32, device=device),
-            torch.empty_like(logits) if filtered and penalised else logits,
+            take("words", kept, torch.int32),
+            take("raw", kept, torch.float32) if filtered and penalised else logits,
         )
 
 

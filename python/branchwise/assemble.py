@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from branchwise import _C, env
+from branchwise.backend.base import Backend, WeightCache
 from branchwise.backend.memory import return_freed
 from branchwise.backend.select import open_backend
 from branchwise.chat_options import NO_OPTIONS, ChatOptions
@@ -16,12 +18,14 @@ from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.engine.memory import check_memory, kv_blocks, resolve_dtype
 from branchwise.errors import ConfigError
+from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
 from branchwise.scoring.prm import load_prm
 from branchwise.scoring.scorer import Scorer
 from branchwise.strategies.options import nearest
 from branchwise.text.chat import check_options
 from branchwise.weights import open_checkpoint
+from branchwise.weights.checkpoint import Checkpoint
 from branchwise.weights.recommended import Recommended
 
 
@@ -36,49 +40,79 @@ class Models:
     resolved: ResolvedConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device, and what models there have in common."""
+
+    backend: Backend
+    dtype: torch.dtype
+    cache: WeightCache | None
+
+    def kv(self, models: Sequence[Decoder], kv_memory: int | None) -> tuple[list[KvCache], int]:
+        """A cache for each model, all of as many blocks, so that they hold the same problems; and bytes of them all."""
+        memory = self.backend.kv_budget() if kv_memory is None else kv_memory
+        blocks = kv_blocks([model.config for model in models], self.dtype, self.backend, memory)
+        return [KvCache(model.config, blocks, self.dtype, self.backend, memory) for model in models], memory
+
+
 def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
-    """Read both models, then divide the KV budget so that both can hold the same problems."""
+    """Read both models, each to its device, and give them KV."""
     check_isa()
     threads = config.threads if config.threads is not None else env.threads()
     if threads is not None:
         torch.set_num_threads(threads)
-    backend = open_backend(config.device)
     checkpoint = open_checkpoint(policy)
     judge_checkpoint = open_checkpoint(prm) if prm is not None else None
-    dtype = resolve_dtype(config.dtype, checkpoint, backend)
-    given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
-    cache = None if config.weight_cache is None else backend.weight_cache(config.weight_cache)
-    check_memory(backend, given, dtype, config.weights, config.kv_memory)
+    place, judge_place = _places(config, checkpoint, judge_checkpoint)
     tokenizer = checkpoint.tokenizer()
     chat = ChatOptions.make(config.date, config.chat_template_kwargs)
     check_options(tokenizer, chat)
     return_freed()
-    model = load_decoder(checkpoint, dtype, backend, weights=config.weights, cache=cache)
+    model = load_decoder(checkpoint, place.dtype, place.backend, weights=config.weights, cache=place.cache)
     tokenizer.check_fits(model.config.vocab_size, checkpoint.source)
     prm_model = None
     if judge_checkpoint is not None:
-        prm_model = load_prm(judge_checkpoint, dtype, backend, config.prm_format, config.weights, cache)
+        judge_on = judge_place.backend, config.prm_format, config.weights, judge_place.cache
+        prm_model = load_prm(judge_checkpoint, judge_place.dtype, *judge_on)
         check_options(prm_model.tokenizer, NO_OPTIONS)
-    memory = backend.kv_budget() if config.kv_memory is None else config.kv_memory
-    configs = [model.config] + ([prm_model.model.config] if prm_model is not None else [])
-    blocks = kv_blocks(configs, dtype, backend, memory)
-    kv = KvCache(model.config, blocks, dtype, backend, memory)
+    judged = [] if prm_model is None else [prm_model.model]
+    if judge_place is place:
+        (kv, *judge_kv), memory = place.kv([model, *judged], config.kv_memory)
+    else:
+        (kv,), memory = place.kv([model], config.kv_memory)
+        judge_kv, judge_memory = judge_place.kv(judged, config.kv_memory)
+        memory += judge_memory
     steps = StepEngine(
         model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate,
         source=policy,
     )  # fmt: skip
-    judge = None
-    if prm_model is not None:
-        judge_kv = KvCache(prm_model.model.config, blocks, dtype, backend, memory)
-        judge = Scorer(prm_model, judge_kv, batch_rows=config.prefill_rows)
-    name = str(dtype).removeprefix("torch.")
-    judge_blocks = blocks if judge is not None else 0
+    judge = None if prm_model is None else Scorer(prm_model, judge_kv[0], batch_rows=config.prefill_rows)
     notes = [note for note in (prm_model and prm_model.note,) if note]
     resolved = ResolvedConfig(
-        str(backend.device), name, config.weights, blocks, judge_blocks, memory, torch.get_num_threads(), chat.date,
-        tuple(notes),
+        str(place.backend.device), str(judge_place.backend.device), str(place.dtype).removeprefix("torch."),
+        config.weights, kv.n_blocks, judge.kv.n_blocks if judge is not None else 0, memory, torch.get_num_threads(),
+        chat.date, tuple(notes),
     )  # fmt: skip
     return Models(steps, judge, chat, checkpoint.recommended(), resolved)
+
+
+def _places(config: EngineConfig, checkpoint: Checkpoint, judge_checkpoint: Checkpoint | None) -> tuple[Place, Place]:
+    """Where policy and PRM run: the same place unless a device of its own was asked for. OutOfMemory: they cannot."""
+    backend = open_backend(config.device)
+    judge_backend = backend if config.prm_device is None else open_backend(config.prm_device)
+    together = (judge_backend.name, judge_backend.device) == (backend.name, backend.device)
+    given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
+
+    def place(backend: Backend, here: Sequence[Checkpoint]) -> Place:
+        dtype = resolve_dtype(config.dtype, here[0], backend)
+        cache = None if config.weight_cache is None else backend.weight_cache(config.weight_cache)
+        check_memory(backend, here, dtype, config.weights, config.kv_memory)
+        return Place(backend, dtype, cache)
+
+    if together or judge_checkpoint is None:
+        both = place(backend, given)
+        return both, both
+    return place(backend, [checkpoint]), place(judge_backend, [judge_checkpoint])
 
 
 def make_config(config: EngineConfig | None, options: dict[str, Any]) -> EngineConfig:

@@ -29,8 +29,9 @@ class EngineConfig:
                   next start reads that file and not the checkpoint's matrices. Results are the same; a checkpoint that
                   changed gets a new file instead of the old one; files may be deleted at any time
     device        "cpu", "cuda", "cuda:1", ...; "auto": a GPU where there is one
-    kv_memory     bytes for the KV of policy and PRM together; default: a quarter of the free memory, 8 GiB at most;
-                  on a GPU four fifths of what the weights leave
+    prm_device    the PRM's, where it has one of its own
+    kv_memory     bytes for the KV of policy and PRM together (of each, where they run on two devices); default: a
+                  quarter of the free memory, 8 GiB at most; on a GPU four fifths of what the weights leave
     max_rows      rows decoded in one iteration at most (further branches wait their turn)
     prefill_rows  prompt and PRM tokens fed in one iteration at most
     speculate     let a branch whose step is done go on in a row that is free, before the strategy has decided: results
@@ -53,6 +54,7 @@ class EngineConfig:
     weights: Weights = "dense"
     weight_cache: str | os.PathLike[str] | None = None
     device: str = "auto"
+    prm_device: str | None = None
     kv_memory: int | None = None
     max_rows: int = 256
     prefill_rows: int = 512
@@ -88,10 +90,9 @@ class EngineConfig:
             isinstance(self.weight_cache, str | os.PathLike) and str(self.weight_cache)
         ):
             raise ConfigError(f"weight_cache={self.weight_cache!r}: expected a folder, '.' for this one")
-        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|interpreter|cuda(:\d+)?", self.device):
-            raise ConfigError(
-                f"device={self.device!r}: expected auto, cpu, cuda, one GPU of several as in cuda:1, or interpreter"
-            )
+        check_device("device", self.device)
+        if self.prm_device is not None:
+            check_device("prm_device", self.prm_device)
         check_texts("delimiter", self.delimiter)
         check_texts("stop", self.stop)
         if self.end_at_answer is not None and not isinstance(self.end_at_answer, bool):
@@ -111,6 +112,14 @@ def check_whole(name: str, value: object, least: int, unit: str = "") -> None:
     """Raise ConfigError unless `value` is a whole number of at least `least`."""
     if not is_number(Integral, value) or value < least:  # type: ignore[operator]
         raise ConfigError(f"{name}={value!r}: expected a whole number of at least {least}{unit}")
+
+
+def check_device(name: str, device: object) -> None:
+    """Raise ConfigError unless it is the name of a device, which need not be there."""
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|interpreter|cuda(:\d+)?", device):
+        raise ConfigError(
+            f"{name}={device!r}: expected auto, cpu, cuda, one GPU of several as in cuda:1, or interpreter"
+        )
 
 
 def check_texts(name: str, texts: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -176,7 +185,8 @@ class ResolvedConfig:
     """What the engine runs with: no `None`, printable, never changed."""
 
     device: str
-    dtype: str
+    prm_device: str
+    dtype: str  # of the policy
     weights: str
     policy_blocks: int
     prm_blocks: int

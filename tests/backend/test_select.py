@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import branchwise
-from branchwise.backend.select import open_backend
+from branchwise.backend.select import check_versions, open_backend
 from branchwise.config import EngineConfig
 from branchwise.errors import ConfigError
 
@@ -106,3 +106,31 @@ def test_only_backends_name_the_device_library():
     root = Path(branchwise.__file__).parent
     named = {str(file.relative_to(root)) for file in root.rglob("*.py") if "torch.cuda" in file.read_text()}
     assert {name for name in named if not name.startswith("backend/")} <= {"cli/doctor.py"}  # which says what is there
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "triton_version"),
+    [("2.10.0+cu128", "3.6.0"), ("2.11.0+cu130", "3.6.0"), ("2.12.1", "3.7.0"), ("2.13.0+cpu", "3.9.0"),
+     ("2.14.1", "3.8.0"), ("2.11.0a0+git1234", "3.6.0+git99")],
+)  # fmt: skip
+def test_versions_that_torch_pins(torch_version, triton_version):
+    check_versions("cuda", torch_version, triton_version)
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "triton_version", "said"),
+    [
+        ("2.9.1", "3.5.1", "this is Triton 3.5.1, the kernels are made for 3.6 to 3.9"),
+        ("2.15.0", "3.10.0", "this is Triton 3.10.0, the kernels are made for 3.6 to 3.9"),
+        ("2.9.1+cu126", "3.6.0", "this is torch 2.9.1+cu126, the GPU backend needs 2.10 or later"),
+    ],
+)
+def test_other_versions_are_refused(torch_version, triton_version, said):
+    with pytest.raises(ConfigError, match=said.replace(".", r"\.").replace("+", r"\+")):
+        check_versions("cuda", torch_version, triton_version)
+
+
+def test_the_name_of_the_prms_device():
+    assert EngineConfig(prm_device="cuda:1").prm_device == "cuda:1"
+    with pytest.raises(ConfigError, match="prm_device='gpu': expected auto, cpu"):
+        EngineConfig(prm_device="gpu")

@@ -13,6 +13,7 @@ from branchwise.api import Engine
 from branchwise.assets import asset_path
 from branchwise.backend.gpu.interpreter import InterpBackend
 from branchwise.backend.gpu.sampler import TritonSampler
+from branchwise.engine import decode_loop
 from branchwise.engine.decode_loop import DecodeLoop
 from branchwise.errors import CheckpointError, ConfigError
 from branchwise.pair import timing
@@ -139,3 +140,28 @@ def test_penalties_in_bursts(monkeypatch):
                 }
     assert found["interpreter"] == found["cpu"] == found["one by one"]
     assert found["cpu"]["all"] != found["cpu"]["none"]
+
+
+def test_a_prm_on_a_device_of_its_own():
+    """The policy on the CPU's kernels, the PRM on the GPU's: the same search as with both on the CPU."""
+    found = []
+    for options in ({}, {"prm_device": "interpreter"}):
+        with Engine(device="cpu", dtype="float32", kv_memory=16 << 20, max_tokens=6, **options) as engine:
+            found.append(solved(engine, 1, "best_of_n", {"n": 2}))
+            assert engine.resolved.prm_blocks > 0
+            assert engine.judge.prm.model.backend.name == options.get("prm_device", "cpu")
+    (steps, scores), (other_steps, other_scores) = found
+    assert other_steps == steps
+    assert other_scores == pytest.approx(scores, abs=1e-4)
+
+
+def test_loops_share_memory_and_the_least_used_one_goes(monkeypatch):
+    monkeypatch.setattr(decode_loop, "MOST_LOOPS", 2)
+    with Engine(device="interpreter", dtype="float32", kv_memory=16 << 20, max_tokens=3, delimiter="#") as engine:
+        for sampling in ({}, {"top_p": 0.9}, {"top_p": 0.9, "presence_penalty": 0.5}, {}):
+            engine.solve(problems(1)[0], "majority", n=1, **sampling)
+        loops = list(engine.policy.loop._loops.values())
+        assert len(loops) == 2
+        assert [loop._filtered for loop in loops] == [True, False]  # the last one is the last that ran
+        first, second = (loop._space.stats.data_ptr() for loop in loops)
+        assert first == second

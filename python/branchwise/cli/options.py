@@ -80,6 +80,9 @@ class SearchOptions:
         str,
         _option(_MODELS, "cpu, cuda, one GPU of several as in cuda:1; auto: a GPU where there is one.", metavar="NAME"),
     ] = "auto"
+    prm_device: Annotated[
+        str | None, _option(_MODELS, "Device of the PRM, where it has one of its own.", metavar="NAME")
+    ] = None
     dtype: Annotated[
         str,
         _option(
@@ -209,6 +212,7 @@ class SearchOptions:
         """The engine options. ConfigError for one that cannot work."""
         return EngineConfig(
             device=self.device,
+            prm_device=self.prm_device,
             dtype=self.dtype,  # type: ignore[arg-type]  # EngineConfig checks it
             weights=self.weights,  # type: ignore[arg-type]
             weight_cache=self.weight_cache,

@@ -30,6 +30,8 @@ from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
 from branchwise.text.steps import State, StepDetector
 
+MOST_LOOPS = 16  # recorded at a time: each holds a plan's arrays and a graph on the device
+
 
 @dataclass(frozen=True, slots=True)
 class LoopRow:
@@ -95,12 +97,15 @@ class DecodeLoop:
             draws=draw_arrays([row.draw for row in in_order]),
         )
         key = self.backend.loop_key(plan, arrays.draws, self.shape)
-        loop = self._loops.get((detector, key))
+        loop = self._loops.pop((detector, key), None)
         if loop is None:
             # Not a method of this: the loop would hold what holds it, and nobody would ever free either.
             forward = partial(_forward, self.model, self.kv.layers)
             parts = LoopParts(forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
-            loop = self._loops[detector, key] = self.backend.loop(key, parts)
+            while len(self._loops) >= MOST_LOOPS:
+                del self._loops[next(iter(self._loops))]  # the one that was used least recently
+            loop = self.backend.loop(key, parts)
+        self._loops[detector, key] = loop
         loop.start(plan, arrays, max(reserved))
         unread = [int(np.maximum(rewind - step, 0).sum()) for step in range(max(reserved))]
         return Burst(

@@ -33,6 +33,7 @@ from branchwise.backend.base import (
 from branchwise.backend.gpu.loop import TritonLoop, loop_key
 from branchwise.backend.gpu.plan import TritonPlan, cheaper_path
 from branchwise.backend.gpu.sampler import TritonSampler
+from branchwise.backend.gpu.scratch import Scratch
 from branchwise.backend.memory import cpu_kv_budget, free_memory
 from branchwise.errors import ConfigError
 from branchwise.weights.blocks import Matrix
@@ -113,6 +114,7 @@ class TritonBackend:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.scratch = Scratch(device)
 
     def kernels(self) -> str:
         return self.name

@@ -6,6 +6,7 @@ are read on the default stream, so each stream waits for that one first. Nothing
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,7 +67,10 @@ class CudaBackend(TritonBackend):
                 function()
             stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+            with (
+                _no_collection(),
+                torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"),
+            ):
                 function()
         return graph.replay
 
@@ -83,6 +87,19 @@ class CudaBackend(TritonBackend):
             return [tensor.numpy() for tensor in pinned]
 
         return wait
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Nothing is freed while a graph is captured: what a collection frees on the device would become part of it."""
+    gc.collect()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def check_device(index: int | None) -> int:

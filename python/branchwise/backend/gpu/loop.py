@@ -20,6 +20,7 @@ from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
 from branchwise.backend.gpu.plan import TritonPlan
 from branchwise.backend.gpu.sampler import TritonSampler, fill, finite_or_nan
+from branchwise.backend.gpu.scratch import Scratch
 from branchwise_kernels.layout import Growth, PlanSize, update
 from branchwise_kernels.step_state import LENGTH, RUNNING, StepState, step_state
 
@@ -32,6 +33,7 @@ class Recorder(Protocol):
 
     device: torch.device
     burst: int
+    scratch: Scratch
 
     def graph(self, function: Callable[[], None]) -> Callable[[], None]: ...
 
@@ -67,12 +69,12 @@ class TritonLoop:
         size = PlanSize.for_rows(rows, wanted.partials_per_row, self._group, parts.blocks)
         device = backend.device
         self.backend, self._parts = backend, parts
-        self.plan = TritonPlan.empty(size, parts.shape, self.path, device)
+        self.plan = TritonPlan.empty(size, parts.shape, self.path, backend.scratch)
         arrays = self.plan.arrays
         self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst, len(parts.table.first))
         self._sampler: TritonSampler = parts.sampler
-        self._draws = self._sampler.draw_tensors(rows, wanted.penalised)
-        self._space = self._sampler.workspace(rows, self._filtered, wanted.penalised)
+        self._draws = self._sampler.draw_tensors(rows, wanted.penalised, backend.scratch)
+        self._space = self._sampler.workspace(rows, self._filtered, wanted.penalised, backend.scratch)
         self._tokens = torch.zeros(rows, dtype=torch.int32, device=device)
         self._logprobs = torch.zeros(rows, device=device)
         self._run = backend.graph(self.iterate)

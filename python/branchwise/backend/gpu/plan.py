@@ -8,6 +8,7 @@ from torch import Tensor
 
 from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, AttentionShape
+from branchwise.backend.gpu.scratch import Scratch
 from branchwise_kernels.attention_cost import attention_bytes
 from branchwise_kernels.layout import DevicePlan, PlanSize, empty_plan, plan_from
 from branchwise_kernels.merge_states import merge_states
@@ -29,17 +30,18 @@ class TritonPlan:
     """
 
     def __init__(
-        self, arrays: DevicePlan, shape: AttentionShape, path: AttentionPath, last_rows: Tensor | None = None
-    ) -> None:
+        self, arrays: DevicePlan, shape: AttentionShape, path: AttentionPath, last_rows: Tensor | None = None,
+        scratch: Scratch | None = None,
+    ) -> None:  # fmt: skip
         self.arrays = arrays
         self.path = path
         self.last_rows = last_rows
         self.n_heads = shape.n_heads
-        device = arrays.positions.device
+        scratch = Scratch(arrays.positions.device) if scratch is None else scratch
         partials = len(arrays.row_partials) if path == "tree" else 0
-        self.partial_out = torch.empty(partials, shape.n_heads, shape.head_dim, device=device)
-        self.partial_max = torch.empty(partials, shape.n_heads, device=device)
-        self.partial_sum = torch.empty(partials, shape.n_heads, device=device)
+        self.partial_out = scratch.take("partial_out", (partials, shape.n_heads, shape.head_dim))
+        self.partial_max = scratch.take("partial_max", (partials, shape.n_heads))
+        self.partial_sum = scratch.take("partial_sum", (partials, shape.n_heads))
 
     @classmethod
     def exact(cls, plan: AttentionPlan, shape: AttentionShape, device: torch.device) -> TritonPlan:
@@ -50,9 +52,9 @@ class TritonPlan:
         return cls(plan_from(plan, shape.group, device), shape, cheaper_path(plan, shape), last_rows)
 
     @classmethod
-    def empty(cls, size: PlanSize, shape: AttentionShape, path: AttentionPath, device: torch.device) -> TritonPlan:
-        """Buffers for plans of decode rows, up to a size."""
-        return cls(empty_plan(size, device), shape, path)
+    def empty(cls, size: PlanSize, shape: AttentionShape, path: AttentionPath, scratch: Scratch) -> TritonPlan:
+        """Buffers for plans of decode rows, up to a size; the partials' come from `scratch`."""
+        return cls(empty_plan(size, scratch.device), shape, path, scratch=scratch)
 
     def attend(self, query: Tensor, kv_layer: Tensor, out: Tensor, scale: float, window: int, softcap: float) -> None:
         """query, out: [rows, n_heads * head_dim]."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from branchwise.backend.base import DrawArrays, Floats, Ids, Penalties
+from branchwise.backend.gpu.scratch import Scratch
 from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, PenaltyTensors, lm_head_sample
 
 GROUP_ROWS = 256  # rows drawn at once: bounds the logits that top-k and top-p keep
@@ -37,12 +38,14 @@ class TritonSampler:
         self.draw_into(rows, tensors, space, draws.filtered, tokens, logprobs)
         return tokens.cpu().numpy().astype(np.int64), logprobs.cpu().numpy()
 
-    def workspace(self, rows: int, filtered: bool, penalised: bool) -> HeadWorkspace:
-        """Memory for so many rows."""
-        return HeadWorkspace.empty(rows, len(self.weight), filtered, self.weight.device, penalised=penalised)
+    def workspace(self, rows: int, filtered: bool, penalised: bool, scratch: Scratch | None = None) -> HeadWorkspace:
+        """Memory for so many rows, from `scratch` where it may be shared."""
+        take = None if scratch is None else scratch.take
+        words = len(self.weight)
+        return HeadWorkspace.empty(rows, words, filtered, self.weight.device, penalised=penalised, take=take)
 
-    def draw_tensors(self, rows: int, penalised: bool) -> DrawTensors:
-        """Memory for the draws of so many rows."""
+    def draw_tensors(self, rows: int, penalised: bool, scratch: Scratch | None = None) -> DrawTensors:
+        """Memory for the draws of so many rows; the table of words seen comes from `scratch` where it may be shared."""
         device = self.weight.device
 
         def column(dtype: torch.dtype) -> Tensor:
@@ -50,7 +53,8 @@ class TritonSampler:
 
         penalties = None
         if penalised:
-            seen = torch.zeros(rows, len(self.weight), dtype=torch.int32, device=device)
+            scratch = Scratch(device) if scratch is None else scratch
+            seen = scratch.take("seen", (rows, len(self.weight)), torch.int32).zero_()
             off = column(torch.float32)
             penalties = PenaltyTensors(torch.ones_like(off), off, off.clone(), seen)
         return DrawTensors(
