@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from branchwise.assets import asset_path
 from branchwise.engine.engine import StepEngine
-from branchwise.types import Endings, Result, Sampling, Settings, StepOptions
+from branchwise.types import Endings, Problem, Result, Sampling, Settings, StepOptions
 
 NEVER = Endings(("\0never\0",))  # ends no step
 
@@ -36,3 +38,9 @@ def checked(results: Iterable[Result]) -> list[Result]:
             raise result.error
         done.append(result)
     return done
+
+
+def bundled_problems(count: int) -> list[Problem]:
+    """The first held-out problems."""
+    lines = asset_path("problems.jsonl").read_text().splitlines()[:count]
+    return [Problem(each["id"], each["problem"], answer=each["answer"]) for each in map(json.loads, lines)]

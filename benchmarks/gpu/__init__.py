@@ -1,1 +1,1 @@
-"""Benchmarks of the GPU backend: `python -m benchmarks.gpu --help`. What it could reach: `benchmarks.gpu.roofline`."""
+"""The GPU backend, checked and timed: `python -m benchmarks.gpu --help`. What a search asks of one: `.schedule`."""

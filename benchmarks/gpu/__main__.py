@@ -1,113 +1,95 @@
-"""Checks, times and searches on an NVIDIA GPU, and writes one JSON-lines file to send back.
+"""Checks, times and searches on an NVIDIA GPU in one command; it needs no network and no checkpoint.
 
-    PYTHONPATH=. python -m benchmarks.gpu --out result.jsonl                        # kernels, and the bundled pair
-    PYTHONPATH=. python -m benchmarks.gpu --out result.jsonl --policy Qwen/Qwen2.5-1.5B-Instruct \\
-        --prm Qwen/Qwen2.5-Math-PRM-7B                                              # and a real one; vLLM if installed
-    TRITON_INTERPRET=1 PYTHONPATH=. python -m benchmarks.gpu --tiny --out tiny.jsonl  # no GPU: shows that it runs
+    PYTHONPATH=. python -m benchmarks.gpu --minutes 8 --out gpu-result
+    TRITON_INTERPRET=1 PYTHONPATH=. python -m benchmarks.gpu --tiny --out tiny     # no GPU: shows that it runs
 
-1. every kernel against its float64 twin on the device  2. its time as a share of the peaks measured here
-3. decoding at N = 16, 64, 256  4. beam search and DVTS end to end, and the same over vLLM
+Each stage is a process of its own with its own limit of time; records.jsonl grows as they come, and a table at the end
+says what failed. Send the folder back.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
+from benchmarks.gpu.stages import MINUTES, STAGES, Bench, Outcome, Record, Stage, run_stage
+from benchmarks.gpu.summary import summary
 
-from benchmarks.gpu.cases import FULL, TINY, cases
-from benchmarks.gpu.searches import decode_speed, in_child, search_speed, vllm_searches, vllm_speed
-from benchmarks.gpu.timing import Peaks, device_facts, measure_peaks, seconds_of
-from branchwise.errors import BranchwiseError
-
-REL_L2 = {torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 3e-3}
+LEAST_SECONDS = 10.0  # less is not worth a start
 
 
-def kernels(device: torch.device, tiny: bool, peaks: Peaks) -> Iterator[dict[str, Any]]:
-    """One record per kernel and dtype."""
-    for dtype in (torch.float32,) if tiny else (torch.bfloat16, torch.float16, torch.float32):
-        for case in cases(TINY if tiny else FULL, dtype, device):
-            outputs = case.run()
-            off = worst([error(got, want) for got, want in zip(outputs, case.twin(), strict=True)])
-            spent = seconds_of(outputs.again, device)
-            yield {
-                "kind": "kernel",
-                "name": case.name,
-                "dtype": str(dtype).removeprefix("torch."),
-                "rel_l2": off,
-                "right": off <= REL_L2[dtype],
-                "seconds": spent,
-                "of_bandwidth": case.moved / spent / peaks.bandwidth,
-                "of_peak": case.flops / spent / peaks.flops,
-            }
+def check(stages: list[Stage], bench: Bench, minutes: float, folder: Path) -> list[Outcome]:
+    """Run the stages one after the other; their records, outcomes, output and summary are in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + 60 * minutes
+    records: list[Record] = []
+    outcomes: list[Outcome] = []
+    with (folder / "records.jsonl").open("w") as file:
+
+        def report(record: Record) -> None:
+            records.append(record)
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            print("  " + shown(record), flush=True)
+
+        for stage in stages:
+            left = until - time.monotonic()
+            print(f"{stage.name}: {stage.about}", flush=True)
+            if left < LEAST_SECONDS:
+                outcome = Outcome(stage, "skipped", 0.0, f"the {minutes:g} minutes are over")
+            else:
+                limit = min(left, stage.seconds * minutes / MINUTES)
+                outcome = run_stage(stage, bench, limit, folder / "output.txt", report)
+            outcomes.append(outcome)
+            report(outcome.record())
+            bench = bench.with_peaks(records)
+    (folder / "summary.txt").write_text(summary(outcomes, records))
+    return outcomes
 
 
-def error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Relative L2; for integers the share that differs."""
-    if not want.dtype.is_floating_point:
-        return float((got != want).double().mean())
-    return float((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30))
-
-
-def worst(errors: list[float]) -> float:
-    """The largest; NaN, of an output that was not written or is damaged, above all."""
-    return max(errors, key=lambda each: (math.isnan(each), each))
-
-
-def searches(args: argparse.Namespace, device: str) -> Iterator[dict[str, Any]]:
-    """Decoding and whole searches: the bundled pair, and the models that were named."""
-    pairs: list[tuple[str | None, str | None]] = [(None, None)]
-    if args.policy is not None:
-        pairs.append((args.policy, args.prm))
-    for policy, prm in pairs:
-        yield from decode_speed(device, policy, args.tiny)
-        if policy is None or prm is not None:
-            yield from search_speed(device, policy, prm, args.tiny)
-    if args.policy is not None and not args.tiny:
-        yield in_child(vllm_speed, args.policy)
-        if args.prm is not None:
-            yield from vllm_searches(device, args.policy, args.prm)
+def shown(record: Record) -> str:
+    """A record on one line."""
+    parts = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in record.items()}
+    return "  ".join(f"{name} {value}" for name, value in parts.items() if name != "stage" and value != "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="file for the records; it is written anew")
-    parser.add_argument("--policy", help="folder, .gguf file or hub id of a policy")
-    parser.add_argument("--prm", help="folder, .gguf file or hub id of a PRM")
+    parser.add_argument("--out", type=Path, required=True, help="folder for records, output and summary")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="for everything; stages share it (default: 8)")
+    parser.add_argument("--stages", help=f"some of {','.join(each.name for each in STAGES)} (default: all)")
     parser.add_argument("--tiny", action="store_true", help="small sizes in Triton's interpreter")
     args = parser.parse_args()
-    if not args.tiny and not torch.cuda.is_available():
-        sys.exit("no GPU is usable here: run with --tiny and TRITON_INTERPRET=1 to see that the benchmark works")
-    device = torch.device("cpu" if args.tiny else "cuda")
-    begun, wrong = time.monotonic(), 0
-    with args.out.open("w") as file:
+    known = {each.name: each for each in STAGES}
+    names = list(known) if args.stages is None else args.stages.split(",")
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"--stages {args.stages}: there is no stage {unknown[0]!r}; known are {', '.join(known)}")
+    if not args.minutes > 0:
+        sys.exit(f"--minutes {args.minutes}: expected more than 0")
+    if args.tiny and os.environ.get("TRITON_INTERPRET") != "1":
+        sys.exit("--tiny runs in Triton's interpreter: set TRITON_INTERPRET=1 before the command")
+    if not args.tiny and os.environ.get("TRITON_INTERPRET") == "1":
+        sys.exit("TRITON_INTERPRET=1 is set, and a GPU is to be checked: unset it, or add --tiny")
+    if not args.tiny and (missing := no_gpu()):
+        sys.exit(f"no GPU is usable here ({missing}): run with --tiny and TRITON_INTERPRET=1 to see that it works")
+    outcomes = check([known[name] for name in names], Bench(args.tiny), args.minutes, args.out)
+    print("\n" + (args.out / "summary.txt").read_text())
+    sys.exit(0 if all(outcome.state in ("passed", "skipped") for outcome in outcomes) else 1)
 
-        def write(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            shown = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in record.items()}
-            print("  ".join(f"{key} {value}" for key, value in shown.items()), flush=True)
 
-        write({"kind": "machine", **device_facts(device)})
-        peaks = measure_peaks(device, args.tiny)
-        write({"kind": "peaks", "bandwidth": peaks.bandwidth, "flops": peaks.flops})
-        for record in kernels(device, args.tiny, peaks):
-            wrong += not record["right"]
-            write(record)
-        try:
-            for record in searches(args, "interpreter" if args.tiny else "cuda"):
-                write(record)
-        except BranchwiseError as failure:
-            sys.exit(f"error: {failure}")
-    print(f"{args.out}: {wrong} kernels are wrong, {time.monotonic() - begun:.0f} s")
-    sys.exit(1 if wrong else 0)
+def no_gpu() -> str:
+    """Why no GPU can be used, or nothing. Asked in a process of its own: this one shall never hold a device."""
+    import subprocess
+
+    code = "import torch; print(torch.cuda.is_available() or f'torch {torch.__version__} sees none')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["torch cannot be imported"])[-1]
+    return "" if done.stdout.strip() == "True" else done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ delimiter, with prefix caching on. The PRM is branchwise's own, incremental one,
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.engines import checked
+from benchmarks.engines import bundled_problems, checked
 from branchwise._C import lineage_child
 from branchwise.api import Engine
 from branchwise.engine.rows import RowLoad
@@ -27,6 +29,7 @@ from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Cost, FinishReason, Node, Problem, Settings, StepOptions
 from branchwise.weights import open_checkpoint
 
+PROBLEMS = 10
 MEMORY_SHARE = 0.45  # of the GPU for vLLM; the PRM takes the rest
 
 
@@ -181,7 +184,7 @@ def delimiters(options: StepOptions) -> tuple[str, ...]:
 def vllm_search(
     policy: str, prm: str, device: str, problems: list[Problem], strategy: str, n: int, expand: int
 ) -> dict[str, Any]:
-    """One search of every problem, its steps from vLLM: what `search_speed` reports of our own engine."""
+    """One search of every problem, its steps from vLLM."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(policy, dtype="bfloat16", enable_prefix_caching=True, gpu_memory_utilization=MEMORY_SHARE)
@@ -205,3 +208,20 @@ def vllm_search(
         "tokens": sum(result.cost.generated_tokens for result in results),
         "seconds": spent,
     }
+
+
+def main() -> None:
+    """vLLM's steps judged by our PRM, over real checkpoints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("policy", help="folder or hub id")
+    parser.add_argument("prm", help="folder, .gguf file or hub id of a PRM")
+    parser.add_argument("--strategy", default="beam", help="beam or dvts (default: beam)")
+    parser.add_argument("--n", type=int, default=64, help="branches (default: 64)")
+    args = parser.parse_args()
+    asked = bundled_problems(PROBLEMS)
+    problems = [replace(problem, text=f"Compute {problem.text[:-2]}.") for problem in asked]  # in words
+    print(json.dumps(vllm_search(args.policy, args.prm, "cuda", problems, args.strategy, args.n, expand=4)))
+
+
+if __name__ == "__main__":
+    main()

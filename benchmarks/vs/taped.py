@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.vs.workloads import Forced, SearchTask
+from branchwise.engine.decode_loop import LoopRow
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.policy_tree import NodeState, PolicyTree
+from branchwise.engine.rows import Growing
 from branchwise.pair.prompts import problem_lineage
 from branchwise.scoring.scorer import PrmTree, Scorer
 from branchwise.text.automaton import Verdict
@@ -34,6 +37,10 @@ class TapedPolicy(StepEngine):
     """The step engine, with the ends of steps forced."""
 
     forcing: Forcing
+
+    def _loop_row(self, item: Growing) -> LoopRow:
+        """On a device of its own, too, the step ends where the tape says."""
+        return replace(super()._loop_row(item), max_step=self.forcing(item.state.node).length)
 
     def _finish(self, tree: PolicyTree, state: NodeState, verdict: Verdict) -> tuple[FinishReason | None, Cut | None]:
         forced = self.forcing(state.node)

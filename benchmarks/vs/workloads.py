@@ -54,10 +54,13 @@ class Tape:
     """Lengths and scores of the steps of a tree, forced upon both sides so that they decode the same tree.
 
     Recorded from a search (`nodes`: problem id -> path, written "0.2.1" -> [length, score, ends]), or made: every step
-    `length` tokens, scores drawn by path, all branches finished after `steps` steps.
+    `length` tokens (one of several lengths, drawn by path), scores drawn by path, all branches finished after `steps`
+    steps.
     """
 
-    def __init__(self, nodes: Mapping[str, Mapping[str, Any]] | None = None, length: int = 0, steps: int = 0) -> None:
+    def __init__(
+        self, nodes: Mapping[str, Mapping[str, Any]] | None = None, length: int | Sequence[int] = 0, steps: int = 0
+    ) -> None:
         self.nodes, self.length, self.steps = nodes, length, steps
 
     def step(self, problem: str, path: Sequence[int]) -> Forced:
@@ -65,7 +68,10 @@ class Tape:
         name = ".".join(map(str, path))
         if self.nodes is not None:
             return Forced(*self.nodes[problem][name])
-        return Forced(self.length, random.Random(f"{problem}/{name}").random(), len(path) >= self.steps)
+        drawn = random.Random(f"{problem}/{name}")
+        score = drawn.random()
+        length = self.length if isinstance(self.length, int) else drawn.choice(self.length)
+        return Forced(length, score, len(path) >= self.steps)
 
     def to_json(self) -> dict[str, Any]:
         """Arguments of the constructor."""

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 import branchwise as bw
-from benchmarks.engines import checked
-from benchmarks.gpu.searches import bundled_problems
+from benchmarks.engines import bundled_problems, checked
 from benchmarks.search.bench_by_hand import by_hand, solved
 from benchmarks.search.bench_occupancy import RowCounter, repeated, search
 from benchmarks.search.bench_prm import full_batches, prefill, token_terms, watch

@@ -13,7 +13,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         "kernels_interp needs a run of its own: TRITON_INTERPRET=1 python -m pytest tests/kernels_interp"
     )
 
-from kernels_interp.harness import bfloat16, quick
+from benchmarks.gpu import quick
+from kernels_interp.harness import bfloat16
 from kernels_interp.harness.verify import WORST
 from tolerances import KERNEL_REL_L2
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import triton
 
+from benchmarks.gpu.trace import TraceBackend
 from branchwise_kernels import (
     gated_activation,
     lm_head_sample,
@@ -23,7 +24,6 @@ from branchwise_kernels import (
 )
 from kernels_static.facts import LIMITS, Facts, facts_of
 from kernels_static.production import MODELS, launches
-from kernels_static.trace import TraceBackend
 
 MODULES = (
     gated_activation, lm_head_sample, merge_states, prm_head, rms_norm, rope_and_store, row_attention,

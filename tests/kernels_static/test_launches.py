@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.gpu.trace import Launch, TraceBackend
 from branchwise.assets import asset_path
 from branchwise.engine.decode_loop import DecodeLoop, LoopRow
 from branchwise.engine.kv import KvCache
@@ -23,7 +24,6 @@ from branchwise.text.steps import StepDetector
 from branchwise.types import Sampling
 from branchwise.weights import open_checkpoint
 from checkpoints import random_checkpoint
-from kernels_static.trace import Launch, TraceBackend
 
 FILE = Path(__file__).with_name("launches.json")
 ROWS = 20

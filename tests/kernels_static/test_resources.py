@@ -11,11 +11,11 @@ import pytest
 import torch
 import triton
 
+from benchmarks.gpu.trace import TraceBackend
 from kernels_static import production
 from kernels_static.facts import LIMITS, Facts, facts_of
 from kernels_static.production import MODELS, PLAIN
 from kernels_static.table import FILE, compiled
-from kernels_static.trace import TraceBackend
 
 TABLE = json.loads(FILE.read_text())
 PRODUCTS = ("tree_attention_kernel", "row_attention_kernel", "lm_head_tile_kernel")  # must use matrix units

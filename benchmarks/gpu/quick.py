@@ -28,5 +28,13 @@ def install() -> None:
             scopes.append(patch(self.fn))
         return self.rewrite()(*args, **kwargs)
 
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def tensor_with_index(tensor: Any, scope: Any) -> None:
+        """Triton 3.6 takes the number of a one-element array, which NumPy 2.4 gives for those of no axes only."""
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = tensor_with_index
     interpreter.GridExecutor.__call__ = whole_launch
     interpreter.InterpretedFunction.__call__ = device_call

@@ -99,6 +99,9 @@ class TraceDriver:
         return torch.cuda
 
 
+_DRIVERS: dict[int, TraceDriver] = {}
+
+
 class TraceBackend(TritonBackend):
     """Compiles for `arch` (80, 90, ...) and records launches; it replaces Triton's driver in this process."""
 
@@ -108,7 +111,9 @@ class TraceBackend(TritonBackend):
         super().__init__(torch.device("cpu"))
         from triton.runtime.driver import driver
 
-        self.driver = TraceDriver(arch)
+        # Triton keeps compiled kernels by architecture, and each its launcher: one driver for all backends of one.
+        self.driver = _DRIVERS.setdefault(arch, TraceDriver(arch))
+        self.driver.launches.clear()
         driver.set_active(self.driver)
 
     def shared_memory(self) -> int:

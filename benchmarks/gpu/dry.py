@@ -1,0 +1,209 @@
+"""A search through the whole engine with nothing computed: every pass with what it launches, moves and multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.engines import checked
+from benchmarks.gpu import synthetic
+from benchmarks.gpu.trace import Launch, TraceBackend
+from benchmarks.vs.taped import taped
+from benchmarks.vs.workloads import Question, SearchTask, Tape
+from branchwise._C import AttentionPlan
+from branchwise.backend.base import BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
+from branchwise.backend.gpu.backend import DeviceLinear
+from branchwise.backend.gpu.loop import TritonLoop
+from branchwise.backend.gpu.sampler import TritonSampler
+from branchwise.engine.runner import Feed, Runner
+from branchwise.models.decoder import Decoder
+from branchwise.pair.pair import ModelPair
+from branchwise.search.driver import run
+from branchwise.search.service import Service
+from branchwise.search.session import SearchOptions
+from branchwise.strategies import make_strategy
+from branchwise.types import Problem, Sampling, Settings
+from branchwise_kernels.attention_cost import attention_bytes
+from branchwise_kernels.layout import PAGE, SMALL_TILE, appends, large_tile
+
+POLICY, PRM, EXPAND = "qwen2.5-1.5b", "qwen2.5-7b", 4
+WORDS = 100_003  # a prime, fewer than either model knows
+KV_MEMORY = 40 << 30  # never touched
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass, or an iteration that is replayed `times`; programs: CTAs launched, working: that had work."""
+
+    kind: str  # "iteration", "opening" or "PRM pass"
+    times: int
+    rows: int
+    launches: int  # products included
+    programs: int
+    working: int
+    moved: float  # bytes
+    flops: float
+
+
+@dataclass
+class Tally:
+    """What passes were seen."""
+
+    passes: list[Pass] = field(default_factory=list)
+
+    def add(self, kind: str, model: Decoder, plan: Any, path: str, launches: list[Launch], times: int = 1) -> None:
+        """A pass over a host plan, from the launches that it made."""
+        config, rows = model.config, plan.n_rows
+        cost = attention_bytes(plan, config.n_heads, config.n_kv_heads, config.head_dim, itemsize=2)
+        attention = cost.tree if path == "tree" else cost.rows
+        slot = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 2
+        parameters = config.matmul_parameters - (model.head is None) * config.hidden_size * config.vocab_size
+        moved = 2 * parameters + config.n_layers * attention + rows * slot
+        scores = 4 * config.n_heads * config.head_dim * config.n_layers * plan.kv_slots_unshared
+        launched = sum(prod(each.grid) for each in launches)
+        work = working(launches, plan, model)
+        flops = 2 * parameters * rows + scores
+        self.passes.append(Pass(kind, times, rows, len(launches), launched, work, moved, flops))
+
+
+def working(launches: list[Launch], plan: Any, model: Decoder) -> int:
+    """Programs with a row or an item to work on."""
+    config = model.config
+    queries = (plan.items["row_end"] - plan.items["row_begin"]) * (config.n_heads // config.n_kv_heads)
+    few = queries <= SMALL_TILE
+    tile = large_tile(config.head_dim, 2, appends(plan))
+    tiles = int(few.sum()) + int(-(-queries[~few] // tile).sum())
+    total = tiles * config.n_kv_heads * config.n_layers if any(map(is_tree, launches)) else 0
+    for each in launches:
+        x, y, z = each.grid
+        if each.kernel.startswith("lm_head_tile"):
+            total += x * y * z
+        elif not is_tree(each):
+            total += min(x, plan.n_rows) * y * z
+    return total
+
+
+def is_tree(launch: Launch) -> bool:
+    """Attention over shared segments: a program a tile of an item."""
+    return launch.kernel == "tree_attention_kernel"
+
+
+class DryLinear(DeviceLinear):
+    """A product that is counted, not computed."""
+
+    backend: DryBackend
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        self.backend.launches.append(Launch("product", (0, 0, 0), 0, 0, ()))
+        return x.new_empty(x.shape[0], self.out_features) if out is None else out
+
+
+def words(draws: DrawArrays) -> Ids:
+    """A word for every row, siblings' own ones: equal steps would be scored once."""
+    return (draws.lineage % np.uint64(WORDS)).astype(np.int64)
+
+
+class DrySampler(TritonSampler):
+    """Draws nothing of the logits."""
+
+    def draw(self, hidden: Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
+        return words(draws), np.zeros(len(draws), np.float32)
+
+
+class DryLoop(TritonLoop):
+    """Rows go on until their step's cap."""
+
+    def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
+        super().start(plan, arrays, iterations)
+        left = np.minimum(arrays.max_step - arrays.generated, iterations)
+        running = np.arange(iterations)[:, None] < left
+        self._drawn = np.where(running, words(arrays.draws), -1)
+        dry = cast(DryBackend, self.backend)
+        dry.tally.add("iteration", dry.policy, plan, self.path, dry.recorded[id(self)], times=int(left.max()))
+
+    def finish(self) -> tuple[Ids, Floats]:
+        return self._drawn, np.zeros(self._drawn.shape, np.float32)
+
+
+class DryBackend(TraceBackend):
+    """Records launches for a chosen architecture; weights are memory that nobody touches."""
+
+    name = "dry"
+    policy: Decoder
+
+    def __init__(self, arch: int) -> None:
+        super().__init__(arch)
+        self.tally = Tally()
+        self.recorded: dict[int, list[Launch]] = {}
+
+    def linear(self, parts: Any, bias: Tensor | None = None) -> DeviceLinear:
+        made = DryLinear(
+            torch.empty(sum(part.shape[0] for part in parts), parts[0].shape[1], dtype=torch.bfloat16), bias
+        )
+        made.backend = self
+        return made
+
+    def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(1, blocks, kv_heads, 2, PAGE, head_dim, dtype=dtype).expand(layers, -1, -1, -1, -1, -1)
+
+    def sampler(self, head: Tensor, words: int, softcap: float) -> TritonSampler:
+        return DrySampler(head, softcap)
+
+    def graph(self, function: Callable[[], None]) -> Callable[[], None]:
+        self.launches.clear()
+        function()
+        self._last = list(self.launches)
+        return lambda: None
+
+    def loop(self, key: LoopKey, parts: LoopParts) -> TritonLoop:
+        made = DryLoop(self, key, parts)
+        self.recorded[id(made)] = self._last
+        return made
+
+
+def watch(backend: DryBackend, kind: str, runner: Runner) -> None:
+    """Count the passes of a runner."""
+    forward, planner = runner.forward, runner.kv.planner
+    seen: list[Any] = []
+
+    class Planner:
+        def build(self, handles: Any, counts: Any) -> Any:
+            seen[:] = [planner.build(handles, counts)]
+            return seen[0]
+
+    runner.kv.planner = Planner()
+
+    def watched(feeds: list[Feed]) -> Tensor:
+        backend.launches.clear()
+        before = dict(runner.stats.attention_path)
+        hidden = forward(feeds)
+        path = next(p for p, count in runner.stats.attention_path.items() if count > before.get(p, 0))
+        backend.tally.add(kind, runner.model, seen[0], path, list(backend.launches))
+        return hidden
+
+    runner.forward = watched  # type: ignore[method-assign]
+
+
+def dry_search(strategy: str, n: int, lengths: list[int], steps: int, arch: int = 90) -> list[Pass]:
+    """The passes of one search of n branches, each `steps` steps long."""
+    backend = DryBackend(arch)
+    policy = synthetic.policy(POLICY, backend, torch.bfloat16, KV_MEMORY, draw=False)
+    judge = synthetic.judge(PRM, backend, torch.bfloat16, KV_MEMORY, draw=False)
+    backend.policy = policy.model
+    most = max(lengths) * steps
+    question = Question("problem", str(synthetic.PROMPT), None, "", [1] * synthetic.PROMPT, [], [], [])
+    task = SearchTask(strategy, n, EXPAND, [question], steps, most, max(lengths), 1, tape=Tape(None, lengths, steps))
+    forced, forced_judge = taped(policy, judge, task)
+    watch(backend, "opening", forced.runner)
+    watch(backend, "PRM pass", forced_judge.runner)
+    settings = Settings(Sampling(0.8), max_tokens=most + 1, max_step_tokens=max(lengths) + 1)
+    options = SearchOptions(make_strategy(strategy, n=n, expand=EXPAND, max_steps=steps), settings)
+    problem = Problem(question.id, question.text, prompt=question.prompt)
+    checked(run([problem], Service(ModelPair(forced, forced_judge, instruction="")), options, max_in_flight=1))
+    return backend.tally.passes
