@@ -9,19 +9,18 @@ BANDWIDTH_SHARE, PEAK_SHARE = (0.9, 0.7), (0.8, 0.5)  # best and worst that kern
 
 @dataclass(frozen=True)
 class Gpu:
-    """bandwidth: bytes/s    peak: dense bf16 FLOP/s    memory: bytes."""
+    """bandwidth: bytes/s    peak: dense bf16 FLOP/s."""
 
     name: str
     bandwidth: float
     peak: float
-    memory: float
 
 
 GPUS = (
-    Gpu("H200 SXM", 4.8e12, 989e12, 141e9),
-    Gpu("H100 SXM", 3.35e12, 989e12, 80e9),
-    Gpu("A100 80 GB", 2.04e12, 312e12, 80e9),
-    Gpu("RTX 4090", 1.01e12, 165e12, 24e9),
+    Gpu("H200 SXM", 4.8e12, 989e12),
+    Gpu("H100 SXM", 3.35e12, 989e12),
+    Gpu("A100 80 GB", 2.04e12, 312e12),
+    Gpu("RTX 4090", 1.01e12, 165e12),
 )
 
 
