@@ -11,7 +11,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -21,6 +21,7 @@ from typing import Any, Literal
 Record = dict[str, Any]
 State = Literal["passed", "failed", "killed", "skipped"]
 MINUTES = 8.0  # what the limits below are for
+START = 90.0  # seconds that a process may take before its stage begins, imports of a cold disk among them
 
 
 @dataclass(frozen=True)
@@ -100,41 +101,38 @@ def run_stage(stage: Stage, bench: Bench, seconds: float, log: Path, report: Cal
     context = multiprocessing.get_context("forkserver")  # which has imported torch once, and holds no device
     context.set_forkserver_preload(["benchmarks.gpu.preload"])
     receiver, sender = context.Pipe(duplex=False)
-    begun = time.monotonic()
     child = context.Process(target=_child, args=(stage, bench, sender, log), daemon=False)
     child.start()
     sender.close()
     wrong: list[str] = []
     end: tuple[State, str] | None = None
+    begun, until = time.monotonic(), time.monotonic() + START
     try:
-        for kind, content in _messages(receiver, begun + seconds):
-            if kind == "record":
+        while receiver.poll(max(0.0, until - time.monotonic())):
+            try:
+                kind, content = receiver.recv()
+            except EOFError:
+                break
+            if kind == "begun":
+                begun, until = time.monotonic(), time.monotonic() + seconds
+            elif kind == "record":
                 report({"stage": stage.name, **content})
                 if content.get("right") is False:
                     wrong.append(str(content.get("name") or content.get("kind")))
             else:
                 end = kind, content
-        late = time.monotonic() >= begun + seconds
+        late = time.monotonic() >= until
         child.join(0 if late else 5)
     finally:
         _end(child)
     spent = time.monotonic() - begun
     if late:
-        return Outcome(stage, "killed", spent, f"it took longer than its {seconds:.0f} s; output in {log.name}")
+        return Outcome(stage, "killed", spent, f"it took longer than its {until - begun:.0f} s; output in {log.name}")
     if end is None:
         return Outcome(stage, "failed", spent, f"its process ended with {_exit_name(child.exitcode)}; see {log.name}")
     if end[0] == "passed" and wrong:
         return Outcome(stage, "failed", spent, f"wrong: {', '.join(wrong[:4])} ({len(wrong)} in all)")
     return Outcome(stage, end[0], spent, end[1])
-
-
-def _messages(receiver: Connection, until: float) -> Iterator[tuple[str, Any]]:
-    """What a stage sends, until it ends or its time is over."""
-    while receiver.poll(max(0.0, until - time.monotonic())):
-        try:
-            yield receiver.recv()
-        except EOFError:
-            return
 
 
 def _child(stage: Stage, bench: Bench, sender: Connection, log: Path) -> None:
@@ -144,7 +142,9 @@ def _child(stage: Stage, bench: Bench, sender: Connection, log: Path) -> None:
         os.dup2(output.fileno(), 2)
     print(f"=== {stage.name}", flush=True)
     try:
-        for record in _work(stage)(bench):
+        work = _work(stage)
+        sender.send(("begun", ""))  # its time counts from here
+        for record in work(bench):
             sender.send(("record", record))
         sender.send(("passed", ""))
     except Skipped as reason:
