@@ -69,7 +69,10 @@ void bind_attention_plan(py::module_& module) {
            "chunk_slots"_a = 256, "max_item_rows"_a = 64)
       .def("build", &build, "nodes"_a, "counts"_a,
            "The plan in which the last counts[i] tokens of nodes[i] are query rows; nodes: [n] "
-           "int64, distinct; counts: [n] int32, 1 to the node's length.");
+           "int64, distinct; counts: [n] int32, 1 to the node's length.")
+      .def_property_readonly(
+          "chunk_slots", &Planner::chunk_slots,
+          "Keys of a node are read in chunks of so many, counted from its start.");
 }
 
 }  // namespace branchwise

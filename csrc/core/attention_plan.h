@@ -56,6 +56,8 @@ class Planner {
   // 1 <= counts[i] <= length. Siblings are visited in order of their creation.
   AttentionPlan build(std::span<const int64_t> nodes, std::span<const int32_t> counts);
 
+  int32_t chunk_slots() const { return chunk_slots_; }
+
  private:
   // Scratch of a node that lies on a planned path, by node index.
   struct Mark {

@@ -27,7 +27,7 @@ KvTree::KvTree(int32_t n_blocks, int32_t block_size)
 NodeHandle KvTree::add_root() { return create(-1); }
 
 std::vector<NodeHandle> KvTree::fork(NodeHandle node, int32_t n) {
-  const int32_t index = find_owned(node, "fork");
+  const int32_t index = find_held(node, "fork");
   CHECK_ARG(nodes_[index].is_sealed, "cannot fork an open node: seal it first");
   CHECK_ARG(n >= 1, "fork into ", n, " children, expected at least 1");
   std::vector<NodeHandle> children;
@@ -62,10 +62,12 @@ void KvTree::truncate(NodeHandle node, int32_t length) {
 
 void KvTree::seal(NodeHandle node) { nodes_[find_open(node, "seal")].is_sealed = true; }
 
+void KvTree::hold(NodeHandle node) { ++nodes_[find_held(node, "hold")].n_holds; }
+
 void KvTree::prune(NodeHandle node) {
-  int32_t index = find_owned(node, "prune");
-  nodes_[index].is_owned = false;
-  while (index >= 0 && !nodes_[index].is_owned && nodes_[index].n_children == 0) {
+  int32_t index = find_held(node, "prune");
+  --nodes_[index].n_holds;
+  while (index >= 0 && nodes_[index].n_holds == 0 && nodes_[index].n_children == 0) {
     KvNode& freed = nodes_[index];
     release_blocks(freed, 0);
     freed.is_live = false;
@@ -75,6 +77,44 @@ void KvTree::prune(NodeHandle node) {
     index = freed.parent;
     if (index >= 0) --nodes_[index].n_children;
   }
+}
+
+NodeHandle KvTree::split(NodeHandle node, int32_t length) {
+  const int32_t index = find_held(node, "split");
+  CHECK_ARG(nodes_[index].is_sealed, "cannot split an open node: seal it first");
+  CHECK_ARG(length > 0 && length < nodes_[index].length && length % block_size_ == 0,
+            "split behind ", length, " tokens, expected a multiple of the block size ", block_size_,
+            " from ", block_size_, " to less than the node's ", nodes_[index].length);
+  const NodeHandle front = create(nodes_[index].parent);
+  const int32_t front_index = find(front);
+  KvNode& head = nodes_[front_index];
+  KvNode& tail = nodes_[index];
+  head.serial = tail.serial;  // its place among siblings; those of the tail come later
+  head.length = length;
+  head.is_sealed = true;
+  head.n_children = 1;
+  const auto border = tail.blocks.begin() + length / block_size_;
+  head.blocks.assign(tail.blocks.begin(), border);
+  tail.blocks.erase(tail.blocks.begin(), border);
+  if (tail.parent >= 0) --nodes_[tail.parent].n_children;  // `create` has counted the head
+  tail.parent = front_index;
+  tail.start += length;
+  tail.length -= length;
+  return front;
+}
+
+int32_t KvTree::releasable_blocks(std::span<const int64_t> nodes) const {
+  // What keeps each node alive, holds and children, with fewer of them as holds are dropped.
+  std::vector<int32_t> needs(nodes_.size());
+  for (int32_t index = 0; index < index_count(); ++index)
+    needs[index] = nodes_[index].n_holds + nodes_[index].n_children;
+  int32_t n_blocks = 0;
+  for (int64_t node : nodes) {
+    int32_t index = find_held(NodeHandle{node}, "release");
+    for (; index >= 0 && --needs[index] == 0; index = nodes_[index].parent)
+      n_blocks += static_cast<int32_t>(nodes_[index].blocks.size());
+  }
+  return n_blocks;
 }
 
 bool KvTree::find_parent(NodeHandle node, NodeHandle& parent) const {
@@ -94,15 +134,15 @@ int32_t KvTree::find(NodeHandle node) const {
   return static_cast<int32_t>(index);
 }
 
-int32_t KvTree::find_owned(NodeHandle node, const char* verb) const {
+int32_t KvTree::find_held(NodeHandle node, const char* verb) const {
   const int32_t index = find(node);
-  CHECK_ARG(nodes_[index].is_owned, "cannot ", verb, " node ", to_int(node),
+  CHECK_ARG(nodes_[index].n_holds > 0, "cannot ", verb, " node ", to_int(node),
             ": it was pruned and lives only until its children are freed");
   return index;
 }
 
 int32_t KvTree::find_open(NodeHandle node, const char* verb) const {
-  const int32_t index = find_owned(node, verb);
+  const int32_t index = find_held(node, verb);
   CHECK_ARG(!nodes_[index].is_sealed, "cannot ", verb, " node ", to_int(node),
             ": it is sealed; fork it and use the child");
   return index;
@@ -127,8 +167,8 @@ NodeHandle KvTree::create(int32_t parent) {
   node.start = parent < 0 ? 0 : nodes_[parent].start + nodes_[parent].length;
   node.length = 0;
   node.n_children = 0;
+  node.n_holds = 1;
   node.is_live = true;
-  node.is_owned = true;
   node.is_sealed = false;
   if (parent >= 0) ++nodes_[parent].n_children;
   ++n_nodes_;
@@ -155,7 +195,8 @@ void KvTree::check() const {
     held.insert(held.end(), node.blocks.begin(), node.blocks.end());
     CHECK_STATE(static_cast<int32_t>(node.blocks.size()) == blocks_for(node.length), "node ", index,
                 " holds ", node.blocks.size(), " blocks for ", node.length, " tokens");
-    CHECK_STATE(node.is_owned || node.n_children > 0, "nothing needs node ", index);
+    CHECK_STATE(node.n_holds >= 0, "node ", index, " has ", node.n_holds, " holds");
+    CHECK_STATE(node.n_holds > 0 || node.n_children > 0, "nothing needs node ", index);
     CHECK_STATE(node.is_sealed || node.n_children == 0, "open node ", index, " has children");
     CHECK_STATE(node.parent < index_count(), "node ", index, " has a parent out of range");
     if (node.parent < 0) {
@@ -165,7 +206,9 @@ void KvTree::check() const {
     const KvNode& parent = nodes_[node.parent];
     ++n_children[node.parent];
     CHECK_STATE(parent.is_live, "the parent of node ", index, " was freed");
-    CHECK_STATE(parent.serial < node.serial, "node ", index, " is older than its parent");
+    CHECK_STATE(parent.serial <= node.serial, "node ", index, " is older than its parent");
+    CHECK_STATE(parent.serial < node.serial || parent.length % block_size_ == 0, "node ", index,
+                " was split behind ", parent.length, " tokens, within a block");
     CHECK_STATE(node.start == parent.start + parent.length, "node ", index, " starts at ",
                 node.start, ", its parent ends at ", parent.start + parent.length);
   }

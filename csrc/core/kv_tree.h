@@ -10,17 +10,17 @@
 
 namespace branchwise {
 
-// One node. A node is kept while its owner holds it or a child needs it.
+// One node. A node is kept while somebody holds it or a child needs it.
 struct KvNode {
-  std::vector<BlockId> blocks;  // ceil(length / block_size); fresh for every node
-  int64_t serial = 0;           // order of creation in the tree, never reused
-  int32_t parent = -1;          // index; -1 for a root
-  int32_t start = 0;            // absolute position of the first token
-  int32_t length = 0;           // tokens
-  int32_t n_children = 0;       // live children
-  uint32_t generation = 1;      // of this index; grows when the node is freed
+  std::vector<BlockId> blocks;  // ceil(length / block_size); of no other node
+  int64_t serial = 0;       // order of creation, never reused; the parts of a split node share it
+  int32_t parent = -1;      // index; -1 for a root
+  int32_t start = 0;        // absolute position of the first token
+  int32_t length = 0;       // tokens
+  int32_t n_children = 0;   // live children
+  int32_t n_holds = 0;      // one for whoever made it, and each `hold`, until `prune`
+  uint32_t generation = 1;  // of this index; grows when the node is freed
   bool is_live = false;
-  bool is_owned = false;  // until `prune`
   bool is_sealed = false;
 };
 
@@ -39,14 +39,25 @@ class KvTree {
   void truncate(NodeHandle node, int32_t length);
   // Ends a step: the tokens of a sealed node never change again.
   void seal(NodeHandle node);
-  // Drops the owner's hold. Frees the node, and then its ancestors, unless something needs them.
+  // One more hold on a node, for one more `prune`.
+  void hold(NodeHandle node);
+  // Drops a hold. With the last one the node is freed, and then its ancestors, unless children need
+  // them: a node that lives for its children alone cannot be held, changed, forked or split again.
   void prune(NodeHandle node);
+  // Cuts a sealed node behind its first `length` tokens, a positive multiple of the block size and
+  // not all of them. They become a sealed node of their own in front of it, with one hold, whose
+  // handle is returned; the node itself keeps its handle, holds and children, and the rest of its
+  // tokens. No KV moves, and every path reads what it read before.
+  NodeHandle split(NodeHandle node, int32_t length);
 
   int32_t length(NodeHandle node) const { return nodes_[find(node)].length; }
   int32_t start(NodeHandle node) const { return nodes_[find(node)].start; }
   bool is_sealed(NodeHandle node) const { return nodes_[find(node)].is_sealed; }
+  int32_t n_holds(NodeHandle node) const { return nodes_[find(node)].n_holds; }
   int32_t n_children(NodeHandle node) const { return nodes_[find(node)].n_children; }
   std::span<const BlockId> blocks(NodeHandle node) const { return nodes_[find(node)].blocks; }
+  // Blocks that would be free if one hold of each of these nodes, held and distinct, were dropped.
+  int32_t releasable_blocks(std::span<const int64_t> nodes) const;
   // False if the node is a root; else sets `parent`.
   bool find_parent(NodeHandle node, NodeHandle& parent) const;
 
@@ -68,7 +79,7 @@ class KvTree {
  private:
   friend struct KvTreeTest;  // plants corruption
 
-  int32_t find_owned(NodeHandle node, const char* verb) const;
+  int32_t find_held(NodeHandle node, const char* verb) const;
   int32_t find_open(NodeHandle node, const char* verb) const;
   NodeHandle handle(int32_t index) const;
   NodeHandle create(int32_t parent);

@@ -144,6 +144,25 @@ def test_rows_follow_creation_not_the_order_of_the_inputs(world, data):
     assert keys == sorted(keys)
 
 
+@settings(max_examples=100, deadline=None)
+@given(world=worlds(), data=st.data())
+def test_a_split_at_a_chunk_border_changes_no_work_and_no_order(world, data):
+    """Splits there leave every row its chunks, also where nodes are split again, and rows keep their places."""
+    nodes, _ = draw_queries(data, world)
+    planner = Planner(world.tree, CHUNK, 64)
+    before = planner.build(nodes, [1] * len(nodes))
+    for node in data.draw(st.lists(st.sampled_from(world.nodes), max_size=6)):
+        borders = range(CHUNK, world.tree.length(node), CHUNK)
+        if borders:
+            world.tree.split(node, data.draw(st.sampled_from(borders)))
+            world.tree.check()
+    after = planner.build(nodes, [1] * len(nodes))
+    assert after.order.tolist() == before.order.tolist()
+    assert [work_of_row(after, row) for row in range(after.n_rows)] == [
+        work_of_row(before, row) for row in range(before.n_rows)
+    ]
+
+
 def test_shared_segments_are_read_once():
     tree = KvTree(100, 4)
     root = tree.add_root()

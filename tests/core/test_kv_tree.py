@@ -21,10 +21,14 @@ class ModelNode:
 
     handle: int
     parent: ModelNode | None
-    length: int = 0
     sealed: bool = False
-    owned: bool = True
+    holds: int = 1
+    tokens: list[int] = field(default_factory=list)  # a number for each, never used twice
     children: list[ModelNode] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
 
     @property
     def start(self) -> int:
@@ -33,6 +37,11 @@ class ModelNode:
     @property
     def n_blocks(self) -> int:
         return -(-self.length // BLOCK)
+
+    @property
+    def path_tokens(self) -> list[int]:
+        """What is read from the root on."""
+        return ([] if self.parent is None else self.parent.path_tokens) + self.tokens
 
 
 class KvTreeMachine(RuleBasedStateMachine):
@@ -44,9 +53,11 @@ class KvTreeMachine(RuleBasedStateMachine):
         self.live: list[ModelNode] = []
         self.stale: list[int] = []
         self.seen: set[int] = set()
+        self.memory: dict[int, int] = {}  # slot -> token, as a pass over a model writes it
+        self.written = 0
 
-    def pick(self, data: st.DataObject, *, owned: bool = True, sealed: bool | None = None) -> ModelNode | None:
-        nodes = [node for node in self.live if node.owned >= owned and sealed in (None, node.sealed)]
+    def pick(self, data: st.DataObject, *, held: bool = True, sealed: bool | None = None) -> ModelNode | None:
+        nodes = [node for node in self.live if (node.holds > 0 or not held) and sealed in (None, node.sealed)]
         return data.draw(st.sampled_from(nodes)) if nodes else None
 
     def add(self, handle: int, parent: ModelNode | None) -> None:
@@ -56,6 +67,16 @@ class KvTreeMachine(RuleBasedStateMachine):
         self.live.append(node)
         if parent is not None:
             parent.children.append(node)
+
+    def slots(self, handle: int) -> list[int]:
+        blocks = self.tree.blocks(handle)
+        return [blocks[at // BLOCK] * BLOCK + at % BLOCK for at in range(self.tree.length(handle))]
+
+    def read(self, handle: int | None) -> list[int]:
+        """What a path holds, by the tree's own word on parents and blocks."""
+        if handle is None:
+            return []
+        return self.read(self.tree.parent(handle)) + [self.memory[slot] for slot in self.slots(handle)]
 
     @property
     def free_blocks(self) -> int:
@@ -83,7 +104,10 @@ class KvTreeMachine(RuleBasedStateMachine):
             assert self.tree.blocks(node.handle) == blocks
         else:
             self.tree.append(node.handle, n_tokens)
-            node.length += n_tokens
+            new = range(self.written, self.written + n_tokens)
+            self.written += n_tokens
+            node.tokens += new
+            self.memory.update(zip(self.slots(node.handle)[-n_tokens:] if n_tokens else [], new, strict=True))
 
     @rule(data=st.data())
     def truncate(self, data: st.DataObject) -> None:
@@ -91,7 +115,7 @@ class KvTreeMachine(RuleBasedStateMachine):
             length = data.draw(st.integers(0, node.length))
             kept = self.tree.blocks(node.handle)[: -(-length // BLOCK)]
             self.tree.truncate(node.handle, length)
-            node.length = length
+            del node.tokens[length:]
             assert self.tree.blocks(node.handle) == kept
 
     @rule(data=st.data())
@@ -101,34 +125,80 @@ class KvTreeMachine(RuleBasedStateMachine):
             node.sealed = True
 
     @rule(data=st.data())
+    def hold(self, data: st.DataObject) -> None:
+        if node := self.pick(data):
+            self.tree.hold(node.handle)
+            node.holds += 1
+
+    @rule(data=st.data())
+    def split(self, data: st.DataObject) -> None:
+        if not (node := self.pick(data, sealed=True)):
+            return
+        length = data.draw(st.integers(-1, node.length + BLOCK))
+        if not 0 < length < node.length or length % BLOCK:
+            with pytest.raises(ValueError, match="multiple of the block size 4 from 4 to less than"):
+                self.tree.split(node.handle, length)
+            return
+        front = self.tree.split(node.handle, length)
+        assert front not in self.seen, "a handle came back"
+        self.seen.add(front)
+        head = ModelNode(front, node.parent, sealed=True, tokens=node.tokens[:length], children=[node])
+        if node.parent is not None:
+            siblings = node.parent.children
+            siblings[siblings.index(node)] = head
+        node.parent, node.tokens = head, node.tokens[length:]
+        self.live.append(head)
+
+    @rule(data=st.data())
     def prune(self, data: st.DataObject) -> None:
         if not (node := self.pick(data)):
             return
         self.tree.prune(node.handle)
-        node.owned = False
+        node.holds -= 1
         up: ModelNode | None = node
-        while up is not None and not up.owned and not up.children:
+        while up is not None and not up.holds and not up.children:
             self.live.remove(up)
             self.stale.append(up.handle)
             if up.parent is not None:
                 up.parent.children.remove(up)
             up = up.parent
 
+    @rule(data=st.data())
+    def ask_what_would_be_free(self, data: st.DataObject) -> None:
+        held = [node for node in self.live if node.holds]
+        asked = data.draw(st.lists(st.sampled_from(held), unique_by=id)) if held else []
+        left = {id(node): node.holds + len(node.children) for node in self.live}
+        gone = 0
+        for node in asked:
+            up: ModelNode | None = node
+            while up is not None:
+                left[id(up)] -= 1
+                if left[id(up)]:
+                    break
+                gone += up.n_blocks
+                up = up.parent
+        assert self.tree.releasable_blocks([node.handle for node in asked]) == gone
+
     @precondition(lambda self: self.stale)
-    @rule(data=st.data(), method=st.sampled_from(["length", "blocks", "seal", "prune", "parent", "is_sealed"]))
+    @rule(data=st.data(), method=st.sampled_from(["length", "blocks", "seal", "prune", "hold", "parent"]))
     def use_a_stale_handle(self, data: st.DataObject, method: str) -> None:
         with pytest.raises(StaleNodeError, match="freed"):
             getattr(self.tree, method)(data.draw(st.sampled_from(self.stale)))
 
     @rule(data=st.data())
     def misuse(self, data: st.DataObject) -> None:
-        if node := self.pick(data, sealed=True):
+        if node := self.pick(data, held=False, sealed=True):
             for call in (self.tree.seal, lambda handle: self.tree.append(handle, 1)):
-                with pytest.raises(ValueError, match="it is sealed"):
+                with pytest.raises(ValueError, match="it is sealed" if node.holds else "was pruned"):
                     call(node.handle)
         if node := self.pick(data, sealed=False):
-            with pytest.raises(ValueError, match="seal it first"):
-                self.tree.fork(node.handle, 1)
+            for call in (self.tree.fork, self.tree.split):
+                with pytest.raises(ValueError, match="seal it first"):
+                    call(node.handle, 1)
+        if (node := self.pick(data, held=False)) and not node.holds:
+            for call in (self.tree.hold, self.tree.prune, lambda handle: self.tree.split(handle, BLOCK)):
+                with pytest.raises(ValueError, match="was pruned"):
+                    call(node.handle)
 
     @invariant()
     def agrees_with_the_model(self) -> None:
@@ -142,6 +212,8 @@ class KvTreeMachine(RuleBasedStateMachine):
             assert tree.length(handle) == node.length
             assert tree.start(handle) == node.start
             assert tree.is_sealed(handle) == node.sealed
+            assert tree.n_holds(handle) == node.holds
+            assert self.read(handle) == node.path_tokens
             assert tree.n_children(handle) == len(node.children)
             assert tree.parent(handle) == (node.parent.handle if node.parent else None)
         held = [block for node in self.live for block in tree.blocks(node.handle)]
@@ -149,7 +221,7 @@ class KvTreeMachine(RuleBasedStateMachine):
 
 
 TestKvTree = KvTreeMachine.TestCase
-TestKvTree.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestKvTree.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
 
 
 def test_a_chain_of_pruned_ancestors_is_freed_at_once():
