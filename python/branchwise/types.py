@@ -115,12 +115,37 @@ class Endings:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """What the model thought of a token, at temperature 1, before penalties and filters.
+
+    rank: 1 + the words that are likelier    top: the likeliest words with their log-probabilities, as many as asked for
+    """
+
+    token: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepOptions:
-    """How one step is written: how its tokens are drawn, what ends it, and its tokens at most."""
+    """How one step is written: how its tokens are drawn, what ends it, and its tokens at most.
+
+    logprobs: of every token so many likeliest words go to `Node.logprobs`; None: nothing does, which costs nothing
+    """
 
     sampling: Sampling
     endings: Endings
     max_tokens: int
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """A wish for what the model thinks of the tokens of a prompt, from index `start` on; see `StepOptions.logprobs`."""
+
+    most: int
+    start: int = 1  # nothing comes before the first token
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +159,7 @@ class Settings:
     limit: Cut = "tokens"  # what `max_tokens` stands for: the option, or a context that holds less
     seed: int = 0
     speculate: bool = True  # steps may be written ahead where the engine does so
+    prompt_logprobs: PromptLogprobs | None = None  # of the prompt, in `logprobs` of the root
 
     def step(
         self,
@@ -184,6 +210,7 @@ class Node:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     logprob: float = 0.0  # sum over this step's tokens, model distribution at temperature 1
+    logprobs: list[TokenLogprob] | None = None  # of each token, where that was asked for; of the root: of the prompt
     score: float | None = None  # PRM's P(good) of this step; None until scored, or when it has no text
     finish: FinishReason | None = None
     cut: Cut | None = None  # the limit that ended the branch here

@@ -76,7 +76,7 @@ def assert_empty(engine: StepEngine) -> None:
     assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
     assert engine.kv.n_reserved == 0
     assert engine.idle
-    assert not engine.rows.opening
+    assert not engine.rows.needs_host
     assert not engine.rows.ahead.children
     assert not engine.rows.ahead.growing
 

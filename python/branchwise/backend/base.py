@@ -161,6 +161,10 @@ class Sampler(Protocol):
         """
         ...
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits that `draw` draws from: [rows, words] fp32. hidden: [rows, hidden], of few rows."""
+        ...
+
 
 class PrmHead(Protocol):
     """From the hidden state at a step's end to P(good)."""

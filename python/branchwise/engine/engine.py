@@ -21,6 +21,7 @@ from branchwise.config import is_number
 from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
 from branchwise.engine.forest import Forest
 from branchwise.engine.kv import KvCache, KvDemand
+from branchwise.engine.logprobs import add_prompt_logprobs, add_step_logprobs
 from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.engine.rows import Growing, Opening, RowLoad, RowQueue
 from branchwise.engine.runner import Feed, Runner
@@ -143,7 +144,7 @@ class StepEngine:
 
     def begin(self) -> None:
         """Where the device can decode alone, queue a burst without waiting; the next `poll` collects it."""
-        if self.loop is None or self._flying or self.rows.opening or not self.rows.growing:
+        if self.loop is None or self._flying or self.rows.needs_host or not self.rows.growing:
             return
         with self.model.backend.stream("policy"):
             self._flying = self._take_off(self.loop)
@@ -165,7 +166,7 @@ class StepEngine:
         """Run one decode iteration, or collect a burst of them, and return the steps that finished."""
         self.begin()
         self._land()
-        if self.forest.finished or (self.loop is not None and not self.rows.opening):
+        if self.forest.finished or (self.loop is not None and not self.rows.needs_host):
             finished, self.forest.finished = self.forest.finished, []
             return finished
         with self.model.backend.stream("policy"):
@@ -177,7 +178,7 @@ class StepEngine:
         fed = list({opening.parent: opening for opening in openings if opening.parent.pending}.values())
         feeds = [Feed(item.state.handle, item.state.pending) for item in growing] + self._opening_feeds(fed)
         try:
-            hidden = self.runner.forward(feeds) if feeds else self._no_rows
+            hidden = self._forward(feeds, fed) if feeds else self._no_rows
         except OutOfMemory:  # nothing was appended: put everything back, so that the caller can free and go on
             self.rows.put_back(growing, openings)
             if not self.forest.drop_ahead():
@@ -192,9 +193,20 @@ class StepEngine:
         rows = torch.cat([hidden[: len(growing)], *(self._parent_state(item) for item in children)])
         tokens, logprobs = self.sampler.draw(rows, [self._draw(item) for item in active])
         self._account(active, self.runner.last_bytes_read if feeds else 0)
+        add_step_logprobs(self.sampler, [item.state for item in active], rows, tokens)
         for item, token, logprob in zip(active, tokens, logprobs, strict=True):
             self._accept(item, token, logprob)
         return self._settle(active)
+
+    def _forward(self, feeds: list[Feed], openings: list[Opening]) -> Tensor:
+        """[feeds, hidden]: one pass; openings, the last of the feeds, may want to know more of their prompt."""
+        if not any(opening.tree.settings.prompt_logprobs for opening in openings):
+            return self.runner.forward(feeds)
+        hidden = self.runner.forward_rows(feeds)
+        for opening, states in zip(openings, hidden[len(feeds) - len(openings) :], strict=True):
+            if opening.parent.parent is None and opening.tree.settings.prompt_logprobs:
+                add_prompt_logprobs(self.sampler, opening.tree, opening.parent, states)
+        return torch.stack([states[-1] for states in hidden])
 
     def _settle(self, rows: list[Growing]) -> list[tuple[PolicyTree, Node]]:
         """Let rows go on where their step does; returns the finished steps that were asked for."""

@@ -61,10 +61,13 @@ class RowQueue:
         return not (self.openings or self.growing)
 
     @property
-    def opening(self) -> bool:
-        """Whether the next iteration begins new steps."""
+    def needs_host(self) -> bool:
+        """Whether the next iteration begins new steps, or somebody wants to know more of its tokens than which."""
         rows = len(self.growing) + len(self.ahead.growing)
-        return bool(self.openings or (self.ahead.openings and rows < self.max_rows))
+        return (
+            bool(self.openings or (self.ahead.openings and rows < self.max_rows))
+            or any(item.state.options.logprobs is not None for item in self.growing)
+        )  # fmt: skip
 
     def next_growing(self) -> list[Growing]:
         """The growing steps that get a row, those written ahead last."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from branchwise.backend.base import AttentionPath, AttentionShape
+from branchwise._C import AttentionPlan
+from branchwise.backend.base import AttentionPath, AttentionShape, Plan
 from branchwise.engine.kv import KvCache
 from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +56,35 @@ class Runner:
 
         Returns [len(feeds), hidden], in the order of `feeds`. OutOfMemory, or any other error: nothing was appended.
         """
+        return self._append(feeds, self._last_rows)
+
+    def forward_rows(self, feeds: list[Feed]) -> list[Tensor]:
+        """As `forward`, but the hidden states after every token of each feed: [tokens, hidden]."""
+        return self._append(feeds, self._every_row)
+
+    def _append(self, feeds: list[Feed], run: Callable[[list[Feed]], Value]) -> Value:
         self._reserve(feeds)
         try:
-            return self._run(feeds)
+            return run(feeds)
         except BaseException:
             self._give_back(feeds)
             raise
 
-    def _run(self, feeds: list[Feed]) -> Tensor:
+    def _last_rows(self, feeds: list[Feed]) -> Tensor:
+        plan, tokens, uploaded = self._plan(feeds)
+        hidden = self.layers(self.model.embed(tokens), uploaded, self.kv.layers)
+        self._count(plan, uploaded)
+        return hidden[self.model.backend.tensor(torch.from_numpy(np.argsort(plan.order)))]
+
+    def _every_row(self, feeds: list[Feed]) -> list[Tensor]:
+        plan, tokens, uploaded = self._plan(feeds)
+        hidden = self.model.forward(tokens, uploaded, self.kv.layers)
+        self._count(plan, uploaded)
+        parts = torch.split(hidden, [len(feeds[index].tokens) for index in plan.order])
+        return [parts[place] for place in np.argsort(plan.order)]
+
+    def _plan(self, feeds: list[Feed]) -> tuple[AttentionPlan, Tensor, Plan]:
+        """The plan of a pass, the tokens in its order [rows], and the plan where the kernels can read it."""
         handles = np.fromiter((feed.handle for feed in feeds), np.int64, len(feeds))
         counts = np.fromiter((len(feed.tokens) for feed in feeds), np.int32, len(feeds))
         plan = self.kv.planner.build(handles, counts)
@@ -66,10 +92,7 @@ class Runner:
         order = np.asarray(plan.order)
         backend = self.model.backend
         tokens = backend.tensor(torch.tensor([token for index in order for token in feeds[index].tokens]))
-        uploaded = backend.upload(plan, self.shape)
-        hidden = self.layers(self.model.embed(tokens), uploaded, self.kv.layers)
-        self.count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared, backend.attention_path(uploaded))
-        return hidden[backend.tensor(torch.from_numpy(np.argsort(order)))]
+        return plan, tokens, backend.upload(plan, self.shape)
 
     def _reserve(self, feeds: list[Feed]) -> None:
         """Make room for all feeds or for none."""
@@ -85,6 +108,10 @@ class Runner:
         tree = self.kv.tree
         for feed in feeds:
             tree.truncate(feed.handle, tree.length(feed.handle) - len(feed.tokens))
+
+    def _count(self, plan: AttentionPlan, uploaded: Plan) -> None:
+        path = self.model.backend.attention_path(uploaded)
+        self.count(plan.n_rows, plan.kv_slots_read, plan.kv_slots_unshared, path)
 
     def count(self, rows: int, slots_read: int, slots_unshared: int, path: AttentionPath) -> None:
         """Add one forward pass to the totals."""

@@ -42,6 +42,10 @@ class Sampler:
         ids, logprobs = self.fused.draw(hidden, draw_arrays(draws))
         return ids.tolist(), logprobs.tolist()
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits that `draw` draws from: [rows, words] fp32, before penalties; hidden: [rows, hidden]."""
+        return self.fused.logits(hidden)
+
 
 MOST_WORDS = 2**31 - 1
 

@@ -88,6 +88,11 @@ class TileSampler:
         ids, logprobs = zip(*parts, strict=True)
         return np.concatenate(ids), np.concatenate(logprobs)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """All logits: [rows, words] fp32; hidden: [rows, hidden]."""
+        logits = torch.cat([tile(hidden).float() for tile in self.head], dim=1)
+        return logits if self.softcap == 0 else torch.tanh(logits / self.softcap) * self.softcap
+
     def _draw(self, hidden: Tensor, draws: DrawArrays, begin: int) -> tuple[Ids, Floats]:
         part = slice(begin, begin + GROUP_ROWS)
         self.fused.begin(

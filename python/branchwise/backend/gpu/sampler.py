@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from branchwise.backend.base import DrawArrays, Floats, Ids, Penalties
@@ -25,6 +26,11 @@ class TritonSampler:
         parts = [self._draw(hidden, draws, begin) for begin in range(0, len(draws), GROUP_ROWS)]
         ids, logprobs = zip(*parts, strict=True)
         return np.concatenate(ids), finite_or_nan(np.concatenate(logprobs))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """All logits: [rows, words] fp32; hidden: [rows, hidden]."""
+        logits = F.linear(hidden, self.weight).float()
+        return logits if self.softcap == 0 else torch.tanh(logits / self.softcap) * self.softcap
 
     def _draw(self, hidden: Tensor, draws: DrawArrays, begin: int) -> tuple[Ids, Floats]:
         part = slice(begin, begin + GROUP_ROWS)
