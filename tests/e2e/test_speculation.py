@@ -31,5 +31,5 @@ def test_every_strategy_finds_the_same_tree(name: str) -> None:
 def test_steps_by_hand_are_never_written_ahead() -> None:
     with bw.Engine(kv_memory=256 << 20, speculate=True) as engine, engine.open("12+3*4-5=?") as tree:
         tree.expand(tree.root, n=4)
-        assert not engine.policy.rows.opening
+        assert not engine.policy.rows.needs_host
         assert not engine.policy.rows.ahead.children
