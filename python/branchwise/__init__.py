@@ -28,17 +28,27 @@ if TYPE_CHECKING:
         StrategyError,
         TokenizerError,
     )
+    from branchwise.strategies.ab_mcts import AbMcts
     from branchwise.strategies.beam import BeamSearch
     from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
     from branchwise.strategies.dvts import DVTS
+    from branchwise.strategies.ets import ETS
     from branchwise.strategies.greedy import Greedy
     from branchwise.strategies.majority import Majority
+    from branchwise.strategies.mcts import MCTS
+    from branchwise.strategies.particles import ParticleFilter, ParticleGibbs
     from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Random, Reply, State, Strategy
+    from branchwise.strategies.rebase import Rebase
+    from branchwise.strategies.waves import AdaptiveConsistency, EarlyStopping
     from branchwise.types import Cost, Node, Problem, Result, Sampling, Selection
 
 __version__ = "0.1.0"
 __all__ = [
     "DVTS",
+    "ETS",
+    "MCTS",
+    "AbMcts",
+    "AdaptiveConsistency",
     "Ask",
     "BeamSearch",
     "BestOfN",
@@ -48,6 +58,7 @@ __all__ = [
     "Cost",
     "Demand",
     "Drop",
+    "EarlyStopping",
     "Engine",
     "EngineStateError",
     "Finish",
@@ -57,8 +68,11 @@ __all__ = [
     "Majority",
     "Node",
     "OutOfMemory",
+    "ParticleFilter",
+    "ParticleGibbs",
     "Problem",
     "Random",
+    "Rebase",
     "Reply",
     "Result",
     "ResultsError",
@@ -76,7 +90,8 @@ _MODULES = {
     "errors": "BranchwiseError CheckpointError ConfigError EngineStateError InputError OutOfMemory ResultsError"
     " StaleNodeError StrategyError TokenizerError",
     "types": "Cost Node Problem Result Sampling Selection",
-    "strategies": "BeamSearch BestOfN DVTS Greedy Majority WeightedBestOfN",
+    "strategies": "AbMcts AdaptiveConsistency BeamSearch BestOfN DVTS EarlyStopping ETS Greedy Majority MCTS"
+    " ParticleFilter ParticleGibbs Rebase WeightedBestOfN",
     "strategies.protocol": "Ask Demand Drop Finish Limits Random Reply State Strategy",
     "api": "Engine",
 }

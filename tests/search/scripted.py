@@ -13,7 +13,24 @@ from branchwise.search import driver
 from branchwise.search.protocol import Callback
 from branchwise.search.service import Service
 from branchwise.search.session import SearchOptions
-from branchwise.strategies import DVTS, BeamSearch, BestOfN, Demand, Greedy, Majority, Strategy, WeightedBestOfN
+from branchwise.strategies import (
+    DVTS,
+    ETS,
+    MCTS,
+    AbMcts,
+    AdaptiveConsistency,
+    BeamSearch,
+    BestOfN,
+    Demand,
+    EarlyStopping,
+    Greedy,
+    Majority,
+    ParticleFilter,
+    ParticleGibbs,
+    Rebase,
+    Strategy,
+    WeightedBestOfN,
+)
 from branchwise.tree import walk
 from branchwise.types import FinishReason, Grader, Node, Problem, Result, Settings, StepOptions
 
@@ -29,6 +46,26 @@ STRATEGIES: list[Strategy] = [
     BeamSearch(n=6, expand=2, aggregate="mean", vote="max", max_steps=MAX_STEPS),
     DVTS(n=8, expand=4, max_steps=MAX_STEPS),
     DVTS(n=6, expand=3, aggregate="prod", vote="majority", max_steps=MAX_STEPS),
+]
+MORE_STRATEGIES: list[Strategy] = [
+    Rebase(n=8, max_steps=MAX_STEPS),
+    Rebase(n=5, balance=1.0, aggregate="min", max_steps=MAX_STEPS),
+    ETS(n=8, max_steps=MAX_STEPS),
+    ETS(n=6, diversity=0.0, kv_cost=4.0, max_steps=MAX_STEPS),
+    BeamSearch(n=8, expand=2, every=2, max_steps=MAX_STEPS),
+    BeamSearch(n=6, expand=3, lookahead=2, max_steps=MAX_STEPS),
+    DVTS(n=8, expand=4, lookahead=1, aggregate="mean", max_steps=MAX_STEPS),
+    DVTS(n=8, expand=2, duplicates="drop", max_steps=MAX_STEPS),
+    Rebase(n=6, duplicates="last", lookahead=1, every=2, max_steps=MAX_STEPS),
+    ParticleFilter(n=6, max_steps=MAX_STEPS),
+    ParticleFilter(n=7, resample="multinomial", ess=0.5, vote="majority", max_steps=MAX_STEPS),
+    ParticleGibbs(n=12, iterations=3, references=2, max_steps=MAX_STEPS),
+    MCTS(n=6, expand=3, max_steps=MAX_STEPS),
+    MCTS(n=9, expand=2, rule="uct", parallel=1, max_steps=MAX_STEPS),
+    AbMcts(n=8, max_steps=MAX_STEPS),
+    AbMcts(n=7, parallel=2, posterior="gaussian", max_steps=MAX_STEPS),
+    AdaptiveConsistency(n=12, max_steps=MAX_STEPS),
+    EarlyStopping(n=11, wave=3, max_steps=MAX_STEPS),
 ]
 
 

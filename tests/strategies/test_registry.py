@@ -13,7 +13,10 @@ from branchwise.strategies.registry import option_names
 
 
 def test_names() -> None:
-    assert list(STRATEGIES) == ["greedy", "majority", "best_of_n", "weighted_best_of_n", "beam", "dvts"]
+    assert list(STRATEGIES) == [
+        "greedy", "majority", "adaptive", "esc", "best_of_n", "weighted_best_of_n", "beam", "dvts", "rebase", "ets",
+        "particles", "particle_gibbs", "mcts", "ab_mcts",
+    ]  # fmt: skip
     for name, strategy in STRATEGIES.items():
         assert make_strategy(name).name == name
         assert isinstance(make_strategy(name), strategy)
@@ -23,7 +26,9 @@ def test_names() -> None:
 
 
 def test_options() -> None:
-    assert option_names("beam") == ["n", "expand", "aggregate", "max_steps", "vote"]
+    assert option_names("beam") == [
+        "n", "aggregate", "max_steps", "vote", "every", "lookahead", "duplicates", "expand",
+    ]  # fmt: skip
     assert option_names("greedy") == ["max_steps"]
     assert make_strategy("beam", n=8, expand=2, aggregate="min") == BeamSearch(n=8, expand=2, aggregate="min")
     assert make_strategy("greedy") == Greedy()
@@ -52,6 +57,23 @@ def test_options() -> None:
         ("best_of_n", {"aggregate": "lst"}, "did you mean 'last'"),
         ("dvts", {"aggregate": "avg"}, "expected one of last, min, prod, mean"),
         ("dvts", {"vote": "weigthed"}, "did you mean 'weighted'"),
+        ("beam", {"lookahead": -1}, "lookahead is -1, expected a whole number of at least 0"),
+        ("beam", {"every": 0}, "every is 0"),
+        ("dvts", {"duplicates": "dorp"}, "did you mean 'drop'"),
+        ("rebase", {"balance": 0}, "balance is 0, expected more than 0 to 1000"),
+        ("rebase", {"expand": 4}, "has no option 'expand'"),
+        ("ets", {"alike": 1.5}, "alike is 1.5"),
+        ("ets", {"kv_cost": float("nan")}, "kv_cost is nan"),
+        ("particles", {"resample": "sytematic"}, "did you mean 'systematic'"),
+        ("particles", {"ess": 2}, "ess is 2, expected 0 to 1"),
+        ("particle_gibbs", {"n": 10}, "expected n to be a multiple of iterations"),
+        ("particle_gibbs", {"n": 4}, "with more than 1 particles in each"),
+        ("mcts", {"rule": "ucb"}, "did you mean 'uct'"),
+        ("mcts", {"parallel": 0}, "parallel is 0"),
+        ("ab_mcts", {"posterior": "gauss"}, "did you mean 'gaussian'"),
+        ("adaptive", {"confidence": 0.3}, "confidence is 0.3, expected 0.5 to 1"),
+        ("esc", {"wave": 0}, "wave is 0"),
+        ("particle", {}, "did you mean 'particles'"),
         (BeamSearch(), {"n": 4}, "beside a ready strategy"),
     ],
 )

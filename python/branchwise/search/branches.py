@@ -25,14 +25,17 @@ class Branches:
     def hold(self, ancestor: Node, nodes: list[Node]) -> None:
         """Take in the steps of a reply, those between them and the asked one, too."""
         for node in nodes:
+            new: list[Node] = []
             step: Node | None = node
             while step is not None and step is not ancestor and step not in self._held:
+                new.append(step)
+                step = step.parent
+            for step in reversed(new):
                 assert step.parent is not None
                 self._held[step] = 0
-                self._held[step.parent] = self._held.get(step.parent, 0) + 1
+                self._held[step.parent] += 1
                 if step.is_final:
                     self._free(step)
-                step = step.parent
 
     def drop(self, top: Node) -> Iterator[Node]:
         """Let a node go with all that is held below it; yields them."""

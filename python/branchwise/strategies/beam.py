@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from branchwise.strategies.levels import LevelSearch
+from branchwise.strategies.keep_best import KeepBest
 
 
 @dataclass(frozen=True, slots=True)
-class BeamSearch(LevelSearch):
+class BeamSearch(KeepBest):
     """n slots under one barrier per level, `expand` children for each kept branch, n / expand of which are kept.
 
     Raises ConfigError for a bad option. Sources: Snell et al., Scaling LLM Test-Time Compute Optimally; the rule for

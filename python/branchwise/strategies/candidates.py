@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from branchwise.answers.aggregate import aggregate
@@ -36,12 +37,15 @@ def candidate(node: Node, kind: Aggregate) -> Candidate:
     return Candidate(node, text, extract_answer(text), node.scores, branch_score(node, kind), finish)
 
 
-def choose_among(state: State, kind: Aggregate, vote: Vote) -> Selection:
+def choose_among(state: State, kind: Aggregate, vote: Vote, counts: Mapping[Node, int] | None = None) -> Selection:
     """The final pick among finished branches, and those that were still growing when a deadline came.
+
+    counts: how many equal ones each stands for; default: `state.copies`
 
     A truncated trajectory is judged by what it states: it votes if its text holds an answer, and it never wins against
     one that has an answer if it has none.
     """
     growing = [node for node in state.live if node is not state.root]
     candidates = [candidate(node, kind) for node in (*state.finished, *growing)]
-    return choose([replace(each, count=state.copies) for each in candidates], vote)
+    number = {} if counts is None else counts
+    return choose([replace(each, count=number.get(each.node, state.copies)) for each in candidates], vote)

@@ -23,6 +23,7 @@ class Chains:
 
     n: int
     max_steps: int = 40
+    name: ClassVar[str] = "chains"
     uses_scores: ClassVar[bool] = False
     sampling: ClassVar[Sampling | None] = None  # None: the run's
 

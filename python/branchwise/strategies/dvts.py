@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from branchwise.strategies.levels import LevelSearch
+from branchwise.strategies.keep_best import KeepBest
 
 
 @dataclass(frozen=True, slots=True)
-class DVTS(LevelSearch):
+class DVTS(KeepBest):
     """n slots in groups of `expand`; a group neither competes with another nor waits for it.
 
     Raises ConfigError for a bad option. Sources: Beeching et al., Scaling Test-Time Compute with Open Models; the rule

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from branchwise.strategies.levels import LevelSearch
 from branchwise.strategies.protocol import Action, Demand, Limits, Random, Reply, State, Strategy
 from branchwise.strategies.registry import STRATEGIES
 from branchwise.types import Node, Problem, Selection
+
+ONE = {"n": 1, "expand": 1, "iterations": 1, "references": 0}  # options of a strategy that grows one branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +52,6 @@ def without_chance(strategy: Strategy) -> Strategy:
     whole: Any = strategy
     if type(strategy) not in STRATEGIES.values() or whole.n == 1:
         return strategy
-    groups = {"expand": 1} if isinstance(strategy, LevelSearch) else {}
-    return OneForAll(strategy.name, replace(whole, n=1, **groups), whole.n)
+    options = {each.name for each in fields(whole)}
+    one = {name: value for name, value in ONE.items() if name in options}
+    return OneForAll(strategy.name, replace(whole, **one), whole.n)

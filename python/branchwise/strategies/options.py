@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
 
 from branchwise.config import is_number
 from branchwise.errors import ConfigError
@@ -12,8 +12,21 @@ from branchwise.errors import ConfigError
 
 def check_count(owner: str, name: str, value: object) -> None:
     """Raise ConfigError unless `value` is a whole number of at least 1."""
-    if not is_number(Integral, value) or value < 1:  # type: ignore[operator]
-        raise ConfigError(f"{owner}: {name} is {value!r}, expected a whole number of at least 1")
+    check_whole(owner, name, value, 1)
+
+
+def check_whole(owner: str, name: str, value: object, least: int) -> None:
+    """Raise ConfigError unless `value` is a whole number of at least `least`."""
+    if not is_number(Integral, value) or value < least:  # type: ignore[operator]
+        raise ConfigError(f"{owner}: {name} is {value!r}, expected a whole number of at least {least}")
+
+
+def check_number(owner: str, name: str, value: object, low: float, high: float, *, positive: bool = False) -> None:
+    """Raise ConfigError unless `value` is a number from `low` to `high`; `positive`: not `low` itself."""
+    works = is_number(Real, value) and low <= value <= high and not (positive and value == low)  # type: ignore[operator]
+    if not works:
+        begin = f"more than {low:g}" if positive else f"{low:g}"
+        raise ConfigError(f"{owner}: {name} is {value!r}, expected {begin} to {high:g}")
 
 
 def check_choice(owner: str, name: str, value: object, choices: Iterable[str]) -> None:

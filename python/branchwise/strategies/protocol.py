@@ -92,6 +92,7 @@ class State:
     finished: list[Node] = field(default_factory=list)  # solutions: drawn and kept as such by whoever reads the tree
     live: set[Node] = field(default_factory=set)  # branches that go on: what is left to choose from at a deadline
     copies: int = 1  # equal branches that each one stands for
+    equal: int = 0  # branches that went on beside one of the same text, over all levels
 
 
 class Random(Protocol):

@@ -8,16 +8,40 @@ from types import MappingProxyType
 from typing import Any
 
 from branchwise.errors import ConfigError
+from branchwise.strategies.ab_mcts import AbMcts
 from branchwise.strategies.beam import BeamSearch
 from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
 from branchwise.strategies.dvts import DVTS
+from branchwise.strategies.ets import ETS
 from branchwise.strategies.greedy import Greedy
 from branchwise.strategies.majority import Majority
+from branchwise.strategies.mcts import MCTS
 from branchwise.strategies.options import nearest
+from branchwise.strategies.particles import ParticleFilter, ParticleGibbs
 from branchwise.strategies.protocol import Strategy
+from branchwise.strategies.rebase import Rebase
+from branchwise.strategies.waves import AdaptiveConsistency, EarlyStopping
 
 STRATEGIES: Mapping[str, type[Any]] = MappingProxyType(
-    {strategy.name: strategy for strategy in (Greedy, Majority, BestOfN, WeightedBestOfN, BeamSearch, DVTS)}
+    {
+        strategy.name: strategy
+        for strategy in (
+            Greedy,
+            Majority,
+            AdaptiveConsistency,
+            EarlyStopping,
+            BestOfN,
+            WeightedBestOfN,
+            BeamSearch,
+            DVTS,
+            Rebase,
+            ETS,
+            ParticleFilter,
+            ParticleGibbs,
+            MCTS,
+            AbMcts,
+        )
+    }
 )
 
 
