@@ -27,6 +27,7 @@ TOLERANCES: dict[tuple[str, torch.dtype], float] = {
     ("gated", BF16): _BF16_ROUNDING,
     ("prm_probability", FP32): 1e-6,
     ("logprob", FP32): 2e-6,
+    ("hidden", FP32): 2e-5,  # after all layers of a small model, its prompt's KV cut elsewhere
 }
 
 # Logits of a whole model whose matrix products round x to int8, relative L2 against the same weights in fp32

@@ -26,7 +26,6 @@ from branchwise.backend.base import (
 )
 from branchwise.engine.kv import KvCache
 from branchwise.engine.sampler import Draw, Sampler, draw_arrays
-from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
 from branchwise.text.steps import State, StepDetector
 
@@ -78,7 +77,7 @@ class DecodeLoop:
     def start(self, rows: Sequence[LoopRow], detector: StepDetector) -> Burst:
         """Queue a burst and return without waiting. OutOfMemory: nothing was queued or reserved."""
         reserved = [min(self.backend.burst, row.room()) for row in rows]
-        self._reserve(rows, reserved)
+        self.kv.append([row.handle for row in rows], reserved)
         handles = np.fromiter((row.handle for row in rows), np.int64, len(rows))
         plan = self.kv.planner.build(handles, np.ones(len(rows), np.int32))
         self.model.rope.cover(int(plan.positions.max()) + 1)
@@ -125,9 +124,8 @@ class DecodeLoop:
             if damaged.any():
                 count = int(damaged.argmax()) + 1
             results[index] = (tokens[:count, column].tolist(), logprobs[:count, column].tolist())
-        tree = self.kv.tree
-        for row, count, (drawn, _) in zip(burst.rows, burst.reserved, results, strict=True):
-            tree.truncate(row.handle, tree.length(row.handle) - count + len(drawn))
+        unused = [count - len(drawn) for count, (drawn, _) in zip(burst.reserved, results, strict=True)]
+        self.kv.take_back([row.handle for row in burst.rows], unused)
         return results
 
     def _table(self, detector: StepDetector) -> StepTable:
@@ -138,16 +136,6 @@ class DecodeLoop:
             device = self.backend.tensor
             self._tables[detector] = StepTable(device(functions), device(transitions), table.first)
         return self._tables[detector]
-
-    def _reserve(self, rows: Sequence[LoopRow], reserved: list[int]) -> None:
-        tree = self.kv.tree
-        for done, (row, count) in enumerate(zip(rows, reserved, strict=True)):
-            try:
-                tree.append(row.handle, count)
-            except OutOfMemory:
-                for other, given in zip(rows[:done], reserved, strict=False):
-                    tree.truncate(other.handle, tree.length(other.handle) - given)
-                raise
 
 
 def _forward(model: Decoder, layers: Sequence[Tensor], tokens: Tensor, plan: Plan) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -9,6 +10,7 @@ import torch
 
 from branchwise._C import KvTree
 from branchwise.backend.base import Backend
+from branchwise.engine.prefixes import PrefixCache
 from branchwise.errors import OutOfMemory
 from branchwise.models.config import DecoderConfig
 
@@ -63,12 +65,46 @@ class KvCache:
         self.block_slots = backend.block_slots
         self.tree = KvTree(n_blocks, self.block_slots)
         self.planner = backend.planner(self.tree)
+        self.prefixes = PrefixCache(self.tree, self.planner.chunk_slots)
         self.pool = backend.kv_pool(config.n_layers, n_blocks, config.n_kv_heads, config.head_dim, dtype)
         self.layers = list(self.pool)  # views of it, made once
         self.slot_bytes = block_bytes(config, dtype, backend) // backend.block_slots
         self.n_blocks = n_blocks
         self.n_reserved = 0
         self._kv_memory = n_blocks * self.block_slots * self.slot_bytes if kv_memory is None else kv_memory
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that nobody needs: free ones, and those of prefixes that are only kept."""
+        return self.tree.n_free_blocks + self.prefixes.n_evictable
+
+    def append(self, nodes: Sequence[int], counts: Sequence[int]) -> None:
+        """Slots for `counts[i]` more tokens at the end of the open node `nodes[i]`: for all of them or for none.
+
+        Kept prefixes that nobody needs make room. OutOfMemory: there is not enough even so.
+        """
+        try:
+            self._append(nodes, counts)
+        except OutOfMemory:
+            lengths, size = [self.tree.length(node) for node in nodes], self.block_slots
+            ends = [length + count for length, count in zip(lengths, counts, strict=True)]
+            need = sum(-(-end // size) - -(-length // size) for length, end in zip(lengths, ends, strict=True))
+            if not self.prefixes.evict(need - self.tree.n_free_blocks):
+                raise
+            self._append(nodes, counts)
+
+    def _append(self, nodes: Sequence[int], counts: Sequence[int]) -> None:
+        for done, (node, count) in enumerate(zip(nodes, counts, strict=True)):
+            try:
+                self.tree.append(node, count)
+            except OutOfMemory:
+                self.take_back(nodes[:done], counts[:done])
+                raise
+
+    def take_back(self, nodes: Sequence[int], counts: Sequence[int]) -> None:
+        """The last slots of open nodes are free again."""
+        for node, count in zip(nodes, counts, strict=True):
+            self.tree.truncate(node, self.tree.length(node) - count)
 
     def reserve(self, demand: KvDemand) -> int | None:
         """Promise what a search needs: the blocks, for `release`, or None while others hold too many.

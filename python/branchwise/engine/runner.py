@@ -14,7 +14,6 @@ from torch import Tensor
 from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, AttentionShape, Plan
 from branchwise.engine.kv import KvCache
-from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
 
 Value = TypeVar("Value")
@@ -63,11 +62,12 @@ class Runner:
         return self._append(feeds, self._every_row)
 
     def _append(self, feeds: list[Feed], run: Callable[[list[Feed]], Value]) -> Value:
-        self._reserve(feeds)
+        nodes, counts = [feed.handle for feed in feeds], [len(feed.tokens) for feed in feeds]
+        self.kv.append(nodes, counts)
         try:
             return run(feeds)
         except BaseException:
-            self._give_back(feeds)
+            self.kv.take_back(nodes, counts)
             raise
 
     def _last_rows(self, feeds: list[Feed]) -> Tensor:
@@ -93,21 +93,6 @@ class Runner:
         backend = self.model.backend
         tokens = backend.tensor(torch.tensor([token for index in order for token in feeds[index].tokens]))
         return plan, tokens, backend.upload(plan, self.shape)
-
-    def _reserve(self, feeds: list[Feed]) -> None:
-        """Make room for all feeds or for none."""
-        tree = self.kv.tree
-        for done, feed in enumerate(feeds):
-            try:
-                tree.append(feed.handle, len(feed.tokens))
-            except OutOfMemory:
-                self._give_back(feeds[:done])
-                raise
-
-    def _give_back(self, feeds: list[Feed]) -> None:
-        tree = self.kv.tree
-        for feed in feeds:
-            tree.truncate(feed.handle, tree.length(feed.handle) - len(feed.tokens))
 
     def _count(self, plan: AttentionPlan, uploaded: Plan) -> None:
         path = self.model.backend.attention_path(uploaded)
