@@ -17,6 +17,10 @@ from branchwise.strategies.greedy import Greedy
 from branchwise.strategies.majority import Majority
 from branchwise.strategies.mcts import MCTS
 from branchwise.strategies.options import nearest
+from branchwise.strategies.parity.cotts_beam import CottsBeam
+from branchwise.strategies.parity.its_beam import ItsBeam
+from branchwise.strategies.parity.sal_beam import SalBeam
+from branchwise.strategies.parity.sal_dvts import SalDvts
 from branchwise.strategies.particles import ParticleFilter, ParticleGibbs
 from branchwise.strategies.protocol import Strategy
 from branchwise.strategies.rebase import Rebase
@@ -40,6 +44,10 @@ STRATEGIES: Mapping[str, type[Any]] = MappingProxyType(
             ParticleGibbs,
             MCTS,
             AbMcts,
+            SalBeam,
+            SalDvts,
+            CottsBeam,
+            ItsBeam,
         )
     }
 )
