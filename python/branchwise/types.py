@@ -52,6 +52,7 @@ class Cost:
     occupancy: float = 0.0  # mean share of row slots in use, 0..1
     seconds: float = 0.0
     flops: float = 0.0  # 2 x parameters x tokens of every model that ran, attention excluded
+    prm_flops: float = 0.0  # of these, what `prm_tokens` took
 
     def add(self, other: Cost) -> None:
         """Add the counters of another record; `kv_tokens` keeps the larger, `occupancy` the mean by iterations."""
@@ -62,7 +63,7 @@ class Cost:
         self.iterations = iterations
         self.kv_tokens = max(self.kv_tokens, other.kv_tokens)
         counters = ("generated_tokens", "speculated_tokens", "cancelled_tokens", "prefill_tokens", "prm_tokens")
-        for name in (*counters, "kv_bytes_read", "seconds", "flops"):
+        for name in (*counters, "kv_bytes_read", "seconds", "flops", "prm_flops"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
@@ -278,7 +279,8 @@ class Result:
     """The outcome of a search. `tree` is the root node; `cost` covers everything that ran for this problem.
 
     A search that failed has an `error` and no answer; one that was cut short by its deadline has the best answer so
-    far. `cuts` counts the branches that each limit ended (see `Cut`, and `LIFTS` for what to raise).
+    far. `cuts` counts the branches that each limit ended (see `Cut`, and `LIFTS` for what to raise), `equal` those that
+    went on beside one of the same text (see `State.equal`).
     """
 
     problem: Problem
@@ -294,6 +296,7 @@ class Result:
     why: str
     correct: bool | None = None  # graded against `problem.answer` when that is known
     cuts: dict[Cut, int] = field(default_factory=dict)
+    equal: int = 0
     error: BranchwiseError | None = None
 
     @property

@@ -188,6 +188,7 @@ def test_equal_branches(duplicates, kept: set[int]) -> None:  # type: ignore[no-
 
     result, _ = solve(BeamSearch(n=4, expand=2, duplicates=duplicates, max_steps=2), Same(eos=0, length=0))
     assert {each.node.lineage_path[0] for each in result.candidates} == kept
+    assert result.equal == (duplicates == "keep")
 
 
 # --- ETS -------------------------------------------------------------------------------------------------------------

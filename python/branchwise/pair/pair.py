@@ -119,7 +119,8 @@ class ModelPair:
         cost.flops = (cost.prefill_tokens + cost.speculated_tokens) * self.policy.flops_per_token + tree.cancelled_flops
         if self.judge is not None and tree.judge is not None:
             cost.prm_tokens = tree.judge.prompt_tokens
-            cost.flops += cost.prm_tokens * self.judge.flops_per_token
+            cost.prm_flops = cost.prm_tokens * self.judge.flops_per_token
+            cost.flops += cost.prm_flops
             self.judge.close(tree.judge)
         self._waiting = {node: owner for node, owner in self._waiting.items() if owner is not tree}
         self._unscorable = [event for event in self._unscorable if event.tree is not tree]
@@ -176,7 +177,8 @@ class ModelPair:
         events = []
         for node in nodes:
             tree = self._waiting.pop(node, None)
-            node.cost.flops += node.cost.prm_tokens * judge.flops_per_token
+            node.cost.prm_flops = node.cost.prm_tokens * judge.flops_per_token
+            node.cost.flops += node.cost.prm_flops
             if tree is not None:  # an ancestor scored on the way was not asked for
                 events.append(Event("scored", tree, node))
         return events

@@ -25,6 +25,7 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
         "strategy": result.strategy,
         "prompt_digest": result.prompt_digest,
         "cuts": result.cuts,
+        "equal": result.equal,
         "error": None if result.error is None else str(result.error),
         "cost": asdict(result.cost),
         "candidates": [

@@ -262,6 +262,7 @@ class Session(Generic[TreeT]):
             strategy=self._strategy.name,
             why=selection.why,
             cuts=self._cuts(selection),
+            equal=0 if self._state is None else self._state.equal,
             error=error,
         )
 
