@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from branchwise.chat_options import NO_OPTIONS, ChatOptions
 from branchwise.config import EngineConfig, ResolvedConfig
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
-from branchwise.engine.memory import check_memory, kv_blocks, resolve_dtype
+from branchwise.engine.memory import LOWER, check_memory, kv_blocks, resolve_dtype
 from branchwise.errors import ConfigError
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
@@ -27,6 +28,8 @@ from branchwise.text.chat import check_options
 from branchwise.weights import open_checkpoint
 from branchwise.weights.checkpoint import Checkpoint
 from branchwise.weights.recommended import Recommended
+
+SMALLER = "take a smaller model, or a device with more room (device, prm_device),"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,11 @@ class Place:
         """A cache for each model, all of as many blocks, so that they hold the same problems; and bytes of them all."""
         memory = self.backend.kv_budget() if kv_memory is None else kv_memory
         blocks = kv_blocks([model.config for model in models], self.dtype, self.backend, memory)
-        return [KvCache(model.config, blocks, self.dtype, self.backend, memory) for model in models], memory
+
+        def made() -> list[KvCache]:
+            return [KvCache(model.config, blocks, self.dtype, self.backend, memory) for model in models]
+
+        return self.backend.with_memory(made, f"lower kv_memory, which is {memory / 2**20:,.0f} MiB"), memory
 
 
 def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
@@ -68,12 +75,14 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     chat = ChatOptions.make(config.date, config.chat_template_kwargs)
     check_options(tokenizer, chat)
     return_freed()
-    model = load_decoder(checkpoint, place.dtype, place.backend, weights=config.weights, cache=place.cache)
+    load = partial(load_decoder, checkpoint, place.dtype, place.backend, weights=config.weights, cache=place.cache)
+    model = place.backend.with_memory(load, f"{SMALLER} for {checkpoint.source}")
     tokenizer.check_fits(model.config.vocab_size, checkpoint.source)
     prm_model = None
     if judge_checkpoint is not None:
         judge_on = judge_place.backend, config.prm_format, config.weights, judge_place.cache
-        prm_model = load_prm(judge_checkpoint, judge_place.dtype, *judge_on)
+        load_judge = partial(load_prm, judge_checkpoint, judge_place.dtype, *judge_on)
+        prm_model = judge_place.backend.with_memory(load_judge, f"{SMALLER} for {judge_checkpoint.source}")
         check_options(prm_model.tokenizer, NO_OPTIONS)
     judged = [] if prm_model is None else [prm_model.model]
     if judge_place is place:
@@ -82,11 +91,15 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
         (kv,), memory = place.kv([model], config.kv_memory)
         judge_kv, judge_memory = judge_place.kv(judged, config.kv_memory)
         memory += judge_memory
-    steps = StepEngine(
-        model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows, speculate=config.speculate,
-        source=policy,
+    engine = partial(
+        StepEngine, model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows,
+        speculate=config.speculate, source=policy,
     )  # fmt: skip
-    judge = None if prm_model is None else Scorer(prm_model, judge_kv[0], batch_rows=config.prefill_rows)
+    steps = place.backend.with_memory(engine, LOWER)
+    judge = None
+    if prm_model is not None:
+        scorer = partial(Scorer, prm_model, judge_kv[0], batch_rows=config.prefill_rows)
+        judge = judge_place.backend.with_memory(scorer, LOWER)
     notes = [note for note in (prm_model and prm_model.note,) if note]
     resolved = ResolvedConfig(
         str(place.backend.device), str(judge_place.backend.device), str(place.dtype).removeprefix("torch."),

@@ -229,6 +229,13 @@ class Backend(Protocol):
         """Bytes that can still be taken, where models live."""
         ...
 
+    def with_memory(self, work: Callable[[], Value], lower: str) -> Value:
+        """What `work` returns; it may begin twice, and must leave nothing behind when it fails.
+
+        OutOfMemory: the device is full even without recordings; it says what to `lower`.
+        """
+        ...
+
     def kv_budget(self) -> int:
         """Bytes that the KV of all models may take if nobody says otherwise; asked when the weights are in place."""
         ...
@@ -336,6 +343,10 @@ class LoopParts:
 
 class BurstBackend(Backend, Protocol):
     """A backend that decodes several iterations without the host."""
+
+    def spare(self, let_go: Callable[[], bool]) -> None:
+        """Call a method, which is not kept alive, when memory is short: it says whether it gave any back."""
+        ...
 
     def loop_key(self, plan: AttentionPlan, draws: DrawArrays, shape: AttentionShape) -> LoopKey:
         """The smallest sizes of a loop that can run this plan."""

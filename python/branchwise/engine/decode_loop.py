@@ -25,6 +25,7 @@ from branchwise.backend.base import (
     StepTable,
 )
 from branchwise.engine.kv import KvCache
+from branchwise.engine.memory import LOWER
 from branchwise.engine.sampler import Draw, Sampler, draw_arrays
 from branchwise.models.decoder import Decoder
 from branchwise.text.steps import State, StepDetector
@@ -73,11 +74,23 @@ class DecodeLoop:
         self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
         self._loops: dict[tuple[StepDetector, LoopKey], Loop] = {}
         self._tables: dict[StepDetector, StepTable] = {}
+        backend.spare(self.let_go)
+
+    def let_go(self) -> bool:
+        """Forget all loops; the one that is under way lives until it lands. Whether there were any."""
+        found = bool(self._loops)
+        self._loops.clear()
+        return found
 
     def start(self, rows: Sequence[LoopRow], detector: StepDetector) -> Burst:
-        """Queue a burst and return without waiting. OutOfMemory: nothing was queued or reserved."""
+        """Queue a burst and return without waiting. OutOfMemory, or any other error: nothing is reserved."""
         reserved = [min(self.backend.burst, row.room()) for row in rows]
-        self.kv.append([row.handle for row in rows], reserved)
+        nodes = [row.handle for row in rows]
+        self.kv.append(nodes, reserved)
+        with self.kv.or_take_back(nodes, reserved):
+            return self.backend.with_memory(partial(self._start, rows, reserved, detector), LOWER)
+
+    def _start(self, rows: Sequence[LoopRow], reserved: list[int], detector: StepDetector) -> Burst:
         handles = np.fromiter((row.handle for row in rows), np.int64, len(rows))
         plan = self.kv.planner.build(handles, np.ones(len(rows), np.int32))
         self.model.rope.cover(int(plan.positions.max()) + 1)
@@ -95,16 +108,7 @@ class DecodeLoop:
             rewind=rewind,
             draws=draw_arrays([row.draw for row in in_order]),
         )
-        key = self.backend.loop_key(plan, arrays.draws, self.shape)
-        loop = self._loops.pop((detector, key), None)
-        if loop is None:
-            # Not a method of this: the loop would hold what holds it, and nobody would ever free either.
-            forward = partial(_forward, self.model, self.kv.layers)
-            parts = LoopParts(forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
-            while len(self._loops) >= MOST_LOOPS:
-                del self._loops[next(iter(self._loops))]  # the one that was used least recently
-            loop = self.backend.loop(key, parts)
-        self._loops[detector, key] = loop
+        loop = self._loop(detector, table, self.backend.loop_key(plan, arrays.draws, self.shape))
         loop.start(plan, arrays, max(reserved))
         unread = [int(np.maximum(rewind - step, 0).sum()) for step in range(max(reserved))]
         return Burst(
@@ -114,9 +118,11 @@ class DecodeLoop:
     def finish(self, burst: Burst) -> list[tuple[list[int], list[float]]]:
         """Wait for a burst: the tokens and log-probabilities that each row drew, in the order of its rows.
 
-        A log-probability of NaN is a row's last: no token could be drawn.
+        A log-probability of NaN is a row's last: no token could be drawn. Any error: nothing is reserved.
         """
-        tokens, logprobs = burst.loop.finish()  # [iteration, row], -1 where a row stood still
+        nodes = [row.handle for row in burst.rows]
+        with self.kv.or_take_back(nodes, burst.reserved):
+            tokens, logprobs = burst.loop.finish()  # [iteration, row], -1 where a row stood still
         results: list[tuple[list[int], list[float]]] = [([], []) for _ in burst.rows]
         for column, index in enumerate(burst.order):
             count = int((tokens[:, column] >= 0).sum())
@@ -125,8 +131,21 @@ class DecodeLoop:
                 count = int(damaged.argmax()) + 1
             results[index] = (tokens[:count, column].tolist(), logprobs[:count, column].tolist())
         unused = [count - len(drawn) for count, (drawn, _) in zip(burst.reserved, results, strict=True)]
-        self.kv.take_back([row.handle for row in burst.rows], unused)
+        self.kv.take_back(nodes, unused)
         return results
+
+    def _loop(self, detector: StepDetector, table: StepTable, key: LoopKey) -> Loop:
+        """A loop that can run a plan of this key, recorded if there is none; from now on the one used last."""
+        loop = self._loops.pop((detector, key), None)
+        if loop is None:
+            # Not a method of this: the loop would hold what holds it, and nobody would ever free either.
+            forward = partial(_forward, self.model, self.kv.layers)
+            parts = LoopParts(forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
+            while len(self._loops) >= MOST_LOOPS:
+                del self._loops[next(iter(self._loops))]  # the one that was used least recently
+            loop = self.backend.loop(key, parts)
+        self._loops[detector, key] = loop
+        return loop
 
     def _table(self, detector: StepDetector) -> StepTable:
         """The step automata as tables, worked out once: about a third of a second for 150,000 words."""

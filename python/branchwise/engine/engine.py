@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from numbers import Integral
 from typing import cast
 
@@ -22,6 +23,7 @@ from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
 from branchwise.engine.forest import Forest
 from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.logprobs import add_prompt_logprobs, add_step_logprobs
+from branchwise.engine.memory import LOWER
 from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.engine.rows import Growing, Opening, RowLoad, RowQueue
 from branchwise.engine.runner import Feed, Runner
@@ -115,9 +117,11 @@ class StepEngine:
         self.forest.prune(tree, node)
 
     def close(self, tree: PolicyTree) -> None:
-        """Free everything a tree holds. Closing twice is allowed."""
-        self._land()
-        self.forest.close(tree)
+        """Free everything a tree holds, also where a burst under way fails. Closing twice is allowed."""
+        try:
+            self._land()
+        finally:
+            self.forest.close(tree)
 
     # --- the step loop -----------------------------------------------------------------------------------------
 
@@ -178,35 +182,68 @@ class StepEngine:
         fed = list({opening.parent: opening for opening in openings if opening.parent.pending}.values())
         feeds = [Feed(item.state.handle, item.state.pending) for item in growing] + self._opening_feeds(fed)
         try:
-            hidden = self._forward(feeds, fed) if feeds else self._no_rows
+            hidden, last = self._forward(feeds, fed)
         except OutOfMemory:  # nothing was appended: put everything back, so that the caller can free and go on
             self.rows.put_back(growing, openings)
             if not self.forest.drop_ahead():
                 raise
             return self._iterate()
         self._commit(growing, fed, feeds)
-        self._keep_hidden(fed, hidden[len(growing) :])
+        self._keep_hidden(fed, last)
         children = self._fork_ready(openings)
         active = growing + children
         if not active:
             return []
-        rows = torch.cat([hidden[: len(growing)], *(self._parent_state(item) for item in children)])
-        tokens, logprobs = self.sampler.draw(rows, [self._draw(item) for item in active])
+        try:
+            draw = partial(self._draw_all, hidden, growing, children)
+            tokens, logprobs = self.model.backend.with_memory(draw, LOWER)
+        except OutOfMemory:
+            self._take_back(growing, feeds, openings)
+            raise
         self._account(active, self.runner.last_bytes_read if feeds else 0)
-        add_step_logprobs(self.sampler, [item.state for item in active], rows, tokens)
         for item, token, logprob in zip(active, tokens, logprobs, strict=True):
             self._accept(item, token, logprob)
         return self._settle(active)
 
-    def _forward(self, feeds: list[Feed], openings: list[Opening]) -> Tensor:
-        """[feeds, hidden]: one pass; openings, the last of the feeds, may want to know more of their prompt."""
-        if not any(opening.tree.settings.prompt_logprobs for opening in openings):
-            return self.runner.forward(feeds)
-        hidden = self.runner.forward_rows(feeds)
-        for opening, states in zip(openings, hidden[len(feeds) - len(openings) :], strict=True):
-            if opening.parent.parent is None and opening.tree.settings.prompt_logprobs:
-                add_prompt_logprobs(self.sampler, opening.tree, opening.parent, states)
-        return torch.stack([states[-1] for states in hidden])
+    def _forward(self, feeds: list[Feed], openings: list[Opening]) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states after the feeds of rows that grow, [rows, hidden], and of each opening, which come last.
+
+        OutOfMemory: nothing was appended.
+        """
+        if not feeds:
+            return self._no_rows, []
+        told = any(opening.tree.settings.prompt_logprobs for opening in openings)
+        hidden = self.runner.forward_rows(feeds) if told else self.runner.forward(feeds)
+        with self.runner.or_take_back(feeds):
+            return self.model.backend.with_memory(partial(self._last_states, hidden, openings), LOWER)
+
+    def _last_states(self, hidden: Tensor | list[Tensor], openings: list[Opening]) -> tuple[Tensor, list[Tensor]]:
+        """hidden: [feeds, hidden], or of every token of each feed where an opening wants to know of its prompt."""
+        begin = len(hidden) - len(openings)
+        if not isinstance(hidden, Tensor):
+            for opening, states in zip(openings, hidden[begin:], strict=True):
+                if opening.parent.parent is None and opening.tree.settings.prompt_logprobs:
+                    add_prompt_logprobs(self.sampler, opening.tree, opening.parent, states)
+            hidden = torch.stack([states[-1] for states in hidden])
+        return hidden[:begin], [state.clone() for state in hidden[begin:]]  # a view would keep the whole batch alive
+
+    def _draw_all(
+        self, hidden: Tensor, growing: list[Growing], children: list[Growing]
+    ) -> tuple[list[int], list[float]]:
+        """The next token of rows that grow and of new ones, and its log-probability; hidden: of the former."""
+        rows, active = torch.cat([hidden, *(self._parent_state(item) for item in children)]), growing + children
+        tokens, logprobs = self.sampler.draw(rows, [self._draw(item) for item in active])
+        add_step_logprobs(self.sampler, [item.state for item in active], rows, tokens)
+        return tokens, logprobs
+
+    def _take_back(self, growing: list[Growing], feeds: list[Feed], openings: list[Opening]) -> None:
+        """Undo an iteration that found no memory to draw; a parent's hidden state is kept."""
+        self.kv.take_back([item.state.handle for item in growing], [1] * len(growing))
+        for item, feed in zip(growing, feeds, strict=False):
+            item.state.pending = feed.tokens
+            item.tree.hold(-1)
+        self.rows.put_back(growing)
+        self.forest.take_back([opening for opening in openings if opening.parent.hidden is not None])
 
     def _settle(self, rows: list[Growing]) -> list[tuple[PolicyTree, Node]]:
         """Let rows go on where their step does; returns the finished steps that were asked for."""
@@ -223,7 +260,11 @@ class StepEngine:
         if self._flying is None or self.loop is None:
             return
         (growing, burst), self._flying = self._flying, None
-        drawn = self.loop.finish(burst)
+        try:
+            drawn = self.loop.finish(burst)
+        except BaseException:  # as if it had never taken off
+            self.rows.put_back(growing)
+            raise
         for iteration, slots in enumerate(burst.slots_read):
             active = [item for item, (tokens, _) in zip(growing, drawn, strict=True) if len(tokens) > iteration]
             if not active:
@@ -270,11 +311,11 @@ class StepEngine:
         assert item.state.parent.hidden is not None
         return item.state.parent.hidden[None]
 
-    def _keep_hidden(self, openings: list[Opening], hidden: Tensor) -> None:
+    def _keep_hidden(self, openings: list[Opening], hidden: list[Tensor]) -> None:
         """Remember the hidden state of every node whose last token was just fed, and close the node's KV."""
         for opening, state in zip(openings, hidden, strict=True):
             if not opening.parent.pending:
-                opening.parent.hidden = state.clone()  # a view would keep the whole batch alive
+                opening.parent.hidden = state
                 self.kv.tree.seal(opening.parent.handle)
 
     def _fork_ready(self, openings: list[Opening]) -> list[Growing]:

@@ -101,6 +101,15 @@ class Forest:
         handles = self.kv.tree.fork(opening.parent.handle, opening.n)
         return [self._begin_child(opening, opening.first + place, handle) for place, handle in enumerate(handles)]
 
+    def take_back(self, openings: Sequence[Opening]) -> None:
+        """Undo `begin_children`: nothing is known of those children, and their openings come first in the queue."""
+        for opening in openings:
+            if opening.speculative:
+                self._free(opening.tree, self.rows.ahead.take_below(opening.parent))
+            else:
+                self.cancel(opening.tree, opening.parent.node, opening.first, opening.n)
+        self.rows.put_back([], openings)
+
     def _begin_child(self, opening: Opening, index: int, handle: int) -> Growing:
         tree, parent, options = opening.tree, opening.parent, opening.options
         lineage = lineage_child(parent.node.lineage, index)

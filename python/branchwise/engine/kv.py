@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 
@@ -100,6 +101,15 @@ class KvCache:
             except OutOfMemory:
                 self.take_back(nodes[:done], counts[:done])
                 raise
+
+    @contextmanager
+    def or_take_back(self, nodes: Sequence[int], counts: Sequence[int]) -> Iterator[None]:
+        """What was appended stays unless something is raised inside."""
+        try:
+            yield
+        except BaseException:
+            self.take_back(nodes, counts)
+            raise
 
     def take_back(self, nodes: Sequence[int], counts: Sequence[int]) -> None:
         """The last slots of open nodes are free again."""

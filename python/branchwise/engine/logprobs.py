@@ -53,16 +53,16 @@ def add_step_logprobs(sampler: Sampler, states: Sequence[NodeState], hidden: Ten
 
     hidden: [states, hidden], before the tokens
     """
-    wishes = {state.options.logprobs for state in states} - {None}
-    for most in wishes:
+    found: list[tuple[NodeState, TokenLogprob]] = []
+    for most in {state.options.logprobs for state in states} - {None}:
         assert most is not None
         rows = [row for row, state in enumerate(states) if state.options.logprobs == most and tokens[row] >= 0]
         known = token_logprobs(sampler, hidden[rows], [tokens[row] for row in rows], most)
-        for row, logprob in zip(rows, known, strict=True):
-            node = states[row].node
-            if node.logprobs is None:
-                node.logprobs = []
-            node.logprobs.append(logprob)
+        found += zip([states[row] for row in rows], known, strict=True)
+    for state, logprob in found:  # all of them or none
+        if state.node.logprobs is None:
+            state.node.logprobs = []
+        state.node.logprobs.append(logprob)
 
 
 def add_prompt_logprobs(sampler: Sampler, tree: PolicyTree, root: NodeState, hidden: Tensor) -> None:

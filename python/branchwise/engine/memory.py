@@ -17,6 +17,9 @@ from branchwise.weights.matrix import weight_bytes
 
 MIB = 1 << 20
 SMALL_MODEL_PARAMETERS = 50_000_000  # below this fp32 is the faster dtype of a CPU
+LOWER = (  # what helps a device that is full while it works
+    "lower kv_memory, max_rows or prefill_rows, take a smaller PRM, or give it a device of its own with prm_device"
+)
 RESERVE = 512 * MIB  # of a GPU: libraries, activations, logits
 
 

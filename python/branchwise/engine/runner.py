@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, AttentionShape, Plan
 from branchwise.engine.kv import KvCache
+from branchwise.engine.memory import LOWER
 from branchwise.models.decoder import Decoder
 
 Value = TypeVar("Value")
@@ -62,19 +65,20 @@ class Runner:
         return self._append(feeds, self._every_row)
 
     def _append(self, feeds: list[Feed], run: Callable[[list[Feed]], Value]) -> Value:
-        nodes, counts = [feed.handle for feed in feeds], [len(feed.tokens) for feed in feeds]
-        self.kv.append(nodes, counts)
-        try:
-            return run(feeds)
-        except BaseException:
-            self.kv.take_back(nodes, counts)
-            raise
+        self.kv.append([feed.handle for feed in feeds], [len(feed.tokens) for feed in feeds])
+        with self.or_take_back(feeds):
+            return self.model.backend.with_memory(partial(run, feeds), LOWER)
+
+    def or_take_back(self, feeds: list[Feed]) -> AbstractContextManager[None]:
+        """What was appended for these feeds stays unless something is raised inside."""
+        return self.kv.or_take_back([feed.handle for feed in feeds], [len(feed.tokens) for feed in feeds])
 
     def _last_rows(self, feeds: list[Feed]) -> Tensor:
         plan, tokens, uploaded = self._plan(feeds)
         hidden = self.layers(self.model.embed(tokens), uploaded, self.kv.layers)
+        hidden = hidden[self.model.backend.tensor(torch.from_numpy(np.argsort(plan.order)))]
         self._count(plan, uploaded)
-        return hidden[self.model.backend.tensor(torch.from_numpy(np.argsort(plan.order)))]
+        return hidden
 
     def _every_row(self, feeds: list[Feed]) -> list[Tensor]:
         plan, tokens, uploaded = self._plan(feeds)

@@ -38,7 +38,7 @@ class ModelPair:
         self._judge_tokens = 1 if judge is None else tokens_for_tokens(policy.tokenizer, judge.tokenizer)
         self._same_tokens = judge is not None and cut_alike(policy.tokenizer, judge.tokenizer)
         self._trees: dict[Node, PairTree] = {}  # by root
-        self._unscorable: list[Event] = []  # steps that get no score: reported at the next poll
+        self._events: list[Event] = []  # for the end of the next poll that goes well; steps that get no score, too
         self._waiting: dict[Node, PairTree] = {}  # trees of the steps that wait for a score
 
     @property
@@ -47,7 +47,7 @@ class ModelPair:
 
     @property
     def idle(self) -> bool:
-        return self.policy.idle and not self._unscorable and (self.judge is None or self.judge.idle)
+        return self.policy.idle and not self._events and (self.judge is None or self.judge.idle)
 
     def open(self, problem: Problem, demand: Demand, settings: Settings) -> PairTree | None:
         """Admit a problem to the policy and, where scores are wanted, to the judge: to both or to neither."""
@@ -92,7 +92,7 @@ class ModelPair:
             if self.judge.submit(tree.judge, node):
                 self._waiting[node] = tree
             else:
-                self._unscorable.append(Event("scored", tree, node))
+                self._events.append(Event("scored", tree, node))
 
     def prune(self, tree: PairTree, node: Node) -> None:
         """Free what nobody below needs."""
@@ -123,7 +123,7 @@ class ModelPair:
             cost.flops += cost.prm_flops
             self.judge.close(tree.judge)
         self._waiting = {node: owner for node, owner in self._waiting.items() if owner is not tree}
-        self._unscorable = [event for event in self._unscorable if event.tree is not tree]
+        self._events = [event for event in self._events if event.tree is not tree]
 
     def over(self, tree: PairTree) -> int:
         """Blocks that a tree holds beyond what it was promised, in whichever cache that is more."""
@@ -136,25 +136,28 @@ class ModelPair:
         self._trees.clear()
 
     def poll(self) -> list[Event]:
-        """Passes of the judge as far as they are worth it, else one decode iteration. On a GPU both, side by side."""
-        events, self._unscorable = self._unscorable, []
+        """Passes of the judge as far as they are worth it, else one decode iteration. On a GPU both, side by side.
+
+        OutOfMemory: what was finished before is reported by the next poll.
+        """
         overlaps = self.policy.overlaps
         if overlaps:
-            events += self._generated()
+            self._generate()
         if self.judge is not None and self._timing is not None and not self.judge.idle:
             self.policy.begin()
-            policy_busy = not self.policy.idle or (overlaps and bool(events))
-            events += self._scored(self.judge, self._timing, policy_busy)
-        if not overlaps and not events:  # else what was scored may go on first
-            events += self._generated()
+            policy_busy = not self.policy.idle or (overlaps and bool(self._events))
+            self._score(self.judge, self._timing, policy_busy)
+        if not overlaps and not self._events:  # else what was scored may go on first
+            self._generate()
+        events, self._events = self._events, []
         return events
 
-    def _generated(self) -> list[Event]:
-        """The steps that a decode iteration finished."""
+    def _generate(self) -> None:
+        """One decode iteration."""
         steps = [] if self.policy.idle else self.policy.poll()
-        for _, node in steps:
+        for policy, node in steps:
             node.cost.flops += node.cost.generated_tokens * self.policy.flops_per_token
-        return [Event("generated", self._trees[policy.root], node, self._damage(node)) for policy, node in steps]
+            self._events.append(Event("generated", self._trees[policy.root], node, self._damage(node)))
 
     def _damage(self, node: Node) -> CheckpointError | None:
         """What to say of a step that the policy could not write."""
@@ -165,29 +168,31 @@ class ModelPair:
             f"{node.lineage_path}; its checkpoint is damaged or its dtype overflows, try another dtype"
         )
 
-    def _scored(self, judge: Judge, timing: PassTiming, policy_busy: bool) -> list[Event]:
-        """The scores that became known."""
-        before = judge.pending
-        nodes = judge.poll(least=timing.least_rows(policy_busy, self._trees, self._waiting))
+    def _score(self, judge: Judge, timing: PassTiming, policy_busy: bool) -> None:
+        """Passes of the judge, as many as are due."""
+        before, least = judge.pending, timing.least_rows(policy_busy, self._trees, self._waiting)
+        scored = self._take_scores(judge, judge.poll(least=least))
         while timing.worth_more <= judge.pending < before:
             before = judge.pending
-            nodes += judge.poll()
-        if nodes:
+            scored |= self._take_scores(judge, judge.poll())
+        if scored:
             timing.passed()
-        events = []
+
+    def _take_scores(self, judge: Judge, nodes: Sequence[Node]) -> bool:
+        """Report the scores that became known; whether there are any."""
         for node in nodes:
             tree = self._waiting.pop(node, None)
             node.cost.prm_flops = node.cost.prm_tokens * judge.flops_per_token
             node.cost.flops += node.cost.prm_flops
             if tree is not None:  # an ancestor scored on the way was not asked for
-                events.append(Event("scored", tree, node))
-        return events
+                self._events.append(Event("scored", tree, node))
+        return bool(nodes)
 
     def _release(self, tree: PairTree, node: Node) -> None:
         if self.judge is not None and tree.judge is not None:
             self.judge.release(tree.judge, node)
             self._waiting.pop(node, None)
-        self._unscorable = [event for event in self._unscorable if event.node is not node]
+        self._events = [event for event in self._events if event.node is not node]
 
     def _within_context(self, problem: Problem, demand: Demand, settings: Settings) -> Settings:
         """The cap of a solution, lowered to the judge's context where both models cut text alike.

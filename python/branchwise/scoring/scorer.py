@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from branchwise.engine.kv import KvCache, KvDemand
+from branchwise.engine.memory import LOWER
 from branchwise.engine.runner import Feed, Runner
 from branchwise.errors import InputError, StaleNodeError
 from branchwise.scoring.prm import Prm
@@ -175,9 +176,11 @@ class Scorer:
         return done
 
     def _forward(self, batch: list[tuple[Twin, int]]) -> list[float]:
-        with self.prm.model.backend.stream("prm"):
-            hidden = self.runner.forward([self._feed(twin, rows) for twin, rows in batch])
-            return self.prm.head(hidden).tolist()  # type: ignore[no-any-return]
+        backend, feeds = self.prm.model.backend, [self._feed(twin, rows) for twin, rows in batch]
+        with backend.stream("prm"):
+            hidden = self.runner.forward(feeds)
+            with self.runner.or_take_back(feeds):
+                return backend.with_memory(lambda: self.prm.head(hidden).tolist(), LOWER)
 
     def _twin(self, tree: PrmTree, node: Node) -> Twin | None:
         """The record of a node, made and queued where there is none; None where it goes beyond the context."""

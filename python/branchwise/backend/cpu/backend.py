@@ -27,6 +27,7 @@ from branchwise.backend.base import (
 from branchwise.backend.cpu.linear import PackedLinear, gated_linear, packed_linear
 from branchwise.backend.cpu.recorded import RecordedLayers
 from branchwise.backend.cpu.weight_cache import PackedFolder
+from branchwise.backend.device import Device
 from branchwise.backend.memory import cpu_kv_budget, free_memory, return_freed
 from branchwise.config import Weights
 from branchwise.errors import ConfigError
@@ -134,7 +135,7 @@ class CpuPrmHead:
         return _C.prm_probability(self.layers[-1](x), self.link)
 
 
-class CpuBackend:
+class CpuBackend(Device):
     """The `Backend` of the machine's own cores. One instance serves one engine."""
 
     name = "cpu"

@@ -30,6 +30,7 @@ from branchwise.backend.base import (
     ReadRows,
     WeightCache,
 )
+from branchwise.backend.device import Device
 from branchwise.backend.gpu.loop import TritonLoop, loop_key
 from branchwise.backend.gpu.plan import TritonPlan, cheaper_path
 from branchwise.backend.gpu.sampler import TritonSampler
@@ -98,7 +99,7 @@ class TritonPrmHead:
         return scores
 
 
-class TritonBackend:
+class TritonBackend(Device):
     """The `Backend` over Triton kernels; subclasses say which device and how work is recorded."""
 
     name = "triton"
@@ -113,6 +114,7 @@ class TritonBackend:
     add_rms_norm = staticmethod(add_rms_norm)
 
     def __init__(self, device: torch.device) -> None:
+        super().__init__()
         self.device = device
         self.scratch = Scratch(device)
 
@@ -122,6 +124,11 @@ class TritonBackend:
     def shared_memory(self) -> int:
         """Bytes that a block of a kernel may take."""
         return 1 << 30
+
+    def let_go(self) -> bool:
+        """Recorded loops that nobody runs, and what they share."""
+        found = super().let_go()
+        return self.scratch.clear() or found
 
     # --- weights and memory --------------------------------------------------------------------------------------
 

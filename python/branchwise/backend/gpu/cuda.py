@@ -42,6 +42,14 @@ class CudaBackend(TritonBackend):
     def free_memory(self) -> int:
         return int(torch.cuda.mem_get_info(self.device)[0])
 
+    def let_go(self) -> bool:
+        """With what torch keeps for later. Graphs to come share new memory: that of the dropped ones may be in use."""
+        torch.cuda.synchronize(self.device)
+        found = super().let_go()
+        self._pool = torch.cuda.graph_pool_handle()
+        torch.cuda.empty_cache()
+        return found
+
     def shared_memory(self) -> int:
         from triton.runtime import driver  # whose launcher asks the same
 

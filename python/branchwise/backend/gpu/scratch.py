@@ -23,3 +23,9 @@ class Scratch:
         if flat is None or flat.numel() < need:
             flat = self._flat[name, dtype] = torch.empty(need, dtype=dtype, device=self.device)
         return flat[:need].view(shape)
+
+    def clear(self) -> bool:
+        """Let go of all of it, as far as no loop holds it; whether there was any."""
+        found = bool(self._flat)
+        self._flat.clear()
+        return found
