@@ -12,6 +12,7 @@ from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.engine.kv import KvCache
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
+from branchwise.prm_format import PrmFormat
 from branchwise.scoring.prm import Prm, load_prm
 from branchwise.weights.checkpoint import Checkpoint
 
@@ -21,9 +22,9 @@ def cpu_decoder(checkpoint: Checkpoint, dtype: torch.dtype, **options: Any) -> D
     return load_decoder(checkpoint, dtype, CpuBackend(), **options)
 
 
-def cpu_prm(checkpoint: Checkpoint, dtype: torch.dtype, format_name: str = "auto") -> Prm:
+def cpu_prm(checkpoint: Checkpoint, dtype: torch.dtype, prm_format: str | PrmFormat = "auto") -> Prm:
     """`load_prm` on the CPU."""
-    return load_prm(checkpoint, dtype, CpuBackend(), format_name)
+    return load_prm(checkpoint, dtype, CpuBackend(), prm_format)
 
 
 def all_logits(model: Decoder, tokens: list[int], chunk: int = 512) -> Tensor:

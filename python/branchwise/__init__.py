@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StrategyError,
         TokenizerError,
     )
+    from branchwise.prm_format import PrmFormat
     from branchwise.strategies.ab_mcts import AbMcts
     from branchwise.strategies.beam import BeamSearch
     from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
@@ -70,6 +71,7 @@ __all__ = [
     "OutOfMemory",
     "ParticleFilter",
     "ParticleGibbs",
+    "PrmFormat",
     "Problem",
     "Random",
     "Rebase",
@@ -93,6 +95,7 @@ _MODULES = {
     "strategies": "AbMcts AdaptiveConsistency BeamSearch BestOfN DVTS EarlyStopping ETS Greedy Majority MCTS"
     " ParticleFilter ParticleGibbs Rebase WeightedBestOfN",
     "strategies.protocol": "Ask Demand Drop Finish Limits Random Reply State Strategy",
+    "prm_format": "PrmFormat",
     "api": "Engine",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from branchwise.chat_options import ChatOptions
 from branchwise.errors import ConfigError
+from branchwise.prm_format import PrmFormat
 
 MAX_ENDING_BYTES = 1024  # of all delimiters, and of all stops: states of an automaton on a GPU are 14 bits
 
@@ -47,7 +48,8 @@ class EngineConfig:
     date          day that the policy's chat template is told, as in "2026-11-30", or "today"; default: 2024-07-26,
                   always, so that the same seed gives the same tree tomorrow
     chat_template_kwargs  further variables of that template: {"enable_thinking": False}
-    prm_format    name in `PRM_FORMATS`, or "auto": by the PRM's head and class; a plain causal LM needs a name
+    prm_format    name in `PRM_FORMATS`, a `PrmFormat` of one's own, or "auto": by the PRM's head and class; a plain
+                  causal LM needs a name
     """
 
     dtype: DType = "auto"
@@ -73,7 +75,7 @@ class EngineConfig:
     frequency_penalty: float = 0.0
     seed: int = 0
     threads: int | None = None
-    prm_format: str = "auto"
+    prm_format: str | PrmFormat = "auto"
     date: str | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
 
@@ -104,8 +106,8 @@ class EngineConfig:
         ChatOptions.make(self.date, self.chat_template_kwargs)
         if self.threads is not None:
             check_threads("threads", self.threads)
-        if not isinstance(self.prm_format, str):
-            raise ConfigError(f"prm_format={self.prm_format!r}: expected a name, or 'auto'")
+        if not isinstance(self.prm_format, str | PrmFormat):
+            raise ConfigError(f"prm_format={self.prm_format!r}: expected a name, 'auto', or a PrmFormat")
 
 
 def check_whole(name: str, value: object, least: int, unit: str = "") -> None:

@@ -108,7 +108,7 @@ def full_scores(prm: Prm, node: Node) -> list[float]:
     plan = kv.planner.build(np.array([handle], np.int64), np.array([len(ids)], np.int32))
     prm.model.rope.cover(len(ids))
     hidden = prm.model.forward(torch.tensor(ids), plan, kv.pool)
-    return prm.head(hidden[torch.tensor(ends)]).tolist()
+    return prm.scores(hidden[torch.tensor(ends)])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -163,7 +163,7 @@ def test_steps_that_say_the_same_are_scored_once() -> None:
 
 @pytest.mark.parametrize("name", [name for name, (_, heads) in FORMATS.items() if heads])
 def test_formats_are_told_apart_by_their_heads(name: str) -> None:
-    assert detect_format(checkpoint_for(name)) == name
+    assert detect_format(checkpoint_for(name), checkpoint_for(name).tokenizer()) == name
 
 
 def test_token_ids_of_the_formats() -> None:
@@ -176,7 +176,7 @@ def test_token_ids_of_the_formats() -> None:
 
     assert text("math-shepherd") == "<s>Q? one ки\ntwo\nmore ки"
     assert text("skywork") == "Q?\none\ntwo more\n"
-    assert text("trl") == "Q?\n\none\n\ntwo\nmore\n\n"
+    assert text("trl") == "Q?one\n\ntwo\nmore\n\n"
     # Special tokens have no text: what is left of ChatML are roles and newlines.
     assert text("rlhflow") == "user\nQ? one\nassistant\n+\nuser\ntwo\nmore\nassistant\n"
     assert text("qwen-prm").endswith("user\nQ?\nassistant\nonetwo\nmore")

@@ -18,7 +18,6 @@ from branchwise.errors import CheckpointError, ConfigError, InputError, OutOfMem
 from branchwise.scoring.formats import PRM_FORMATS, detect_format
 from branchwise.scoring.prm import Prm, load_prm
 from branchwise.scoring.scorer import Scorer
-from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Node
 from branchwise.weights import open_checkpoint
 from checkpoints import MemoryCheckpoint, character_tokenizer, random_checkpoint
@@ -67,29 +66,22 @@ def test_auto_takes_no_model_without_evidence(checkpoint: MemoryCheckpoint) -> N
     assert all(name in str(raised.value) for name in [*PRM_FORMATS, "--prm-format"])
 
 
-def test_models_that_judge_whole_answers_are_refused() -> None:
-    """Outcome models have the tensors of a PRM, with one row; PQM's have those of Skywork, and a mark of their own."""
+def test_heads_of_another_shape_are_refused() -> None:
     outcome = random_checkpoint("qwen2", heads="mlp2")
     outcome.tensors["score.2.weight"] = torch.zeros(1, 64)
-    with pytest.raises(CheckpointError, match=r"score.2.weight has shape \(1, 64\).*has 2 rows"):
+    with pytest.raises(CheckpointError, match=r"score.2.weight has shape \(1, 64\).*has 2 rows there: choose"):
         cpu_prm(outcome, torch.float32)
     wide = random_checkpoint("qwen2", heads="value")
     wide.tensors["v_head.summary.weight"] = torch.zeros(3, 64)
     with pytest.raises(CheckpointError, match=r"v_head.summary.weight has shape \(3, 64\).*has 1 row there"):
         cpu_prm(wide, torch.float32)
-    pqm = random_checkpoint("qwen2", heads="value")
-    spec = json.loads(pqm.tokenizer()._backend.to_str())
-    spec["model"]["vocab"]["[PRM]"] = len(spec["model"]["vocab"])
-    pqm._tokenizer = Tokenizer.from_json(json.dumps(spec), {})
-    with pytest.raises(ConfigError, match=r"'\[PRM\]' \(PQM\), a format that is not supported"):
-        cpu_prm(pqm, torch.float32)
 
 
 def test_a_gguf_file_holds_no_reward_head(tmp_path: Path) -> None:
     """So it shows no sign of a PRM, whatever it was converted from and whatever words it has."""
     path = write_gguf(tmp_path / "m.gguf", "qwen2", tiny_model("qwen2"))
     with pytest.raises(ConfigError, match=r"m\.gguf \(of class Qwen2ForCausalLM\) has no reward head"):
-        detect_format(open_checkpoint(path))
+        detect_format(open_checkpoint(path), character_tokenizer())
 
 
 def test_a_format_chosen_by_name_says_what_nobody_knows() -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from branchwise.errors import TokenizerError
-from branchwise.scoring.inputs import PieceFormat, PrmFormat, marker_format, tag_format, turn_format
+from branchwise.prm_format import Words
+from branchwise.scoring.formats import PRM_FORMATS
+from branchwise.scoring.inputs import PrmInput
+from branchwise.scoring.layouts import Written, written
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights import open_checkpoint
 from scoring.vocabularies import CHATML, LLAMA3, LLAMA_2, MISTRAL, VOCABULARIES
@@ -22,6 +25,7 @@ STEPS = [
     "(b) Да, 解.",
     "The answer is: 18",
 ]
+BYTE_LEVEL = ("qwen2", "llama3", "smollm")
 TEMPLATES = {"chatml": CHATML, "llama 3": LLAMA3, "mistral": MISTRAL, "llama 2": LLAMA_2}
 
 
@@ -30,7 +34,18 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def incremental(made: PrmFormat) -> tuple[list[int], list[int]]:
+def made_for(kind: str, tokenizer: Tokenizer) -> Written:
+    return written(PRM_FORMATS[kind].layout, tokenizer, repr(kind))
+
+
+def signs(kind: str, tokenizer: Tokenizer) -> tuple[PrmInput, int, int]:
+    """A format that compares words, and their ids."""
+    made, head = made_for(kind, tokenizer), PRM_FORMATS[kind].head
+    assert isinstance(head, Words)
+    return made.input, made.word(head.good), made.word(head.bad)
+
+
+def incremental(made: PrmInput) -> tuple[list[int], list[int]]:
     """Ids of everything, and where the scores are read."""
     ids, ends = made.prompt(QUESTION), []
     for index, step in enumerate(STEPS):
@@ -46,14 +61,14 @@ def word(tokenizer: Tokenizer, id: int) -> str:
 def test_math_shepherd(name: str) -> None:
     """As the model card: `f"{question} {output}"` with ` ки` behind every step, scores where the tag is."""
     tokenizer = VOCABULARIES[name](None)
-    made, good, bad = tag_format(tokenizer)
+    made, good, bad = signs("math-shepherd", tokenizer)
     ids, ends = incremental(made)
     text = f"{QUESTION} " + "".join(f"{step} ки\n" for step in STEPS).removesuffix("\n")
     assert ids == tokenizer.encode(text, bos=True)
     tag = tokenizer.encode("x ки")[-1]
     assert ends == [at for at, id in enumerate(ids) if id == tag]
     assert [good, bad] == [tokenizer.encode(f"x {verdict}")[-1] for verdict in "+-"]
-    space = "Ġ" if name in ("qwen2", "llama3", "smollm") else "▁"
+    space = "Ġ" if name in BYTE_LEVEL else "▁"
     assert [word(tokenizer, id) for id in (good, bad)] == [f"{space}+", f"{space}-"]
 
 
@@ -78,7 +93,7 @@ def test_the_card_of_math_shepherd() -> None:
         "gguf, prefix, spaces last",
     ):
         tokenizer = VOCABULARIES[name](None)
-        made, good, bad = tag_format(tokenizer)
+        made, good, bad = signs("math-shepherd", tokenizer)
         ids = made.prompt(question)
         for index, step in enumerate(output.split(" ки\n")):
             ids += made.step(index, step.removesuffix(" ки"))
@@ -95,7 +110,7 @@ def test_the_card_of_math_shepherd() -> None:
 def test_rlhflow(name: str, template: str) -> None:
     """The whole conversation through the template, every verdict "+"; scores at the token before each."""
     tokenizer = VOCABULARIES[name](TEMPLATES[template])
-    made, good, bad = turn_format(tokenizer)
+    made, good, bad = signs("rlhflow", tokenizer)
     ids, ends = incremental(made)
     turns: list[dict[str, str]] = []
     for index, step in enumerate(STEPS):
@@ -112,7 +127,7 @@ def test_rlhflow(name: str, template: str) -> None:
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_qwen_prm(name: str, template: str) -> None:
     tokenizer = VOCABULARIES[name](TEMPLATES[template])
-    made = marker_format(tokenizer, "a PRM")
+    made = made_for("qwen-prm", tokenizer).input
     ids, ends = incremental(made)
     text = "".join(f"{step}<extra_0>" for step in STEPS)
     system = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -125,28 +140,30 @@ def test_qwen_prm(name: str, template: str) -> None:
 def test_skywork(name: str) -> None:
     """Lines are cut into tokens by themselves, and no line gets a space that it does not have."""
     tokenizer = VOCABULARIES[name](None)
-    made = PieceFormat(tokenizer, "\n", one_line=True)
+    made = made_for("skywork", tokenizer).input
     ids, ends = incremental(made)
     newline = tokenizer.encode("\n")[-1]
     lines = [step.replace("\n", " ") for step in STEPS]
     assert [ids[end] for end in ends] == [newline] * len(STEPS)
-    if name not in ("qwen2", "llama3", "smollm"):  # these join what is before a newline with it
+    if name not in BYTE_LEVEL:  # these join what is before a newline with it
         assert ids == tokenizer.encode("\n".join([QUESTION, *lines, ""]), bos=True)
     else:
         pieces = [[*tokenizer.encode(line), newline] for line in lines]
         assert ids == [1, *tokenizer.encode(f"{QUESTION}\n"), *(id for piece in pieces for id in piece)]
 
 
-@pytest.mark.parametrize("separator", ["\n\n", "\n"])
-def test_trl(name: str, separator: str) -> None:
-    """Steps and separators are cut into tokens by themselves, as PRMTrainer does; scores at the separators' ends."""
+@pytest.mark.parametrize(("kind", "separator"), [("trl", "\n\n"), ("trl-lines", "\n")])
+def test_trl(name: str, kind: str, separator: str) -> None:
+    """Problem, steps and separators are cut into tokens by themselves, as PRMTrainer does."""
     tokenizer = VOCABULARIES[name](None)
-    ids, ends = incremental(PieceFormat(tokenizer, separator))
+    ids, ends = incremental(made_for(kind, tokenizer).input)
     between = tokenizer.encode(separator, after="x")
     assert all(ids[end + 1 - len(between) : end + 1] == between for end in ends)
-    assert b"".join(map(tokenizer.token_bytes, ids)).decode().strip() == separator.join([QUESTION, *STEPS])
-    if name not in ("qwen2", "llama3", "smollm"):
-        assert ids == tokenizer.encode(separator.join([QUESTION, *STEPS, ""]), bos=True)
+    text = b"".join(map(tokenizer.token_bytes, ids)).decode()
+    assert text.strip() == QUESTION + separator.join([*STEPS, ""]).strip()
+    if name in BYTE_LEVEL:
+        alone = [[*tokenizer.encode(step), *tokenizer.encode(separator)] for step in STEPS]
+        assert ids == [1, *tokenizer.encode(QUESTION), *(id for piece in alone for id in piece)]
 
 
 def ids_of(tokenizer: Tokenizer, template: str, messages: list[dict[str, str]]) -> list[int]:
@@ -166,7 +183,7 @@ def test_real_vocabularies(models_dir: Path, file: str) -> None:
     if not path.is_file():
         pytest.skip(f"{path} is absent")
     tokenizer = open_checkpoint(path).tokenizer()
-    made, good, _ = turn_format(tokenizer)
+    made, good, _ = signs("rlhflow", tokenizer)
     ids, ends = incremental(made)
     turns: list[dict[str, str]] = []
     for index, step in enumerate(STEPS):
@@ -184,7 +201,7 @@ def test_real_tokenizer_json() -> None:
     if folder is None:
         pytest.skip("BRANCHWISE_TEST_MISTRAL names no folder with Mistral's tokenizer.json")
     tokenizer = Tokenizer.from_folder(folder)
-    made, good, bad = tag_format(tokenizer)
+    made, good, bad = signs("math-shepherd", tokenizer)
     assert (made.step(0, "x")[-1], good, bad) == (12902, 648, 387)
     ids, _ = incremental(made)
     assert ids == tokenizer.encode(f"{QUESTION} " + " ки\n".join(STEPS) + " ки", bos=True)
@@ -198,10 +215,10 @@ def test_borders_that_no_cut_can_keep_are_refused() -> None:
     words["и\n"], words["\n"] = len(words), len(words) + 1
     spec["model"]["merges"].insert(0, ["и", "\n"])
     with pytest.raises(TokenizerError, match=r"needs 'ки' as one token|steps cannot be told apart"):
-        tag_format(Tokenizer.from_json(json.dumps(spec), {"bos_token": "<s>"}))
+        made_for("math-shepherd", Tokenizer.from_json(json.dumps(spec), {"bos_token": "<s>"}))
 
 
 def test_a_prm_whose_template_refuses_what_it_was_trained_with() -> None:
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
     with pytest.raises(TokenizerError, match=r"no system role.*use the files that came with the PRM"):
-        marker_format(VOCABULARIES["qwen2"](template), "memory")
+        made_for("qwen-prm", VOCABULARIES["qwen2"](template))

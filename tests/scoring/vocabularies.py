@@ -49,7 +49,22 @@ def byte_level(kind: str) -> Backend:
     """A byte-level vocabulary that cuts words as a family does; it joins spaces, punctuation and newlines."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges: list[tuple[str, str]] = []
-    for word in ["ĠÐºÐ\u00b8", "Ġ+", "Ġ-", "ĠStep", "Step", "Ġeggs", "Ġis", "ĊĊ", "?Ċ", "]Ċ", ".Ċ", "ĠĠ", "16"]:
+    for word in [
+        "ĠÐºÐ\u00b8",
+        "Ġ+",
+        "Ġ-",
+        "ĠStep",
+        "Step",
+        "Ġeggs",
+        "Ġis",
+        "ĊĊ",
+        "?Ċ",
+        "]Ċ",
+        ".Ċ",
+        "ĠĠ",
+        "16",
+        "ÐºÐ\u00b8",
+    ]:
         merges += [(word[:cut], word[cut]) for cut in range(1, len(word))]
     words = [*alphabet, *(left + right for left, right in merges)]
     vocabulary = {word: id for id, word in enumerate(dict.fromkeys([*SPECIAL, *words]))}

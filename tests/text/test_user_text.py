@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from branchwise.pair.prompts import prompt_ids
-from branchwise.scoring.inputs import PieceFormat, PrmFormat, marker_format, tag_format, turn_format
+from branchwise.scoring.formats import PRM_FORMATS
+from branchwise.scoring.layouts import written
 from branchwise.text.chat import encode_prompt, render_chat
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.text.user_text import encode_guarded, guarded
@@ -74,12 +75,12 @@ def test_an_open_turn_of_the_assistant_is_guarded(chat: Tokenizer) -> None:
 
 
 FORMATS = {
-    "math-shepherd": lambda name: tag_format(VOCABULARIES[name](None))[0],
-    "rlhflow": lambda name: turn_format(VOCABULARIES[name](CHATML))[0],
-    "rlhflow, mistral": lambda name: turn_format(VOCABULARIES[name](MISTRAL))[0],
-    "qwen-prm": lambda name: marker_format(VOCABULARIES[name](CHATML), "a PRM"),
-    "skywork": lambda name: PieceFormat(VOCABULARIES[name](None), "\n", one_line=True),
-    "trl": lambda name: PieceFormat(VOCABULARIES[name](None), "\n\n"),
+    "math-shepherd": ("math-shepherd", None),
+    "rlhflow": ("rlhflow", CHATML),
+    "rlhflow, mistral": ("rlhflow", MISTRAL),
+    "qwen-prm": ("qwen-prm", CHATML),
+    "skywork": ("skywork", None),
+    "trl": ("trl", None),
 }
 
 
@@ -87,8 +88,9 @@ FORMATS = {
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tag_in_a_step_is_no_end_of_a_step(name: str, kind: str, text: str) -> None:
-    made: PrmFormat = FORMATS[kind](name)
-    tokenizer: Tokenizer = made.tokenizer  # type: ignore[attr-defined]
+    prm_format, template = FORMATS[kind]
+    tokenizer = VOCABULARIES[name](template)
+    made = written(PRM_FORMATS[prm_format].layout, tokenizer, kind).input
     assert specials(tokenizer, made.prompt(text)) == specials(tokenizer, made.prompt("Q"))
     for index in (0, 1):
         ids, plain = made.step(index, text), made.step(index, "so")

@@ -23,7 +23,7 @@ ReadRows = Callable[[int, int], Tensor]  # rows [begin, end) of a table, in the 
 ReadMatrix = Callable[[int, int], Matrix]  # the same of a matrix, in the form that was asked for
 Plan = Any  # an attention plan as the backend's own kernels read it: opaque to everyone else
 Layers = Callable[[Tensor, Plan, Sequence[Tensor]], Tensor]  # (residual, plan, KV pool by layer) -> [feeds, hidden]
-HeadKind = Literal["pair", "mlp", "value"]
+HeadKind = Literal["pair", "mlp", "value", "logit", "ensemble"]
 Value = TypeVar("Value")
 AttentionPath = Literal["tree", "rows"]  # shared segments read once, or every row on its own
 
@@ -167,7 +167,7 @@ class Sampler(Protocol):
 
 
 class PrmHead(Protocol):
-    """From the hidden state at a step's end to P(good)."""
+    """From the hidden state at a step's end to P(good), or to the number of which it is the sigmoid."""
 
     def __call__(self, hidden: Tensor) -> Floats:
         """hidden: [rows, hidden], any float dtype -> [rows] fp32."""
@@ -260,6 +260,8 @@ class Backend(Protocol):
         """A PRM head from its fp32 parameters.
 
         pair: [2, hidden], good first    mlp: W0 [n, hidden], b0 [n], W1 [2, n], b1 [2]    value: w [1, hidden], b [1]
+        logit: layers with ReLU between, W [out, in] and b [out] each, the last of one row: gives the number itself
+        ensemble: such layers, the last of any number of rows: gives the mean of their sigmoids
         """
         ...
 

@@ -52,7 +52,7 @@ class SearchOptions:
     prm_format: Annotated[
         str,
         _option(
-            _MODELS, "Input of the PRM: math-shepherd, rlhflow, qwen-prm, skywork, trl or trl-lines; auto: by head.",
+            _MODELS, "Format of the PRM, such as rlhflow or trl-lines (see docs/prms.md); auto: by its head.",
             metavar="NAME",
         ),
     ] = "auto"  # fmt: skip

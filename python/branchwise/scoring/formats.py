@@ -2,110 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from branchwise.errors import ConfigError
 from branchwise.models.config import DecoderConfig
-from branchwise.scoring.heads import (
-    MLP_TENSORS,
-    VALUE_TENSORS,
-    Head,
-    label_head,
-    label_tensors,
-    mlp_head,
-    pair_head,
-    value_head,
+from branchwise.prm_format import (
+    Chat,
+    Ensemble,
+    Labels,
+    Linear,
+    MeanLogit,
+    Mlp,
+    PrmFormat,
+    Text,
+    Turns,
+    Words,
 )  # fmt: skip
-from branchwise.scoring.inputs import PieceFormat, PrmFormat, marker_format, tag_format, turn_format
+from branchwise.scoring.heads import ENSEMBLE_TENSORS, MLP_TENSORS, Head, Source, label_tensors, read_head
+from branchwise.scoring.inputs import PrmInput
+from branchwise.scoring.layouts import written
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights.checkpoint import Checkpoint
 
-Built = tuple[PrmFormat, Head]
-Builder = Callable[[Checkpoint, DecoderConfig, Tokenizer], Built]
+STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
+_QWEN = (("system", STEP_BY_STEP), ("user", "{problem}"), ("assistant", "{steps}"))
+_SIGNS, _TIGHT_SIGNS = Words(" +", " -"), Words("+", "-")
 
-
-def _tag(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer) -> Built:
-    made, good, bad = tag_format(tokenizer)
-    return made, pair_head(checkpoint, config, good, bad)
-
-
-def _turns(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer) -> Built:
-    made, good, bad = turn_format(tokenizer)
-    return made, pair_head(checkpoint, config, good, bad)
-
-
-def _marker(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer) -> Built:
-    return marker_format(tokenizer, checkpoint.source), mlp_head(checkpoint)
-
-
-def _newline(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer) -> Built:
-    if tokenizer.token_id("[PRM]") is not None:
-        raise ConfigError(
-            f"{checkpoint.source} marks steps with '[PRM]' (PQM), a format that is not supported: choose another PRM"
-        )
-    return PieceFormat(tokenizer, "\n", one_line=True), value_head(checkpoint)
-
-
-def _labels(separator: str) -> Builder:
-    return lambda checkpoint, config, tokenizer: (PieceFormat(tokenizer, separator), label_head(checkpoint))
-
-
-PRM_FORMATS: dict[str, Builder] = {
-    "math-shepherd": _tag,
-    "rlhflow": _turns,
-    "qwen-prm": _marker,
-    "skywork": _newline,
-    "trl": _labels("\n\n"),
-    "trl-lines": _labels("\n"),
+PRM_FORMATS: dict[str, PrmFormat] = {
+    # plain causal models
+    "math-shepherd": PrmFormat(Text("{problem} ", "{step} ки", "\n", marker="ки"), _SIGNS),
+    "er-prm": PrmFormat(Text("{problem} ", "{step} ки", marker="ки"), _SIGNS),
+    "math-psa": PrmFormat(Text("{problem} ", "{step} \n\n\n\n\n", " "), _SIGNS),
+    "versa-prm": PrmFormat(Text("{problem} \n\n", "{step} \n\n\n\n"), _TIGHT_SIGNS),
+    "rlhflow": PrmFormat(Turns("{problem} {step}", "+"), _TIGHT_SIGNS),
+    "llemma-reward": PrmFormat(Text("{problem} ", "{step} ки", "\n", marker="ки"), MeanLogit()),
+    "llemma-prm800k": PrmFormat(Text("# Question\n\n{problem}\n\n# Solution\n\n", "{step}\n", "\n"), MeanLogit()),
+    # with a head of their own
+    "qwen-prm": PrmFormat(Chat("{step}<extra_0>", marker="<extra_0>", messages=_QWEN), Mlp()),
+    "reasonflux": PrmFormat(Chat("{step}<extra_0>", marker="<extra_0>"), Mlp()),
+    "act-prm": PrmFormat(Chat("{step}<extra_0>", marker="<extra_0>", messages=_QWEN), Ensemble()),
+    "skywork": PrmFormat(Text("{problem}\n", "{step}\n", pieces=True, one_line=True), Linear("v_head.summary")),
+    "pqm": PrmFormat(Text("{problem}\n", "{step} [PRM]", "\n", marker="[PRM]"), Linear("v_head.summary", wide=True)),
+    "trl": PrmFormat(Text("{problem}", "{step}\n\n", pieces=True), Labels()),
+    "trl-lines": PrmFormat(Text("{problem}", "{step}\n", pieces=True), Labels()),
+    "prm800k": PrmFormat(
+        Text("Problem: {problem}\nSteps:\n", "Step {number}: {step}\nки", "\n", marker="ки"), Linear(wide=True)
+    ),
 }
-_CAUSAL = ("math-shepherd", "rlhflow")
-_HEADS = {"qwen-prm": MLP_TENSORS, "skywork": VALUE_TENSORS}
+_CAUSAL = tuple(name for name, made in PRM_FORMATS.items() if isinstance(made.head, Words | MeanLogit))
+_HEADS = {"qwen-prm": MLP_TENSORS, "act-prm": ENSEMBLE_TENSORS, "skywork": ("v_head.summary.weight",)}
+_HEAD_LAYERS = ("score", "classifier", "v_head")  # of heads that a decoder may have beside it, of use or not
 
 
-def head_tensors(checkpoint: Checkpoint) -> set[str]:
-    """Names of the tensors of a checkpoint that belong to some reward head."""
-    return {name for tensors in _HEADS.values() for name in tensors} | set(label_tensors(checkpoint))
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A format for one checkpoint; extra: names of its tensors that belong to heads."""
+
+    input: PrmInput
+    head: Head
+    extra: frozenset[str]
 
 
-def detect_format(checkpoint: Checkpoint) -> str:
+def make_format(
+    wanted: str | PrmFormat, checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer
+) -> Built:  # fmt: skip
+    """Build input and head of a format, or of one by name ("auto": detect).
+
+    ConfigError: an unknown name, or a head that the checkpoint lacks. TokenizerError: a vocabulary that does not fit.
+    """
+    name, chosen = "of your own", wanted
+    if isinstance(chosen, str):
+        name = detect_format(checkpoint, tokenizer) if chosen == "auto" else chosen
+        if name not in PRM_FORMATS:
+            raise ConfigError(f"prm_format={name!r}: expected auto or one of {', '.join(PRM_FORMATS)}")
+        name, chosen = repr(name), PRM_FORMATS[name]
+    made = written(chosen.layout, tokenizer, name)
+    head = read_head(chosen.head, Source(checkpoint, config, made))
+    beside = {name for name in checkpoint.names() if name.split(".")[0] in _HEAD_LAYERS}
+    return Built(made.input, head, frozenset({*beside, *head.names}))
+
+
+def detect_format(checkpoint: Checkpoint, tokenizer: Tokenizer) -> str:
     """Name of the format that a checkpoint shows signs of. ConfigError when it shows none: it may be any model."""
     names, classes = checkpoint.names(), checkpoint.config.get("architectures") or []
     for name, tensors in _HEADS.items():
         if names.issuperset(tensors):
-            return name
+            return "pqm" if name == "skywork" and tokenizer.token_id("[PRM]") is not None else name
     is_classifier = any(str(each).endswith("ForTokenClassification") for each in classes)
     if is_classifier and label_tensors(checkpoint):
         return "trl"
     known = f"of class {', '.join(map(str, classes))}" if classes else "of no known class"
     raise ConfigError(
-        f"{checkpoint.source} ({known}) has no reward head, so nothing says that it judges steps: use a process reward"
-        " model with its head, or, if this one was trained to say '+' or '-', choose how with prm_format="
-        f" (--prm-format): {' or '.join(_CAUSAL)}. Formats with a head are"
-        f" {', '.join(name for name in PRM_FORMATS if name not in _CAUSAL)}"
+        f"{checkpoint.source} ({known}) has no reward head that says how its input is written: use a process reward"
+        " model with such a head, or, if this one was trained to judge, choose how with prm_format= (--prm-format): "
+        f"{', '.join(PRM_FORMATS)}. Those without a head of their own are {', '.join(_CAUSAL)}"
     )
 
 
-def make_format(name: str, checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer) -> Built:
-    """Build format and head by name ("auto": detect). ConfigError for an unknown name, or for want of its head."""
-    name = detect_format(checkpoint) if name == "auto" else name
-    if name not in PRM_FORMATS:
-        raise ConfigError(f"prm_format={name!r}: expected auto or one of {', '.join(PRM_FORMATS)}")
-    missing = set(_HEADS.get(name, ())) - checkpoint.names()
-    if missing:
-        raise ConfigError(f"prm_format={name!r} needs {', '.join(sorted(missing))}, which {checkpoint.source} lacks")
-    return PRM_FORMATS[name](checkpoint, config, tokenizer)
-
-
-def format_note(name: str, checkpoint: Checkpoint) -> str | None:
+def format_note(wanted: str | PrmFormat, checkpoint: Checkpoint, tokenizer: Tokenizer) -> str | None:
     """What a user should know who chose a format, or who left it to `detect_format`; None where all is certain."""
-    if name in _CAUSAL:
+    head = wanted.head if isinstance(wanted, PrmFormat) else wanted in _CAUSAL and PRM_FORMATS[wanted].head
+    if isinstance(head, Words | MeanLogit):
+        name = wanted if isinstance(wanted, str) else "your own"
         return (
             f"prm_format={name}: nothing in {checkpoint.source} says that it was trained to judge steps; if it was not"
             " trained for that, its scores mean nothing"
         )
-    if name == "auto" and detect_format(checkpoint) == "trl":
-        return (
-            f"{checkpoint.source} does not say what separated its training steps: a blank line is assumed;"
-            " --prm-format trl-lines is for one newline"
-        )
-    return None
+    found = detect_format(checkpoint, tokenizer) if wanted == "auto" else ""
+    return _ASSUMED[found].format(checkpoint.source) if found in _ASSUMED else None
+
+
+_ASSUMED = {
+    "trl": "{} does not say what separated its training steps: a blank line is assumed; --prm-format trl-lines is for"
+    " one newline",
+    "pqm": "{}: scores of PQM order steps of one problem, and are no probabilities (the sigmoid of a value that was"
+    " trained by ranking)",
+}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from branchwise.backend.base import Backend, PrmHead, WeightCache
 from branchwise.models.config import decoder_config
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
-from branchwise.scoring.formats import format_note, head_tensors, make_format
-from branchwise.scoring.inputs import PrmFormat
+from branchwise.prm_format import PrmFormat
+from branchwise.scoring.formats import format_note, make_format
+from branchwise.scoring.inputs import PrmInput
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights.checkpoint import Checkpoint
 
@@ -22,15 +25,21 @@ class Prm:
 
     model: Decoder
     head: PrmHead
-    format: PrmFormat
+    format: PrmInput
     tokenizer: Tokenizer
     source: str
     note: str | None = None  # what a user should know about the choice of the format
+    wide: bool = False  # the head gives numbers without bounds, whose sigmoid is the score
+
+    def scores(self, hidden: Tensor) -> list[float]:
+        """P(good) of each row. hidden: [rows, hidden]."""
+        values: list[float] = self.head(hidden).tolist()
+        return [_sigmoid(value) for value in values] if self.wide else values
 
 
 def load_prm(
-    checkpoint: Checkpoint, dtype: torch.dtype, backend: Backend, format_name: str = "auto", weights: str = "dense",
-    cache: WeightCache | None = None,
+    checkpoint: Checkpoint, dtype: torch.dtype, backend: Backend, prm_format: str | PrmFormat = "auto",
+    weights: str = "dense", cache: WeightCache | None = None,
 ) -> Prm:  # fmt: skip
     """Load a PRM. A plain causal LM is one only where the format is chosen by name: then it judges by "+" and "-".
 
@@ -40,8 +49,13 @@ def load_prm(
     config = decoder_config(checkpoint.config, checkpoint.source)
     tokenizer = checkpoint.tokenizer()
     tokenizer.check_fits(config.vocab_size, checkpoint.source)
-    step_format, head = make_format(format_name, checkpoint, config, tokenizer)
-    extra = head_tensors(checkpoint)
-    model = load_decoder(checkpoint, dtype, backend, extra=extra, head=False, weights=weights, cache=cache)
-    note = format_note(format_name, checkpoint)
-    return Prm(model, backend.prm_head(head.kind, head.tensors), step_format, tokenizer, checkpoint.source, note)
+    made = make_format(prm_format, checkpoint, config, tokenizer)
+    model = load_decoder(checkpoint, dtype, backend, extra=made.extra, head=False, weights=weights, cache=cache)
+    note = format_note(prm_format, checkpoint, tokenizer)
+    head = backend.prm_head(made.head.kind, made.head.tensors)
+    return Prm(model, head, made.input, tokenizer, checkpoint.source, note, made.head.kind == "logit")
+
+
+def _sigmoid(x: float) -> float:
+    """In fp64, in which numbers up to 36 have different ones."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

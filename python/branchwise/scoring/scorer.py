@@ -180,7 +180,7 @@ class Scorer:
         with backend.stream("prm"):
             hidden = self.runner.forward(feeds)
             with self.runner.or_take_back(feeds):
-                return backend.with_memory(lambda: self.prm.head(hidden).tolist(), LOWER)
+                return backend.with_memory(lambda: self.prm.scores(hidden), LOWER)
 
     def _twin(self, tree: PrmTree, node: Node) -> Twin | None:
         """The record of a node, made and queued where there is none; None where it goes beyond the context."""

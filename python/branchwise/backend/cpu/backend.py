@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from math import prod
 from typing import Any, get_args
@@ -118,13 +119,25 @@ class TileSampler:
         return np.asarray(ids), np.asarray(logprobs)
 
 
+def _mean_probability(logits: Tensor) -> Floats:
+    each: Floats = _C.prm_probability(logits.reshape(-1, 1), "sigmoid").reshape(len(logits), -1)
+    mean: Floats = each.mean(1, dtype=np.float64).astype(np.float32)
+    return mean
+
+
 class CpuPrmHead:
     """A PRM head in fp32, one row at a time in effect."""
 
-    _links: dict[HeadKind, str] = {"pair": "softmax0", "mlp": "softmax1", "value": "sigmoid"}  # noqa: RUF012
+    _read: dict[HeadKind, Callable[[Tensor], Floats]] = {  # noqa: RUF012
+        "pair": lambda logits: _C.prm_probability(logits, "softmax0"),
+        "mlp": lambda logits: _C.prm_probability(logits, "softmax1"),
+        "value": lambda logits: _C.prm_probability(logits, "sigmoid"),
+        "logit": lambda logits: logits[:, 0].numpy().copy(),
+        "ensemble": _mean_probability,
+    }
 
     def __init__(self, kind: HeadKind, tensors: list[Tensor]) -> None:
-        self.link = self._links[kind]
+        self.kind = kind
         pairs = [(tensors[0], None)] if kind == "pair" else list(zip(tensors[::2], tensors[1::2], strict=True))
         self.layers = [packed_linear([weight], bias) for weight, bias in pairs]
 
@@ -132,7 +145,7 @@ class CpuPrmHead:
         x = hidden.float()
         for layer in self.layers[:-1]:
             x = layer(x).relu_()
-        return _C.prm_probability(self.layers[-1](x), self.link)
+        return self._read[self.kind](self.layers[-1](x))
 
 
 class CpuBackend(Device):

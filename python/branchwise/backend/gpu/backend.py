@@ -26,6 +26,7 @@ from branchwise.backend.base import (
     Layers,
     LoopKey,
     LoopParts,
+    PrmHead,
     ReadMatrix,
     ReadRows,
     WeightCache,
@@ -97,6 +98,23 @@ class TritonPrmHead:
         prm_head(hidden, self.weights, probability)
         scores: Floats = probability.cpu().numpy()
         return scores
+
+
+class TorchPrmHead:
+    """A PRM head that is too rare for a kernel."""
+
+    def __init__(self, kind: HeadKind, tensors: list[Tensor], device: torch.device) -> None:
+        self.kind = kind
+        on_device = [tensor.to(device) for tensor in tensors]
+        self.layers = list(zip(on_device[::2], on_device[1::2], strict=True))
+
+    def __call__(self, hidden: Tensor) -> Floats:
+        x = hidden.float()
+        for weight, bias in self.layers[:-1]:
+            x = F.linear(x, weight, bias).relu_()
+        x = F.linear(x, *self.layers[-1])
+        value: Floats = (x[:, 0] if self.kind == "logit" else x.sigmoid().mean(1)).cpu().numpy()
+        return value
 
 
 class TritonBackend(Device):
@@ -172,8 +190,9 @@ class TritonBackend(Device):
     def sampler(self, head: Tensor, words: int, softcap: float) -> TritonSampler:
         return TritonSampler(head, softcap)
 
-    def prm_head(self, kind: HeadKind, tensors: list[Tensor]) -> TritonPrmHead:
-        return TritonPrmHead(kind, tensors, self.device)
+    def prm_head(self, kind: HeadKind, tensors: list[Tensor]) -> PrmHead:
+        made = TorchPrmHead if kind in ("logit", "ensemble") else TritonPrmHead
+        return made(kind, tensors, self.device)
 
     def kv_width(self, head_dim: int) -> int:
         return self.block_slots * head_dim
