@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from branchwise import signals
 from branchwise.cli import demo, doctor, evaluate, solve
 from branchwise.cli.output import LEAST_WIDTH, guarded_streams
+from branchwise.cli.teaching import TeachingCommand
 from branchwise.errors import BranchwiseError
 from branchwise.report.plain import printable
 
@@ -53,11 +54,14 @@ app = typer.Typer(
 app.command("demo", epilog="Example: branchwise demo --problems 50")(demo.demo)
 app.command(
     "solve",
+    cls=TeachingCommand,
     epilog="Examples: branchwise solve '12+3*4-5+60=?' --strategy dvts -n 16"
     " | branchwise solve 'A train ...' --policy policy.gguf --prm prm.gguf --temperature 0.7",
 )(solve.solve)
 app.command(
-    "eval", epilog="Example: branchwise eval problems.jsonl --limit 20 --policy policy.gguf --prm prm.gguf -n 16"
+    "eval",
+    cls=TeachingCommand,
+    epilog="Example: branchwise eval problems.jsonl --limit 20 --policy policy.gguf --prm prm.gguf -n 16",
 )(evaluate.evaluate)
 app.command("doctor", epilog="Example: branchwise doctor --json")(doctor.doctor)
 

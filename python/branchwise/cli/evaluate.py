@@ -11,7 +11,7 @@ import typer
 from branchwise import __version__
 from branchwise.chat_options import parse_variables
 from branchwise.cli import models
-from branchwise.cli.options import STRATEGY_OPTIONS, Json, SearchOptions, with_search_options
+from branchwise.cli.options import Json, SearchOptions, with_search_options
 from branchwise.cli.output import make_console, print_json, say
 from branchwise.cli.problems import BadRow, read_rows
 from branchwise.cli.records import Row, bad_record, count, result_record, resumed, settings_digest, to_retry
@@ -76,6 +76,8 @@ def evaluate(
 
 def settings_of(options: SearchOptions, strategy: Strategy) -> tuple[dict[str, Any], dict[str, Any]]:
     """All that a result depends on, and may not change between the runs that share a file; and where the models lie."""
+    from branchwise.cli.strategies import options_of
+
     made = options.as_dict()
     for name in ("kv_memory", "weight_cache", "threads"):  # change no result
         del made[name]
@@ -87,8 +89,7 @@ def settings_of(options: SearchOptions, strategy: Strategy) -> tuple[dict[str, A
     if options.policy is None:
         made["policy"], made["prm"] = "bundled policy-small", made["prm"] or "bundled prm"
     made["strategy"] = strategy.name
-    for name in STRATEGY_OPTIONS:
-        made[name] = getattr(strategy, name, None)
+    made.update(options_of(strategy))
     return {**made, "version": __version__}, places
 
 

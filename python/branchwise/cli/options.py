@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from branchwise.strategies.protocol import Strategy
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": GIB, "t": GIB << 10}
-STRATEGY_OPTIONS = ("n", "expand", "max_steps", "aggregate", "vote")
 _PATHS = ("policy", "prm", "weight_cache")  # of any bytes
 _MODELS, _SEARCH, _SAMPLING = "Models", "Search", "Sampling"
 
@@ -45,7 +44,7 @@ class SearchOptions:
     prm: Annotated[
         str | None,
         _option(
-            _MODELS, "Process reward model that scores them; for best_of_n, weighted_best_of_n, beam and dvts.",
+            _MODELS, "Process reward model that scores them; what votes without scores needs none.",
             metavar="MODEL",
         ),
     ] = None  # fmt: skip
@@ -118,19 +117,16 @@ class SearchOptions:
     strategy: Annotated[
         str,
         _option(
-            _SEARCH,
-            "greedy, majority, best_of_n, weighted_best_of_n, beam or dvts.",
-            "--strategy",
-            "-s",
+            _SEARCH, "One of those below, or your own: a class of a file, as in my.py:MyStrategy.", "--strategy", "-s",
             metavar="NAME",
         ),
-    ] = "beam"
+    ] = "beam"  # fmt: skip
     n: Annotated[
         int | None,
-        _option(_SEARCH, "Branches that grow at once, all of which end in an answer. Default: 16.", "--n", "-n"),
+        _option(_SEARCH, "How many solutions are grown. Default: that of the strategy, 16 or 40.", "--n", "-n"),
     ] = None
     expand: Annotated[
-        int | None, _option(_SEARCH, "beam, dvts: children of every step that is kept; n/expand are kept. Default: 4.")
+        int | None, _option(_SEARCH, "Children of every step that is kept, as in beam: n/expand are kept. Default: 4.")
     ] = None
     max_steps: Annotated[int | None, _option(_SEARCH, "Steps of a solution at most. Default: 40.")] = None
     aggregate: Annotated[
@@ -146,6 +142,13 @@ class SearchOptions:
         _option(
             _SEARCH, "Weight of an answer: majority (how many gave it), max (best score), weighted (sum of scores)."
             " Default: that of the strategy.", metavar="NAME",
+        ),
+    ] = None  # fmt: skip
+    strategy_option: Annotated[
+        list[str] | None,
+        _option(
+            _SEARCH, "Any other option of the strategy, as listed below; may be repeated.", "--strategy-option", "-O",
+            metavar="NAME=VALUE",
         ),
     ] = None  # fmt: skip
     temperature: Annotated[float, _option(_SAMPLING, "0 takes the likeliest token; higher is more diverse.")] = 0.8
@@ -195,18 +198,31 @@ class SearchOptions:
 
     def make_strategy(self) -> Strategy:
         """The strategy with the options that were given. ConfigError says what cannot work, before models load."""
-        from branchwise.strategies.protocol import Limits
-        from branchwise.strategies.registry import make_strategy
+        from branchwise.cli.strategies import check_known, recipe, split_options
 
-        given = {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}
-        strategy = make_strategy(self.strategy, **given)
+        flags, texts = self.strategy_flags(), split_options(self.strategy_option or [])
+        made = recipe(self.strategy)
+        check_known([made], {**flags, **texts})
+        strategy = made.strategy(made.options(flags, texts))
+        self.check_judge(strategy)
+        return strategy
+
+    def strategy_flags(self) -> dict[str, object]:
+        """The options of strategies that were given by flags of their own."""
+        from branchwise.cli.strategies import FLAGS
+
+        return {name: getattr(self, name) for name in FLAGS if getattr(self, name) is not None}
+
+    def check_judge(self, strategy: Strategy) -> None:
+        """Raise ConfigError for a strategy that needs scores where nothing gives any."""
+        from branchwise.strategies.protocol import Limits
+
         needs = strategy.demand(Limits(self.max_tokens, self.max_step_tokens))
         if needs.scores and self.policy is not None and self.prm is None:
             raise ConfigError(
                 f"strategy {strategy.name!r} needs step scores: name a process reward model with --prm,"
                 " or choose --strategy majority, which needs none"
             )
-        return strategy
 
     def engine_config(self) -> EngineConfig:
         """The engine options. ConfigError for one that cannot work."""

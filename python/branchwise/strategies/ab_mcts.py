@@ -30,7 +30,9 @@ class AbState(State):
 
 @dataclass(frozen=True, slots=True)
 class AbMcts:
-    """n solutions, one after another, `parallel` at a time. Each begins at the root: there, and at every node it comes
+    """n solutions; Thompson sampling decides at every node: a new one from here, or deeper.
+
+    They come one after another, `parallel` at a time. Each begins at the root: there, and at every node it comes
     to, one number is drawn for "a new continuation from here" and one for each child, from what is believed of the
     scores of the solutions that came of it; the largest decides. A new continuation is written to its end.
 

@@ -10,7 +10,7 @@ from branchwise.strategies.keep_best import KeepBest
 
 @dataclass(frozen=True, slots=True)
 class BeamSearch(KeepBest):
-    """n slots under one barrier per level, `expand` children for each kept branch, n / expand of which are kept.
+    """After every step the best n / expand of n branches are kept, and get `expand` children each.
 
     Raises ConfigError for a bad option. Sources: Snell et al., Scaling LLM Test-Time Compute Optimally; the rule for
     slots and ties is in `LevelSearch`.

@@ -16,7 +16,9 @@ from branchwise.types import Aggregate, Selection
 
 @dataclass(frozen=True, slots=True)
 class BestOfN(Chains):
-    """n chains of at most `max_steps` steps; `aggregate` makes one score of a chain, `vote` picks the answer.
+    """n independent solutions; the best-scored one wins.
+
+    `aggregate` makes one score of the steps of a solution, `vote` picks the answer.
 
     Ties: weight of the answer class, then highest single score, then smallest lineage path. Raises ConfigError for a
     bad option.

@@ -10,10 +10,11 @@ from branchwise.strategies.keep_best import KeepBest
 
 @dataclass(frozen=True, slots=True)
 class DVTS(KeepBest):
-    """n slots in groups of `expand`; a group neither competes with another nor waits for it.
+    """n / expand beams of `expand` branches side by side, each of which keeps its best.
 
-    Raises ConfigError for a bad option. Sources: Beeching et al., Scaling Test-Time Compute with Open Models; the rule
-    for slots and ties is in `LevelSearch`. A sibling that was not kept has no vote.
+    A beam neither competes with another nor waits for it. Raises ConfigError for a bad option. Sources: Beeching et
+    al., Scaling Test-Time Compute with Open Models; the rule for slots and ties is in `LevelSearch`. A sibling that
+    was not kept has no vote.
     """
 
     name: ClassVar[str] = "dvts"

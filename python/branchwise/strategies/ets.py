@@ -14,9 +14,9 @@ from branchwise.types import Node
 
 @dataclass(frozen=True, slots=True)
 class ETS(Rebase):
-    """n slots, shared as in REBASE, but among a set of branches that is picked first.
+    """REBASE among the branches that are worth the KV they hold alone.
 
-    The set is grown one branch at a time by what it adds to
+    A set of branches is picked first. It is grown one branch at a time by what it adds to
 
         REBASE shares - kv_cost * tokens it holds / tokens all hold + diversity * clusters it covers / all clusters
 

@@ -14,7 +14,7 @@ from branchwise.types import Sampling, Selection
 
 @dataclass(frozen=True, slots=True)
 class Greedy(Chains):
-    """One solution of at most `max_steps` steps. Raises ConfigError for a bad option."""
+    """One solution of at most `max_steps` steps, the likeliest token each time. Raises ConfigError for a bad option."""
 
     n: int = field(default=1, init=False)
     name: ClassVar[str] = "greedy"

@@ -14,7 +14,7 @@ from branchwise.types import Selection
 
 @dataclass(frozen=True, slots=True)
 class Majority(Chains):
-    """n chains of at most `max_steps` steps. Ties: the class that holds the smallest lineage path.
+    """n independent solutions; the most frequent answer wins. Ties: the class that holds the smallest lineage path.
 
     Source: Wang et al., Self-Consistency Improves Chain of Thought Reasoning. Raises ConfigError for a bad option.
     """

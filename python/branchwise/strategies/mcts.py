@@ -46,7 +46,9 @@ class MctsState(State):
 
 @dataclass(frozen=True, slots=True)
 class MCTS:
-    """n rollouts. Each goes down from the root, to the child with the largest
+    """Monte Carlo tree search of n rollouts, guided by the judge.
+
+    Each goes down from the root, to the child with the largest
 
         puct:  Q + P * (log((V + 19653) / 19652) + 1.25) * sqrt(V) / (1 + v)
         uct:   Q + exploration * sqrt(log(1 + V) / (1 + v))

@@ -41,9 +41,10 @@ class ParticleState(State):
 
 @dataclass(frozen=True, slots=True)
 class ParticleFilter:
-    """n particles make a step each, are weighed by score / (1 - score) of their branch, and drawn anew by weight.
+    """n particles make a step each, and are drawn anew by their scores.
 
-    A particle that has ended keeps its weight and is drawn like any other. In the end the particles vote, every copy.
+    They are weighed by score / (1 - score) of their branch. A particle that has ended keeps its weight and is drawn
+    like any other. In the end the particles vote, every copy.
 
     resample  "systematic" has less variance than "multinomial"
     ess       particles are drawn anew when the effective sample size 1 / sum(p^2) falls below this share of n

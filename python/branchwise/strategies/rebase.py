@@ -17,7 +17,9 @@ ROUNDING = 1e-9  # a share that should be whole may come out a little above it
 
 @dataclass(frozen=True, slots=True)
 class Rebase(LevelSearch):
-    """n slots; of W that are left, the branches take ceil(W * e / S) in turn, best first, e = exp(score / balance) and
+    """After every step branches get children in proportion to the softmax of their scores.
+
+    n slots; of W that are left, the branches take ceil(W * e / S) in turn, best first, e = exp(score / balance) and
     S the sum over those that have not taken yet.
 
     balance: temperature of the softmax; small: the best take all    A branch without a score weighs nothing beside

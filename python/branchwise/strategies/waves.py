@@ -95,8 +95,10 @@ class Waves(Chains, ABC):
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveConsistency(Waves):
-    """Stop when the leading answer is the most frequent one of the policy with probability `confidence`: that of
-    p > 1/2 under Beta(v1 + 1, v2 + 1), v1 and v2 the two largest numbers of equal answers.
+    """Samples in waves, until the leading answer is surely the most frequent one of the policy.
+
+    Surely: with probability `confidence`, that of p > 1/2 under Beta(v1 + 1, v2 + 1), v1 and v2 the two largest numbers
+    of equal answers.
 
     A wave of 1 spends least and waits longest. Source: Aggarwal et al., Let's Sample Step by Step, arXiv 2305.11860.
     """
@@ -119,9 +121,10 @@ class AdaptiveConsistency(Waves):
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopping(Waves):
-    """Stop when all of a wave state the same answer, and take it. A sample without an answer agrees with nobody.
+    """Samples in waves, until all of a wave state the same answer, which is taken.
 
-    Source: Li et al., Escape Sky-high Cost: Early-stopping Self-Consistency, ICLR 2024, arXiv 2401.10480.
+    A sample without an answer agrees with nobody. Source: Li et al., Escape Sky-high Cost: Early-stopping
+    Self-Consistency, ICLR 2024, arXiv 2401.10480.
     """
 
     name: ClassVar[str] = "esc"

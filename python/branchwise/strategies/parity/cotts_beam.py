@@ -30,7 +30,9 @@ class FrontierState(State):
 
 @dataclass(frozen=True, slots=True)
 class CottsBeam:
-    """n first steps; then K = n / expand branches with `expand` samples each, until K of them have ended.
+    """The beam search of compute-optimal-tts, as it is.
+
+    n first steps; then K = n / expand branches with `expand` samples each, until K of them have ended.
 
     Kept of the original: K answers are returned, not n, and the search ends with the K-th; ended branches compete by
     score until they are popped; of the children of a node those that were cut by a cap, are blank or say what an

@@ -35,7 +35,9 @@ class PathState(State):
 
 @dataclass(frozen=True, slots=True)
 class ItsBeam:
-    """The `keep` best of all branches are each copied n / keep times after every step; equal copies part by chance.
+    """The beam search of its_hub, as it is.
+
+    The `keep` best of all branches are each copied n / keep times after every step; equal copies part by chance.
 
     Kept of the original: the first level has n / keep branches, so that n == keep grows one branch alone; stopped
     branches stay in the population and are copied like the others; a branch stops when `stop_token` is in its step, or

@@ -29,7 +29,9 @@ class SlotState(State):
 
 @dataclass(frozen=True, slots=True)
 class SalBeam:
-    """n slots; after every step the n // expand best unfinished branches are dealt out to all n slots in turn.
+    """The beam search of search-and-learn, as it is.
+
+    n slots; after every step the n // expand best unfinished branches are dealt out to all n slots in turn.
 
     Kept of the original: finished branches free their slots and the rest is dealt out to n slots again, so that more
     than n may finish and tokens go beyond the budget; survivors in front get one copy more; with n < expand all

@@ -33,7 +33,9 @@ class SubtreeState(State):
 
 @dataclass(frozen=True, slots=True)
 class SalDvts:
-    """n / expand beams; each writes `expand` options for its next step and goes on with the best.
+    """The DVTS of search-and-learn, as it is.
+
+    n / expand beams; each writes `expand` options for its next step and goes on with the best.
 
     Kept of the original: an option is judged by where `lookahead` greedy steps lead; a beam ends with a blank step, the
     end of the solution, or "boxed{" in its step; its budget goes to nobody else; all `expand` options of its last step
