@@ -10,7 +10,7 @@ from branchwise.assets import asset_path
 from branchwise.engine.engine import StepEngine
 from branchwise.types import Endings, Problem, Result, Sampling, Settings, StepOptions
 
-NEVER = Endings(("\0never\0",))  # ends no step
+NEVER = Endings((), ignore_eos=True)  # but for the caps
 
 
 @contextmanager
@@ -18,7 +18,6 @@ def growing(
     policy: StepEngine, prompt: Sequence[int], rows: int, tokens: int, sampling: Sampling, seed: int = 0
 ) -> Iterator[None]:
     """`rows` branches of `tokens` tokens under a prompt, queued; the end-of-sequence token is one like any other."""
-    eos, policy.tokenizer.eos_ids = policy.tokenizer.eos_ids, frozenset()
     settings = Settings(sampling, NEVER, max_tokens=tokens, max_step_tokens=tokens, seed=seed)
     tree = policy.open(prompt, lineage=1, branches=rows, paths=rows, steps=1, settings=settings)
     assert tree is not None
@@ -27,7 +26,6 @@ def growing(
         yield
     finally:
         policy.close(tree)
-        policy.tokenizer.eos_ids = eos
 
 
 def checked(results: Iterable[Result]) -> list[Result]:

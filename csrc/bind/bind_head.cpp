@@ -130,7 +130,7 @@ void bind_head(py::module_& module) {
           "penalise", &penalise, "repetition"_a, "presence"_a, "frequency"_a, "begins"_a, "words"_a,
           "counts"_a,
           "Penalties of these draws, all [rows]; row r has seen words[begins[r]:begins[r + 1]], in "
-          "order, and written each counts[...] times (0: only given).")
+          "order, and written each counts[...] times (0: only given, -1: never to be drawn).")
       .def("tile", &tile, "logits"_a, "first_word"_a, "softcap"_a = 0.0f,
            "Logits [rows, words] from word first_word on. Tiles come in order; all but the last "
            "hold a multiple of 1024 words.")

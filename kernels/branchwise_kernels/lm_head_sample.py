@@ -24,13 +24,15 @@ from branchwise_kernels.nucleus import redraw
 from branchwise_kernels.philox import gumbel, tile_bits
 
 BLOCK_V = 128  # words of a tile
+NEVER_DRAWN = -1  # in the table of words seen
 
 
 @dataclass(frozen=True)
 class PenaltyTensors:
     """What rows take from the logits of words they have seen. repetition, presence, frequency: [rows] fp32.
 
-    seen: [rows, words] int32; 0: never, else 1 + times written. A draw counts itself, so that bursts need no host
+    seen: [rows, words] int32; 0: never, else 1 + times written; NEVER_DRAWN: the row has no such word. A draw counts
+    itself, so that bursts need no host
     """
 
     repetition: Tensor
@@ -98,7 +100,8 @@ def penalised(logit, seen, repetition, presence, frequency):
     """What is left of logits; a row's numbers broadcast over its words."""
     left = tl.where(logit > 0, logit / repetition, logit * repetition)
     left = left - frequency * (seen - 1).to(tl.float32) - tl.where(seen > 1, presence, 0.0)
-    return tl.where(seen > 0, left, logit)
+    # Finite also when divided by the least temperature: a tile of such words alone must not make NaN.
+    return tl.where(seen < 0, -1e30, tl.where(seen > 0, left, logit))
 
 
 @triton.jit

@@ -139,7 +139,7 @@ def _penalised(logits: Tensor, penalties: PenaltyTensors, row: int) -> Tensor:
     repetition, seen = float(penalties.repetition[row]), penalties.seen[row]
     left = torch.where(logits > 0, logits / repetition, logits * repetition)
     left -= float(penalties.frequency[row]) * (seen - 1) + float(penalties.presence[row]) * (seen > 1)
-    return torch.where(seen > 0, left, logits)
+    return torch.where(seen < 0, -1e30, torch.where(seen > 0, left, logits))
 
 
 def _allowed(z: Tensor, top_p: float, top_k: int, min_p: float) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -15,6 +15,7 @@ import torch
 
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
+from branchwise.completions import Completion, Piece, Prompt
 from branchwise.config import SAMPLING, EngineConfig, check_sampling, check_seed, check_texts, is_number
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
@@ -22,17 +23,20 @@ from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.scorer import Scorer
 from branchwise.search.by_hand import Opening, StepTree, await_all, expand_all, wait_for
+from branchwise.search.completion_call import Completions, Defaults
 from branchwise.search.driver import run, submit
 from branchwise.search.problems import as_problem, prompt_problem
 from branchwise.search.process import enter
 from branchwise.search.protocol import Callback
 from branchwise.search.service import Service
 from branchwise.search.session import SearchOptions, demand_of
+from branchwise.search.streaming import stream
 from branchwise.search.ticket import Ticket
 from branchwise.strategies.equal import without_chance
 from branchwise.strategies.options import check_count
 from branchwise.strategies.protocol import Demand, Strategy
 from branchwise.strategies.registry import make_strategy
+from branchwise.text.pieces import Pieces
 from branchwise.types import Endings, Message, Node, Problem, Result, Sampling, Settings
 
 _CAPS = ("max_tokens", "max_step_tokens")
@@ -78,6 +82,10 @@ class Engine:
         # Every thread that runs kernels has a count of workers of its own.
         self._service = Service(pair, partial(torch.set_num_threads, self.resolved.threads))
         self._grader = AnswerGrader()
+        stops, words = check_texts("stop", self.config.stop) or (), self.policy.model.config.vocab_size
+        self._completions = Completions(
+            self._service, Defaults(self.sampling(), stops, self.config.max_tokens, self.config.seed, words)
+        )
 
     # --- searches ----------------------------------------------------------------------------------------------
 
@@ -184,6 +192,48 @@ class Engine:
         """As `expand_many`, without blocking the event loop."""
         return await await_all(expand_all(entries, options))
 
+    # --- completions -------------------------------------------------------------------------------------------
+
+    def complete(self, prompts: Prompt | Iterable[Prompt], n: int = 1, **options: Any) -> list[Completion]:
+        """`n` samples of each prompt, all in the same batches: one `Completion` a prompt, in order.
+
+        prompts: one or many; each a text, taken as it is (special tokens may be written out, BOS comes first where the
+            model wants it), token ids, or chat messages, which go through the chat template (a last message of the
+            assistant is gone on with). Equal ones are fed once
+        stop: text that ends a sample, or several: the first to be complete counts, from the first character on and also
+            across tokens; it is no part of `text`. None: the engine's `stop`; []: none. Blank lines end nothing
+        stop_token_ids: tokens that do the same    include_stop: the text ends behind what stopped it
+        ignore_eos: the model's own end is a token like any other
+        min_tokens: first tokens in which no stop counts, and among which none is that would end the sample
+        max_tokens: at most, within the context; None: the engine's    temperature, top_p, ...: see `Sampling`
+        seed: sample i is that of n=1 with seed + i; None: another one for each prompt of each call, from the engine's
+            seed; `Completion.seed` tells it
+
+        At temperature 0 all samples are equal: one is computed, the others are its `repeat`. A prompt that fails raises
+        its error, and the others are given up: `submit_completion` keeps them apart.
+        """
+        call = self._completions.submit(prompts, n, options)
+        return call.in_order(wait_for(call.tickets))
+
+    async def acomplete(self, prompts: Prompt | Iterable[Prompt], n: int = 1, **options: Any) -> list[Completion]:
+        """As `complete`, without blocking the event loop. Cancelled, it frees its rows and KV at the next step."""
+        call = self._completions.submit(prompts, n, options)
+        return call.in_order(await await_all(call.tickets))
+
+    def astream(self, prompt: Prompt, n: int = 1, **options: Any) -> AsyncIterator[Piece]:
+        """The samples of one prompt while they are written: `async for piece in engine.astream(...)`.
+
+        Options as in `complete`. A piece is text that will not change: whole characters, and nothing that may still
+        become part of a stop. The last piece of each sample brings the `Sample`. Left early, or cancelled, it frees its
+        rows and KV at the next step.
+        """
+        wanted, tokenizer = self._completions.one(prompt, n, options), self.policy.tokenizer
+        return stream(self._service, wanted, lambda: Pieces(tokenizer, wanted.options.endings))
+
+    def submit_completion(self, prompt: Prompt, n: int = 1, **options: Any) -> Ticket[Completion]:
+        """Queue the samples of one prompt and return its ticket, whatever becomes of others; options as `complete`."""
+        return self._completions.submit_one(prompt, n, options)
+
     # --- its life ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -251,7 +301,7 @@ class Engine:
         at_answer = config.end_at_answer
         if at_answer is None:
             at_answer = self.policy.tokenizer.chat_template is None
-        return Endings(check_texts("delimiter", config.delimiter), check_texts("stop", config.stop), at_answer)
+        return Endings(check_texts("delimiter", config.delimiter), check_texts("stop", config.stop) or (), at_answer)
 
     def _search_options(
         self, strategy: str | Strategy, on_event: Callback | None, seed: int | None, options: dict[str, Any]

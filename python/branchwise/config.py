@@ -38,8 +38,8 @@ class EngineConfig:
     speculate     let a branch whose step is done go on in a row that is free, before the strategy has decided: results
                   are the same, iterations may be fewer, and what was written in vain is in `cost`
     max_tokens    tokens of one solution at most; max_step_tokens: of one step
-    delimiter     text that ends a step, or several, taken literally; default: a blank line, or one of white space,
-                  outside of code fences, formulas and environments
+    delimiter     text that ends a step, or several, taken literally, or none: []; default: a blank line, or one of
+                  white space, outside of code fences, formulas and environments
     stop          text that ends a solution, or several; it is no part of the solution
     end_at_answer end a solution with the line of its boxed answer, or where a line begins with "Problem:" or
                   "Question:"; default: for models without a chat template, which do not end by themselves
@@ -124,10 +124,10 @@ def check_device(name: str, device: object) -> None:
         )
 
 
-def check_texts(name: str, texts: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One text or several that end something, as a tuple. Raise ConfigError for one that cannot."""
+def check_texts(name: str, texts: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """One text or several that end something, as a tuple; None as it is. Raise ConfigError for one that cannot."""
     if texts is None:
-        return ()
+        return None
     if not isinstance(texts, str | list | tuple):
         raise ConfigError(f"{name}={texts!r}: expected a text or a list of texts")
     found = (texts,) if isinstance(texts, str) else tuple(texts)

@@ -102,17 +102,25 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    """Which texts end a step, and which the whole solution.
+    """Which texts and tokens end a step, and which the whole solution.
 
-    delimiters  any of these, byte by byte; none: a blank line, or one of white space, outside of code fences, formulas
-                and environments. Where something stays open, a step of half its tokens ends at a blank line anyway
-    stops       any of these, byte by byte, ends the solution; it is no part of the step's text
-    at_answer   so does the end of a line with a boxed answer, and a line that begins with "Problem:" or "Question:"
+    delimiters    any of these, byte by byte, ends a step; (): nothing does; None: a blank line, or one of white space,
+                  outside of code fences, formulas and environments. Where something stays open, a step of half its
+                  tokens ends at a blank line anyway
+    stops         any of these, byte by byte, ends the solution: the first to be complete, or the first named here of
+                  several that end together
+    at_answer     so does the end of a line with a boxed answer, and a line that begins with "Problem:" or "Question:"
+    stop_tokens   so does any of these tokens
+    ignore_eos    the model's own end-of-sequence tokens do not
+    include_stop  what stopped the solution, a text or a token, is part of its text
     """
 
-    delimiters: tuple[str, ...] = ()
+    delimiters: tuple[str, ...] | None = None
     stops: tuple[str, ...] = ()
     at_answer: bool = False
+    stop_tokens: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +140,18 @@ class TokenLogprob:
 class StepOptions:
     """How one step is written: how its tokens are drawn, what ends it, and its tokens at most.
 
-    logprobs: of every token so many likeliest words go to `Node.logprobs`; None: nothing does, which costs nothing
+    logprobs    of every token so many likeliest words go to `Node.logprobs`; None: nothing does, which costs nothing
+    min_tokens  before as many are written nothing ends it: no stop counts, and no token that would end it is drawn
+    seed        of its own: child i of an expansion is the one that an expansion by 1 with seed + i gives; None: that of
+                the step before, and each child has random numbers by its place in the tree
     """
 
     sampling: Sampling
     endings: Endings
     max_tokens: int
     logprobs: int | None = None
+    min_tokens: int = 0
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +181,10 @@ class Settings:
         stop: str | Sequence[str] | None = None,
         max_tokens: int | None = None,
     ) -> StepOptions:
-        """The options of a step, None meaning: as here; `stop` ends the step. ConfigError for one that cannot work."""
+        """The options of a step, None meaning: as here; `stop` ends the step, an empty list: nothing does.
+
+        ConfigError for one that cannot work.
+        """
         drawn = self.sampling if sampling is None else sampling
         if not isinstance(drawn, Sampling):
             raise ConfigError(f"sampling={drawn!r}: expected a Sampling, as in Sampling(temperature=0.8)")
@@ -178,7 +194,7 @@ class Settings:
         delimiters = check_texts("stop", stop)
         return StepOptions(
             drawn,
-            replace(self.endings, delimiters=delimiters) if delimiters else self.endings,
+            self.endings if delimiters is None else replace(self.endings, delimiters=delimiters),
             self.max_step_tokens if max_tokens is None else max_tokens,
         )
 
@@ -214,6 +230,7 @@ class Node:
     logprobs: list[TokenLogprob] | None = None  # of each token, where that was asked for; of the root: of the prompt
     score: float | None = None  # PRM's P(good) of this step; None until scored, or when it has no text
     finish: FinishReason | None = None
+    stopped_by: str | int | None = None  # the text or token of `Endings` that ended the solution
     cut: Cut | None = None  # the limit that ended the branch here
     cost: Cost = field(default_factory=Cost)
     children: list[Node] = field(default_factory=list, repr=False)

@@ -54,12 +54,18 @@ def test_any_of_several_delimiters_ends_a_step() -> None:
     assert {node.finish for node in nodes} == {"stop"}
 
 
+def test_nothing_but_a_cap_ends_a_step_without_delimiters() -> None:
+    (node,) = grown("a\n\nb. ", Endings(()), steps=1)
+    assert (node.text, node.finish) == ("a\n\nb. " * 6 + "a\n\nb", "length")
+
+
 def test_a_stop_ends_the_solution_and_has_no_text() -> None:
     nodes = grown("ab. cd. ef<end>gh", Endings((". ",), ("<end>",)))
     assert texts(nodes) == ["ab. ", "cd. ", "ef"]
     assert [node.finish for node in nodes] == ["stop", "stop", "eos"]
     assert nodes[-1].is_final
     assert len(nodes[-1].tokens) == nodes[-1].cost.generated_tokens == len("ef<end>")
+    assert [node.stopped_by for node in nodes] == [None, None, "<end>"]
 
 
 def test_a_stop_may_begin_in_the_step_before() -> None:

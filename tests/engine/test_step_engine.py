@@ -41,8 +41,8 @@ class SomeTokensStop:
     def next_step(self, state: int) -> int:
         return self.start
 
-    def text(self, begun: int, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens)
+    def ending(self, begun: int, tokens: list[int]) -> tuple[str, None]:
+        return self.tokenizer.decode(tokens), None
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -74,7 +74,7 @@ def draw_reference(logits: NDArray[np.float32], spec: Spec) -> int:
 
 @dataclass(frozen=True)
 class Penalty:
-    """What one row takes from the logits of words it has seen; seen: times written by word, 0: only given."""
+    """What one row takes from the logits of words it has seen; seen: times written by word, 0: given, -1: banned."""
 
     repetition: float = 1.0
     presence: float = 0.0
@@ -85,6 +85,9 @@ class Penalty:
         """The logits [words] that are left, in fp32."""
         left = logits.copy()
         for word, count in self.seen.items():
+            if count < 0:
+                left[word] = -np.inf
+                continue
             value, repetition = left[word], np.float32(self.repetition)
             value = value / repetition if value > 0 else value * repetition
             value -= np.float32(self.frequency) * np.float32(count)

@@ -166,6 +166,27 @@ def test_penalties(isa: str, dtype: torch.dtype, vocab_size: int, softcap: float
     assert_close("logprob", torch.from_numpy(logprobs), log_softmax_at(raw, tokens))
 
 
+@pytest.mark.parametrize("vocab_size", [3, 1030, 9001])
+def test_banned_words_are_as_if_they_were_not_there(isa: str, dtype: torch.dtype, vocab_size: int) -> None:
+    """Words at the ends of chunks, a chunk from end to end, all words but one; with and without other penalties."""
+    torch.manual_seed(vocab_size)
+    specs = with_draws(FILTERS, 4)
+    logits = (torch.randn(len(specs), vocab_size) * 3).to(dtype)
+    sets = [{0, vocab_size - 1}, {*range(1024)} - {vocab_size // 2}, {*range(vocab_size)} - {1}, {2}]
+    penalties = []
+    for row in range(len(specs)):
+        banned = dict.fromkeys(sets[row % len(sets)] & {*range(vocab_size)}, -1)
+        others = Penalty(1.3, 0.5, 0.2, {0: 3, vocab_size // 2: 1, **banned}) if row % 3 else Penalty(seen=banned)
+        penalties.append(others)
+    tokens, logprobs = draw(logits, specs, 1024, penalties=penalties)
+    raw = logits.float().numpy()
+    assert tokens == [
+        draw_reference(penalty.of(row), spec) for row, spec, penalty in zip(raw, specs, penalties, strict=True)
+    ]
+    assert all(penalty.seen.get(token, 0) >= 0 for token, penalty in zip(tokens, penalties, strict=True))
+    assert_close("logprob", torch.from_numpy(logprobs), log_softmax_at(logits, tokens))
+
+
 def test_penalties_that_are_off_change_no_bit(isa: str) -> None:
     specs = with_draws(FILTERS, 4)
     torch.manual_seed(2)
@@ -215,7 +236,7 @@ def test_penalty_mistakes() -> None:
     refused("word -1", words=[-1, 5])
     refused(r"word 5 \(seen 1 times\) after word 6", words=[6, 5], begins=[0, 2, 2])
     refused("word 5 .* after word 5", words=[5, 5], begins=[0, 2, 2])
-    refused("seen -1 times", counts=[0, -1])
+    refused("seen -2 times", counts=[0, -2])
     refused("row 1 has words 1 to 3 of 2", begins=[0, 1, 3])
     refused("row 0 has words 2 to 1", begins=[2, 1, 2])
     refused("begins has 1 axes and 2 values, expected 3", begins=[0, 2])

@@ -165,3 +165,27 @@ def test_loops_share_memory_and_the_least_used_one_goes(monkeypatch):
         assert [loop._filtered for loop in loops] == [True, False]  # the last one is the last that ran
         first, second = (loop._space.stats.data_ptr() for loop in loops)
         assert first == second
+
+
+def test_completions_in_bursts():
+    """Stops across tokens, tokens that stop, a least and a most, rows that look for different things: as on the CPU."""
+    prompt, found, logprobs = "1+2*3=?\n\n", {}, {}
+    for device in ("cpu", "interpreter"):
+        with Engine(device=device, dtype="float32", kv_memory=16 << 20, max_tokens=12) as engine:
+            tickets = [
+                engine.submit_completion(prompt, 2, seed=4, temperature=1.5, **options)
+                for options in (
+                    {"stop": ["=", "\n\n1"]},
+                    {"min_tokens": 3, "max_tokens": 5, "stop": "2", "repetition_penalty": 1.3},
+                    {"stop_token_ids": [24], "ignore_eos": True, "max_tokens": 7},
+                    {"min_tokens": 9, "top_p": 0.9},
+                    {"max_tokens": 1},
+                )
+            ]
+            samples = [sample for ticket in tickets for sample in ticket.result().samples]
+            found[device] = [(each.tokens, each.text, each.finish, each.stop_reason, each.cut) for each in samples]
+            logprobs[device] = [each.logprob for each in samples]
+            assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert found["interpreter"] == found["cpu"]
+    assert logprobs["interpreter"] == pytest.approx(logprobs["cpu"], abs=1e-3)
+    assert {finish for _, _, finish, *_ in found["cpu"]} >= {"stop", "length"}

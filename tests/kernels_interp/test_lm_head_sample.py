@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from branchwise import _C
 from branchwise_kernels import reference
-from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, PenaltyTensors, lm_head_sample
+from branchwise_kernels.lm_head_sample import NEVER_DRAWN, DrawTensors, HeadWorkspace, PenaltyTensors, lm_head_sample
 from kernels.sampling import Penalty, penalise
 from kernels_interp.harness.verify import poisoned, verify
 
@@ -113,10 +113,13 @@ def cpu_sampler(
 
 
 def penalties_of(rows: int, words: int, rng: torch.Generator) -> PenaltyTensors:
-    """All kinds, a quarter of the words seen, the last row without any."""
+    """All kinds, a quarter of the words seen, some never drawn, the last row without any; the last word has a tile of
+    its own where there are 129."""
     kinds = torch.tensor([[1.3, 0.0, 0.0], [0.7, 0.5, 0.0], [1.0, 1.0, 0.25], [2.0, -1.0, -0.5]])
     seen = torch.randint(0, 5, (rows, words), generator=rng, dtype=torch.int32)
     seen *= torch.randint(0, 4, (rows, words), generator=rng, dtype=torch.int32) == 0
+    seen[torch.rand(rows, words, generator=rng) < 0.1] = NEVER_DRAWN
+    seen[:, -1] = NEVER_DRAWN
     seen[-1] = 0
     repetition, presence, frequency = kinds.repeat(rows, 1)[:rows].T.contiguous()
     return PenaltyTensors(repetition, presence, frequency, seen)
@@ -148,6 +151,7 @@ def test_penalised_draws_equal_the_twin(dtype, rng, words, dim, softcap, filters
     assert all(torch.equal(seen, wanted.penalties.seen) for seen in after)
     counted = wanted.penalties.seen - draws.penalties.seen
     assert ((counted > 0).sum(1) == 1).all()  # the word just drawn: 2 where it is new, else one more
+    assert (draws.penalties.seen.gather(1, tokens[:, None].long()) >= 0).all()
 
 
 @settings(max_examples=15, deadline=None)
@@ -165,12 +169,12 @@ def test_penalised_words_are_those_of_the_cpu(seed, temperature, top_p, top_k, r
     words, numbers = 150, (repetition, presence, frequency)
     logits = (torch.randn(2, words, generator=rng) * 6).round() / 2
     draws = draws_of([{"temperature": temperature, "top_p": top_p, "top_k": top_k}] * 2, seed)
-    seen = torch.randint(0, 4, (2, words), generator=rng, dtype=torch.int32)
+    seen = torch.randint(-1, 4, (2, words), generator=rng, dtype=torch.int32)
     columns = [torch.full((2,), number) for number in numbers]
     tokens, logprobs = sample(
         logits, torch.eye(words), replace(draws, penalties=PenaltyTensors(*columns, seen.clone()))
     )
-    given = [Penalty(*numbers, {word: n - 1 for word, n in enumerate(row) if n}) for row in seen.tolist()]
+    given = [Penalty(*numbers, {word: max(n - 1, -1) for word, n in enumerate(row) if n}) for row in seen.tolist()]
     cpu_tokens, cpu_logprobs = cpu_sampler(logits, draws, penalties=given)
     assert tokens.tolist() == cpu_tokens.tolist()
     assert np.allclose(logprobs.numpy(), cpu_logprobs, atol=2e-6)

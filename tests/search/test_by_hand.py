@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from branchwise.errors import StaleNodeError
+from branchwise.search.by_hand import Opening
 from branchwise.search.service import Service
+from branchwise.strategies import Demand
+from branchwise.types import Endings, Problem, Settings
 from search.clients import open_tree
 from search.scripted import Script, ScriptedPair
 
@@ -57,3 +60,14 @@ def test_a_cancelled_expansion_leaves_the_tree_as_it_was(service: Service[Any]) 
     ticket.cancel()
     assert tree.root.children == []
     assert [kid.index for kid in tree.expand(tree.root, 2)] == [4, 5]
+
+
+def test_no_stop_means_that_of_the_tree_and_an_empty_list_none(service: Service[Any]) -> None:
+    settings = Settings(endings=Endings(("#",), ("<end>",)))
+    job = Opening(service, Problem("p", "p"), Demand(8, 8, 40, scores=True), settings)
+    with service.submit(job).result() as tree:
+        for stop in (None, [], "a", ["a", "b"]):
+            tree.expand(tree.root, 1, stop=stop)
+        options = tree._hand.tree.options
+    assert [each.endings.delimiters for each in options] == [("#",), (), ("a",), ("a", "b")]
+    assert {each.endings.stops for each in options} == {("<end>",)}

@@ -73,7 +73,9 @@ def end_of_branch(detector: StepDetector, ids: Sequence[int]) -> tuple[list[str]
     for at, id in enumerate(ids):
         state, verdict = detector.advance(state, id)
         if verdict >= Verdict.STEP or at == len(ids) - 1:
-            steps.append(detector.text(start, ids[begun : at + 1]))
+            step = ids[begun : at + 1]
+            text = b"".join(map(detector._tokenizer.token_bytes, step)).decode(errors="replace")
+            steps.append(detector.ending(start, step)[0] if verdict is Verdict.SOLUTION else text)
             start = state = detector.next_step(state)
             begun = at + 1
         if verdict is Verdict.SOLUTION:

@@ -62,7 +62,11 @@ def test_what_ends_a_solution_is_found_across_steps(pieces: list[bytes], stops: 
         ([b"a", b"b#", b"#c"], ("##",), ["ab"]),
         ([b"a\n", b"\nSt", b"ep"], ("\n\nStep",), ["a\n\nSt", ""]),
         ([b"ab</ans", b"wer></answer> x"], ("</answer>",), ["ab"]),
-        ([b"abc"], ("c", "bc", "xbc"), ["a"]),
+        ([b"abc"], ("c", "bc", "xbc"), ["ab"]),  # of those that end together the one named first
+        ([b"abc"], ("xbc", "bc", "c"), ["a"]),
+        ([b"xa\n\n", b"yQ:"], ("yQ:", "Q:"), ["xa\n\n", ""]),
+        ([b"xa\n\n", b"yQ:"], ("Q:", "\nyQ:"), ["xa\n\n", "y"]),
+        ([b"xa\n\n", b"yQ:"], ("\nyQ:", "Q:"), ["xa\n\n", ""]),
         ([b"##"], ("##",), [""]),
         (["a é".encode()[:3], "é".encode()[1:] + b"!"], ("é",), ["a "]),
     ],

@@ -136,8 +136,11 @@ def test_where_paragraphs_end(text: str, after: str | None, size: int) -> None:
         assert (len(found) - 1) * size < len(after.encode()) <= len(found) * size
 
 
+TOKENS_END = Endings((), ("a b", "\n"), stop_tokens=(3, 30), ignore_eos=True)
+
+
 @settings(max_examples=8, deadline=None)
-@given(PIECES, st.sampled_from([Endings(), Endings(("\n\n", "a")), Endings((), ("```", "a "), True)]))
+@given(PIECES, st.sampled_from([Endings(), Endings(("\n\n", "a")), Endings(None, ("```", "a "), True), TOKENS_END]))
 def test_a_device_reads_the_same(pieces: list[bytes], endings: Endings) -> None:
     detector = StepDetector(Tokens(pieces), endings)
     assert by_device(detector, range(len(pieces))) == verdicts(detector, range(len(pieces)))
@@ -155,7 +158,9 @@ def test_a_step_cut_in_a_fence_goes_on_in_it_but_formulas_are_forgotten() -> Non
 
 
 @pytest.mark.parametrize("make", [byte_level, character_level])
-@pytest.mark.parametrize("endings", [Endings(), Endings(("  ",)), Endings(("e", "\n\n"), ("42", "😀"), True)])
+@pytest.mark.parametrize(
+    "endings", [Endings(), Endings(("  ",)), Endings(("e", "\n\n"), ("42", "😀"), True), TOKENS_END, Endings(())]
+)
 def test_real_tokens_in_random_order(make: Callable[[], Backend], endings: Endings) -> None:
     """The table of a device says what the host says, for every word and whatever comes before."""
     tokenizer = Tokenizer.from_json(make().to_str(), CONFIG)
@@ -186,6 +191,8 @@ def test_the_end_of_the_sequence_ends_a_solution() -> None:
     assert detector.advance(detector.start, end)[1] is Verdict.SOLUTION
     table = detector.table(tokenizer.vocab_size)
     assert (table.transitions[table.functions[end]] == SOLUTION).all()
+    ignoring = StepDetector(tokenizer, Endings(ignore_eos=True))
+    assert ignoring.advance(ignoring.start, end) == (ignoring.start, Verdict.GO)
 
 
 def test_special_tokens_change_nothing() -> None:

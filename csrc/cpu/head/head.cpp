@@ -142,6 +142,10 @@ BW_INLINE float penalise(const HeadRow& row, const HeadChunkArgs& args, int padd
   for (SeenWord* seen = args.seen; seen < args.seen + args.n_seen; ++seen) {
     float& logit = x[seen->word - args.first_word];
     seen->logit = logit;
+    if (seen->count == kBanned) {
+      logit = kNegInf;
+      continue;
+    }
     logit = logit > 0 ? logit / row.repetition : logit * row.repetition;
     logit -= row.frequency * static_cast<float>(seen->count);
     if (seen->count > 0) logit -= row.presence;

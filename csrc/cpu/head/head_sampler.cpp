@@ -110,9 +110,10 @@ void HeadSampler::penalise(std::vector<PenaltySpec> specs) {
               spec.presence, " and frequency ", spec.frequency, ", expected numbers (0: off)");
     int32_t last = -1;
     for (const SeenWord& seen : spec.seen) {
-      CHECK_ARG(seen.word > last && seen.word < vocab_size_ && seen.count >= 0, "word ", seen.word,
-                " (seen ", seen.count, " times) after word ", last,
-                ": expected words in order, below ", vocab_size_, ", and counts from 0");
+      CHECK_ARG(seen.word > last && seen.word < vocab_size_ && seen.count >= kBanned, "word ",
+                seen.word, " (seen ", seen.count, " times) after word ", last,
+                ": expected words in order, below ", vocab_size_, ", and counts from 0, or ",
+                kBanned, ": never drawn");
       last = seen.word;
     }
   }

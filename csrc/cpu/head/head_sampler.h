@@ -25,7 +25,7 @@ struct DrawSpec {
 
 // What a row takes from the logits of words it has seen, before temperature and filters: first
 // l > 0 ? l / repetition : l * repetition, then presence once and frequency each time that the row
-// has written the word. words: in order, none twice.
+// has written the word. A banned word has the logit -inf. words: in order, none twice.
 struct PenaltySpec {
   float repetition, presence, frequency;
   std::vector<SeenWord> seen;

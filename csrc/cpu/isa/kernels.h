@@ -174,10 +174,11 @@ struct HeadRow {
   float repetition, presence, frequency;  // penalties, of the words in HeadChunkArgs::seen
 };
 
-// A word that a row was given or has written.
+// A word that a row was given or has written, or that it may not write.
+constexpr int32_t kBanned = -1;
 struct SeenWord {
   int32_t word;
-  int32_t count;  // times that it was written; 0: only given
+  int32_t count;  // times that it was written; 0: only given; kBanned
   float logit;    // out: before the penalties
 };
 

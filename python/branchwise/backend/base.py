@@ -61,12 +61,15 @@ class Embedding(Protocol):
         ...
 
 
+BANNED = -1  # in place of a count: the word is never drawn
+
+
 @dataclass(frozen=True, slots=True)
 class Penalties:
-    """What rows take from the logits of words they were given or have written; see `Sampling`.
+    """What rows take from the logits of words they were given or have written, see `Sampling`; words they never draw.
 
     repetition, presence, frequency: [rows]    begins: [rows + 1], where each row's words begin
-    words, counts: by row and in order of words; counts: times that the row has written a word, 0: only given
+    words, counts: by row and in order of words; counts: times that the row has written a word, 0: only given, BANNED
     """
 
     repetition: Floats

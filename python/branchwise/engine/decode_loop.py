@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class DecodeLoop:
         model.rope.reserve(kv.n_blocks * kv.block_slots)
         self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
         self._loops: dict[tuple[StepDetector, LoopKey], Loop] = {}
-        self._tables: dict[StepDetector, StepTable] = {}
+        self._tables: WeakKeyDictionary[StepDetector, StepTable] = WeakKeyDictionary()
         backend.spare(self.let_go)
 
     def let_go(self) -> bool:

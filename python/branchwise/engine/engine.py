@@ -31,7 +31,7 @@ from branchwise.engine.sampler import Draw, Sampler
 from branchwise.errors import InputError, OutOfMemory
 from branchwise.models.decoder import Decoder
 from branchwise.text.automaton import Verdict
-from branchwise.text.steps import StepDetectors
+from branchwise.text.steps import NOTHING_ENDS, StepDetector, StepDetectors
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Cut, FinishReason, Node, Settings, StepOptions
 
@@ -59,6 +59,7 @@ class StepEngine:
         backend = model.backend
         self.loop = DecodeLoop(model, self.sampler, kv, cast(BurstBackend, backend)) if backend.burst > 1 else None
         self._flying: tuple[list[Growing], Burst] | None = None
+        self._flown: StepDetector | None = None  # what the last burst looked for
 
     # --- trees -------------------------------------------------------------------------------------------------
 
@@ -75,7 +76,7 @@ class StepEngine:
         if not prompt:
             raise InputError("the prompt is empty: expected at least one token")
         self._check_ids(prompt)
-        if room < 2:
+        if room < 1:
             raise InputError(
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.context}: shorten the prompt"
             )
@@ -155,9 +156,10 @@ class StepEngine:
 
     def _take_off(self, loop: DecodeLoop) -> tuple[list[Growing], Burst]:
         growing = self.rows.next_growing()
-        detector = growing[0].state.detector
-        rows = [item for item in growing if item.state.detector is detector]
-        self.rows.put_back([item for item in growing if item.state.detector is not detector])
+        growing.sort(key=lambda item: self._detector(item.state) is self._flown)  # all detectors have their turn
+        self._flown = detector = self._detector(growing[0].state)
+        rows = [item for item in growing if self._detector(item.state) is detector]
+        self.rows.put_back([item for item in growing if self._detector(item.state) is not detector])
         try:
             return rows, loop.start([self._loop_row(item) for item in rows], detector)
         except OutOfMemory:
@@ -277,15 +279,20 @@ class StepEngine:
                 self._accept(item, token, logprob)
         self.forest.finished += self._settle(growing)
 
+    def _detector(self, state: NodeState) -> StepDetector:
+        """What the device has to look for in a growing step."""
+        return self.detectors[NOTHING_ENDS] if state.is_young else state.detector
+
     def _loop_row(self, item: Growing) -> LoopRow:
         tree, state = item.tree, item.state
+        most = state.options.max_tokens
         return LoopRow(
             handle=state.handle,
             token=state.pending[0],
             draw=self._draw(item),
-            automaton=state.automaton,
+            automaton=self.detectors[NOTHING_ENDS].start if state.is_young else state.automaton,
             generated=len(state.node.tokens),
-            max_step=state.options.max_tokens,
+            max_step=min(most, state.options.min_tokens) if state.is_young else most,
             last_position=tree.prompt_tokens + tree.settings.max_tokens - 1,
         )
 
@@ -327,8 +334,9 @@ class StepEngine:
 
     def _draw(self, item: Growing) -> Draw:
         state = item.state
-        seen = item.tree.seen_words(state)
-        return Draw(item.tree.settings.seed, state.node.lineage, state.end, state.options.sampling, seen)
+        seen, words = item.tree.seen_words(state), self.model.config.vocab_size
+        banned = [word for word in state.detector.ends if word < words] if state.is_young else ()
+        return Draw(state.seed, state.node.lineage, state.end, state.options.sampling, seen, banned)
 
     def _accept(self, item: Growing, token: int, logprob: float) -> None:
         """Add a drawn token to its step, and finish the step if that was its last, or if none could be drawn (NaN)."""
@@ -338,16 +346,23 @@ class StepEngine:
         if math.isnan(logprob):
             node.finish = "length"
         else:
+            verdict = Verdict.GO
+            if state.is_young:
+                state.automaton = state.detector.skip(state.automaton, [token])
+            else:
+                state.automaton, verdict = state.detector.advance(state.automaton, token)
             node.tokens.append(token)
             state.pending = [token]
             state.end += 1
             if state.seen is not None:
                 state.seen.add(token)
-            state.automaton, verdict = state.detector.advance(state.automaton, token)
             node.finish, node.cut = self._finish(item.tree, state, verdict)
+        if node.finish == "eos":
+            node.text, node.stopped_by = state.detector.ending(state.begun, node.tokens)
+        elif node.finish is not None:
+            node.text = self.tokenizer.decode(node.tokens)
         if node.finish is not None:
             state.seen = None
-            node.text = state.detector.text(state.begun, node.tokens)
             node.cost.generated_tokens = len(node.tokens)
 
     def _finish(self, tree: PolicyTree, state: NodeState, verdict: Verdict) -> tuple[FinishReason | None, Cut | None]:

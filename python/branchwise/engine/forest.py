@@ -41,7 +41,9 @@ class Forest:
         detector = self.detectors[settings.endings]
         start = detector.start
         handle = self.kv.tree.add_root()
-        tree.states[root] = NodeState(root, None, handle, len(prompt), list(prompt), options, detector, start, start)
+        tree.states[root] = NodeState(
+            root, None, handle, len(prompt), list(prompt), options, detector, start, start, settings.seed
+        )
         root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
         return tree
 
@@ -69,7 +71,7 @@ class Forest:
         first, state.asked = state.asked, state.asked + n
         adopted = self._adopt(tree, state, options)
         if n > adopted:
-            self.rows.openings.append(Opening(tree, state, first + adopted, n - adopted, options))
+            self.rows.openings.append(Opening(tree, state, first + adopted, n - adopted, options, asked=first))
         return first
 
     def frees(self, tree: PolicyTree, node: Node, options: StepOptions) -> bool:
@@ -112,14 +114,18 @@ class Forest:
 
     def _begin_child(self, opening: Opening, index: int, handle: int) -> Growing:
         tree, parent, options = opening.tree, opening.parent, opening.options
-        lineage = lineage_child(parent.node.lineage, index)
+        own = options.seed is not None  # child i is drawn as a first child with seed + i
+        lineage = lineage_child(parent.node.lineage, 0 if own else index)
+        seed = (options.seed + index - opening.asked) % 2**64 if options.seed is not None else parent.seed
         node = Node(id=len(tree.states), parent=parent.node, index=index, depth=parent.node.depth + 1, lineage=lineage)
         parent.holders += 1
-        detector = self.detectors[options.endings]
-        start = detector.next_step(parent.automaton) if detector is parent.detector else detector.start
+        alike = options.endings == parent.options.endings
+        detector = parent.detector if alike else self.detectors[options.endings]
+        start = detector.next_step(parent.automaton) if alike else detector.start
         state = NodeState(
-            node, parent, handle, parent.end, [], options, detector, start, start, speculative=opening.speculative
-        )
+            node, parent, handle, parent.end, [], options, detector, start, start, seed,
+            speculative=opening.speculative,
+        )  # fmt: skip
         tree.states[node] = state
         child = Growing(tree, state)
         if opening.speculative:

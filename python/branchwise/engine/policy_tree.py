@@ -29,12 +29,18 @@ class NodeState:
     detector: StepDetector
     begun: State  # of the step detector, before the first token
     automaton: State  # after the last one
+    seed: int  # of its random numbers
     hidden: Tensor | None = None  # [hidden], after the last token; set by the engine when `pending` runs empty
     holders: int = 1  # its owner, and every child whose KV is held
     asked: int = 0  # children asked for so far: the next one's index
     released: bool = False  # the owner's hold is gone
     speculative: bool = False  # nobody has asked for it yet
     seen: SeenWords | None = None  # while it grows, where penalties ask for it
+
+    @property
+    def is_young(self) -> bool:
+        """Whether nothing may end it yet."""
+        return len(self.node.tokens) < self.options.min_tokens
 
 
 @dataclass(slots=True, eq=False)

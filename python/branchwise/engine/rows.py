@@ -21,6 +21,7 @@ class Opening:
     n: int
     options: StepOptions
     speculative: bool = False  # nobody has asked for the child yet
+    asked: int = 0  # index of the first child of the wish, some of which may have been written ahead
 
 
 @dataclass(slots=True)

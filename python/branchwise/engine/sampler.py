@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from branchwise.backend.base import DrawArrays, Penalties
+from branchwise.backend.base import BANNED, DrawArrays, Penalties
 from branchwise.engine.seen_words import SeenWords
 from branchwise.models.decoder import Decoder
 from branchwise.types import LEAST_SHARE, Sampling
@@ -16,13 +17,14 @@ from branchwise.types import LEAST_SHARE, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One token to draw: with which random numbers and filters, after which words where that matters."""
+    """One token to draw: with which random numbers and filters, after which words where that matters, which never."""
 
     seed: int
     lineage: int
     position: int
     sampling: Sampling
     seen: SeenWords | None = None
+    banned: Collection[int] = ()
 
 
 class Sampler:
@@ -61,18 +63,34 @@ def draw_arrays(draws: Sequence[Draw]) -> DrawArrays:
         top_p=np.array([max(sampling.top_p, LEAST_SHARE) for sampling in samplings], np.float32),
         top_k=np.array([min(sampling.top_k, MOST_WORDS) for sampling in samplings], np.int32),
         min_p=np.array([sampling.min_p for sampling in samplings], np.float32),
-        penalties=_penalties(draws) if any(draw.seen is not None for draw in draws) else None,
+        penalties=_penalties(draws) if any(draw.seen is not None or draw.banned for draw in draws) else None,
     )
 
 
 def _penalties(draws: Sequence[Draw]) -> Penalties:
-    samplings, nothing = [draw.sampling for draw in draws], SeenWords()
-    seen = [nothing if draw.seen is None else draw.seen for draw in draws]
+    samplings = [draw.sampling for draw in draws]
+    words, counts = zip(*map(_words, draws), strict=True)
     return Penalties(
         repetition=np.array([sampling.repetition_penalty for sampling in samplings], np.float32),
         presence=np.array([sampling.presence_penalty for sampling in samplings], np.float32),
         frequency=np.array([sampling.frequency_penalty for sampling in samplings], np.float32),
-        begins=np.cumsum([0, *(len(each.words) for each in seen)]),
-        words=np.concatenate([each.words for each in seen]),
-        counts=np.concatenate([each.counts for each in seen]),
+        begins=np.cumsum([0, *map(len, words)]),
+        words=np.concatenate(words),
+        counts=np.concatenate(counts),
     )
+
+
+NOTHING = SeenWords()
+
+
+def _words(draw: Draw) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The words that a row has seen or may not draw, in order, and their counts."""
+    seen = NOTHING if draw.seen is None else draw.seen
+    if not draw.banned:
+        return seen.words, seen.counts
+    banned = np.array(sorted(draw.banned), np.int32)
+    others = ~np.isin(seen.words, banned)
+    words = np.concatenate([seen.words[others], banned])
+    counts = np.concatenate([seen.counts[others], np.full(len(banned), BANNED, np.int32)])
+    order = words.argsort()
+    return words[order], counts[order]

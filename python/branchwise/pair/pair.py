@@ -55,8 +55,8 @@ class ModelPair:
             raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
         ids = prompt_ids(self.policy.tokenizer, problem, self.instruction, chat=self.chat, context=self.policy.context)
         policy = self.policy.open(
-            ids, lineage=problem_lineage(problem), branches=demand.branches, paths=demand.paths, steps=demand.steps,
-            settings=self._within_context(problem, demand, settings),
+            ids, lineage=problem_lineage(problem, ids), settings=self._within_context(problem, demand, settings),
+            branches=demand.branches, paths=demand.paths, steps=demand.steps,
         )  # fmt: skip
         if policy is None:
             return None

@@ -51,7 +51,11 @@ def prompt_digest(ids: Sequence[int]) -> str:
     return hashlib.blake2b(",".join(map(str, ids)).encode(), digest_size=8).hexdigest()
 
 
-def problem_lineage(problem: Problem) -> int:
-    """Key of a problem's random numbers, from its id: problems draw independently, in whatever order they run."""
-    digest = hashlib.blake2b(problem.id.encode(errors="surrogatepass"), digest_size=8).digest()
+def problem_lineage(problem: Problem, ids: Sequence[int] = ()) -> int:
+    """Key of a problem's random numbers: problems draw independently, in whatever order they run.
+
+    It comes from the problem's id, or from its prompt where it has none.
+    """
+    key = problem.id or prompt_digest(ids)
+    digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()
     return lineage_root(int.from_bytes(digest, "little"))

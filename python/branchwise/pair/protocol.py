@@ -17,6 +17,10 @@ class OpenTree(Protocol):
 
     @property
     def root(self) -> Node: ...
+    @property
+    def prompt(self) -> Sequence[int]:
+        """Token ids of the prompt."""
+        ...
 
 
 TreeT = TypeVar("TreeT", bound=OpenTree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,10 @@ class PairTree:
     @property
     def root(self) -> Node:
         return self.policy.root
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        return self.policy.prompt
 
     def expanded(self, node: Node, first: int, n: int) -> None:
         """Remember which children were asked for together."""

@@ -128,7 +128,8 @@ class StepTree:
     def expand(self, node: Node, n: int = 1, **options: Any) -> list[Node]:
         """`n` more children of a node, each one step long, decoded together.
 
-        stop: text that ends the step, or several, taken literally    max_tokens: of one step
+        stop: text that ends the step, or several, taken literally; []: none does, not even a blank line
+        max_tokens: of one step
         temperature, top_p, ...: see `Sampling`, of this call
         score: judge every child while its siblings grow; its `score` is set when this returns
 

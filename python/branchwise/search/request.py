@@ -21,6 +21,7 @@ class Board:
 
     growing: dict[tuple[Node, int], Expansion[Any]] = field(default_factory=dict)  # by parent and child index
     scoring: dict[Node, list[Scoring[Any]]] = field(default_factory=dict)
+    watching: dict[Job, Callable[[], None]] = field(default_factory=dict)  # jobs that look at their steps as they grow
 
     def waiting(self, event: Event) -> list[Request]:
         """Those who wait for an event; scores that were asked for by themselves are reported once."""

@@ -189,6 +189,8 @@ class Service(Generic[TreeT]):
             return
         try:
             self._events.extend(self._pair.poll())
+            for job, look in list(self.board.watching.items()):
+                self._guard(job, look)
         except OutOfMemory as error:
             self._make_room(error)
         except BaseException as error:  # an iteration was torn: nobody's rows are where they should be

@@ -41,7 +41,8 @@ class Demand:
 class Ask:
     """A wish for `n` chains below `node`, each `steps` steps long or as long as it goes. None: the run's default.
 
-    sampling    how their tokens are drawn        stop   text that ends a step, or several; max_tokens: of one step
+    sampling    how their tokens are drawn    max_tokens: of one step
+    stop        text that ends a step, or several; []: nothing does but the end of the solution and the cap
     score       True: every step; "last": each chain's last one (its ancestors are judged on the way); False: none;
                 None: as the demand says
     lane        replies come in the order of the asks of a lane, one by one; default: one lane for the whole search

@@ -56,8 +56,8 @@ class Boxed:
     def again(self, box: Box) -> Box:
         return box
 
-    def trim(self, data: bytes) -> bytes:
-        return data
+    def trim(self, begun: Box, data: bytes) -> tuple[bytes, None]:
+        return data, None
 
 
 class Heading(Enum):
@@ -112,6 +112,7 @@ class NextProblem:
     def again(self, state: tuple[bool, Line]) -> tuple[bool, Line]:
         return state
 
-    def trim(self, data: bytes) -> bytes:
+    def trim(self, begun: tuple[bool, Line], data: bytes) -> tuple[bytes, None]:
         """Without the line that begins another problem."""
-        return data[: max(data.rfind(end) + len(end) if end in data else 0 for end in map(str.encode, LINE_ENDS))]
+        line = max(data.rfind(end) + len(end) if end in data else 0 for end in map(str.encode, LINE_ENDS))
+        return data[:line], None

@@ -37,8 +37,8 @@ class Rule(Protocol):
         """Where the next step begins."""
         ...
 
-    def trim(self, data: bytes) -> bytes:
-        """What is left of a step with whose last byte the solution ended."""
+    def trim(self, begun: Any, data: bytes) -> tuple[bytes, str | None]:
+        """What is left of a step that began in a state, with whose last byte the solution ended; the text that did."""
         ...
 
 
@@ -72,6 +72,17 @@ class Automaton:
             if highest >= Verdict.STEP:
                 return at * len(self._pending), highest, count
         return at * len(self._pending) + self._pending[pending], highest, len(data)
+
+    def skip(self, state: int, data: bytes) -> int:
+        """The state after some bytes, whatever may have ended on the way."""
+        while data:
+            state, _, count = self.read(state, data)
+            data = data[count:]
+        return state
+
+    def trim(self, begun: int, data: bytes) -> tuple[bytes, str | None]:
+        """What is left of a step that began in a state, with whose last byte the solution ended; the text that did."""
+        return self.rule.trim(self._states[begun // len(self._pending)], data)
 
     def again(self, state: int) -> int:
         """Where the next step begins."""

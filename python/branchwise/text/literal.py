@@ -20,12 +20,12 @@ class Literal:
     """
 
     def __init__(self, texts: Sequence[str], verdict: Verdict) -> None:
-        self._texts = sorted((text.encode() for text in texts), key=len, reverse=True)
+        self._texts = {text: text.encode() for text in texts}
         self._verdict = verdict
         self._white = Lexicon[White | None](WHITE, None)
-        told_apart = {byte for text in [*self._texts, *WHITE] for byte in text}
+        told_apart = {byte for text in [*self._texts.values(), *WHITE] for byte in text}
         self.words = Lexicon[int | None]({bytes([byte]): byte for byte in told_apart}, None)
-        self._next, self._complete = _automaton(self._texts)
+        self._next, self._complete, self._begun = _automaton(list(self._texts.values()))
         self.start: State = (b"" if verdict is Verdict.STEP else None, 0)
 
     def read(self, state: State, byte: int | None) -> tuple[State, Verdict]:
@@ -41,18 +41,19 @@ class Literal:
     def again(self, state: State) -> State:
         return self.start if self._verdict is Verdict.STEP else state
 
-    def trim(self, data: bytes) -> bytes:
-        """Without the text that ended the solution, or the part of it in this step."""
-        for text in self._texts:
-            if data.endswith(text):
-                return data.removesuffix(text)
-        return b""  # it began in a step before
+    def trim(self, begun: State, data: bytes) -> tuple[bytes, str]:
+        """Without the text that ended the solution, or the part of it in this step; that text, the first named one."""
+        before = self._begun[begun[1]]  # of it, in the steps before
+        whole = before + data
+        stop = next(text for text, code in self._texts.items() if whole.endswith(code))
+        return whole[len(before) : max(len(before), len(whole) - len(self._texts[stop]))], stop
 
 
-def _automaton(texts: Sequence[bytes]) -> tuple[list[dict[int, int]], list[bool]]:
-    """Nodes by number, 0 the root: where bytes lead, the root where none is named, and whether a text ends here."""
+def _automaton(texts: Sequence[bytes]) -> tuple[list[dict[int, int]], list[bool], list[bytes]]:
+    """Nodes by number, 0 the root: where bytes lead, the root where none is named; whether a text ends here; what has
+    been read of the texts that may come."""
     following: list[dict[int, int]] = [{}]
-    complete = [False]
+    complete, begun = [False], [b""]
     for text in texts:
         node = 0
         for byte in text:
@@ -60,6 +61,7 @@ def _automaton(texts: Sequence[bytes]) -> tuple[list[dict[int, int]], list[bool]
                 following[node][byte] = len(following)
                 following.append({})
                 complete.append(False)
+                begun.append(begun[node] + bytes([byte]))
             node = following[node][byte]
         complete[node] = True
     queue = deque((child, 0) for child in following[0].values())  # with the longest proper end that is a node
@@ -68,4 +70,4 @@ def _automaton(texts: Sequence[bytes]) -> tuple[list[dict[int, int]], list[bool]
         complete[node] |= complete[end]
         queue.extend((child, following[end].get(byte, 0)) for byte, child in following[node].items())
         following[node] = following[end] | following[node]
-    return following, complete
+    return following, complete, begun

@@ -93,8 +93,8 @@ class Paragraph:
         in_fence = state.open in _FENCES.values()
         return State(open=state.open, depth=state.depth) if in_fence else self.start
 
-    def trim(self, data: bytes) -> bytes:
-        return data
+    def trim(self, begun: State, data: bytes) -> tuple[bytes, None]:
+        return data, None
 
 
 def _end_of_line(state: State) -> tuple[State, Verdict]:

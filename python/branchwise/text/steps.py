@@ -18,6 +18,8 @@ from branchwise.types import Endings
 
 State = tuple[int, ...]
 
+MOST_DETECTORS = 256  # kept: each client may have stops of its own
+NOTHING_ENDS = Endings((), ignore_eos=True)
 STEP, SOLUTION = -1, -2  # in a `WordTable`, in place of the state after a word
 WAIT = 1 << 14  # on top of it: the step could end, but something is open
 
@@ -44,6 +46,8 @@ class StepDetector:
 
     def __init__(self, tokenizer: Tokenizer, endings: Endings | None = None) -> None:
         self.endings = Endings() if endings is None else endings
+        eos_ids = () if self.endings.ignore_eos else tokenizer.eos_ids
+        self.ends = frozenset([*eos_ids, *self.endings.stop_tokens])  # tokens that end the solution
         self._tokenizer = tokenizer
         self._automata = [Automaton(rule) for rule in _rules(self.endings)]
         self._known: defaultdict[State, dict[int, tuple[State, Verdict]]] = defaultdict(dict)
@@ -61,22 +65,34 @@ class StepDetector:
         """Where a child begins of a step that ended in a state."""
         return tuple(automaton.again(each) for automaton, each in zip(self._automata, state, strict=True))
 
-    def text(self, begun: State, tokens: Sequence[int]) -> str:
-        """Text of a step that began in a state: as the end-of-sequence token has none, neither has a text that ends
-        the solution, nor what follows it."""
-        if len(self._automata) == 1:
-            return self._tokenizer.decode(tokens)
+    def skip(self, state: State, tokens: Sequence[int]) -> State:
+        """State after tokens that end nothing, whatever they say."""
         data = b"".join(map(self._tokenizer.token_bytes, tokens))
-        for automaton, state in zip(self._automata[1:], begun[1:], strict=True):
-            _, verdict, count = automaton.read(state, data)
-            if verdict is Verdict.SOLUTION:
-                trimmed = automaton.rule.trim(data[:count])
-                data = min(data, trimmed, key=len)
-        return data.decode("utf-8", errors="replace")
+        return tuple(automaton.skip(each, data) for automaton, each in zip(self._automata, state, strict=True))
+
+    def ending(self, begun: State, tokens: Sequence[int]) -> tuple[str, str | int | None]:
+        """Text of a step that began in a state and whose last token ended the solution; the stop that did, if one did.
+
+        What ends a solution is no part of its text unless `include_stop` says so, and what follows it never is.
+        """
+        keep, last = self.endings.include_stop, tokens[-1]
+        before, data = (b"".join(map(self._tokenizer.token_bytes, part)) for part in (tokens[:-1], tokens[-1:]))
+        found: list[tuple[bytes, str | int | None]] = []
+        if last in self.ends:
+            is_eos = last in self._tokenizer.eos_ids and not self.endings.ignore_eos
+            found = [(before + data, None) if is_eos else (before + data if keep else before, last)]
+        else:
+            for automaton, start in zip(self._automata[1:], begun[1:], strict=True):
+                _, verdict, count = automaton.read(automaton.skip(start, before), data)
+                if verdict is Verdict.SOLUTION:
+                    text, stop = automaton.trim(start, before + data[:count])
+                    found.append((before + data[:count] if keep else text, stop))
+        kept, stopped_by = min(found, key=lambda each: len(each[0]))
+        return kept.decode("utf-8", errors="replace"), stopped_by
 
     def table(self, words: int) -> WordTable:
         """All transitions of so many words; those beyond the vocabulary change nothing."""
-        known, ends = self._tokenizer.vocab_size, self._tokenizer.eos_ids
+        known = self._tokenizer.vocab_size
         texts = [self._tokenizer.token_bytes(word) if word < known else b"" for word in range(words)]
         pairs = [automaton.functions(texts) for automaton in self._automata]
         first = np.cumsum([0, *(codes.shape[1] for _, codes in pairs)])
@@ -88,11 +104,11 @@ class StepDetector:
         rows = [column[which[examples]] for column, (which, _) in zip(columns, pairs, strict=True)]
         over = np.full((1, first[-1]), SOLUTION, np.int16)
         table = np.concatenate([np.concatenate(rows, axis=1), over])
-        functions[[word for word in ends if word < words]] = len(examples)
+        functions[[word for word in self.ends if word < words]] = len(examples)
         return WordTable(functions.astype(np.int32), table, tuple(first[:-1].tolist()))
 
     def _read(self, state: State, token: int) -> tuple[State, Verdict]:
-        if token in self._tokenizer.eos_ids:
+        if token in self.ends:
             return state, Verdict.SOLUTION
         data = self._tokenizer.token_bytes(token)
         read = [automaton.read(each, data) for automaton, each in zip(self._automata, state, strict=True)]
@@ -100,19 +116,23 @@ class StepDetector:
 
 
 class StepDetectors(dict[Endings, StepDetector]):
-    """The detector of all endings that were ever asked for; each is shared by all trees."""
+    """The detectors of the endings that were asked for last; each is shared by all trees."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self._tokenizer = tokenizer
 
-    def __missing__(self, endings: Endings) -> StepDetector:
-        detector = self[endings] = StepDetector(self._tokenizer, endings)
+    def __getitem__(self, endings: Endings) -> StepDetector:
+        detector = self.pop(endings, None) or StepDetector(self._tokenizer, endings)
+        while len(self) >= MOST_DETECTORS:
+            del self[next(iter(self))]
+        self[endings] = detector
         return detector
 
 
 def _rules(endings: Endings) -> list[Rule]:
-    rules: list[Rule] = [Literal(endings.delimiters, Verdict.STEP) if endings.delimiters else Paragraph()]
+    delimiters = endings.delimiters
+    rules: list[Rule] = [Paragraph() if delimiters is None else Literal(delimiters, Verdict.STEP)]
     if endings.stops:
         rules.append(Literal(endings.stops, Verdict.SOLUTION))
     if endings.at_answer:

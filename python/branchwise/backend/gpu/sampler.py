@@ -7,9 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from branchwise.backend.base import DrawArrays, Floats, Ids, Penalties
+from branchwise.backend.base import BANNED, DrawArrays, Floats, Ids, Penalties
 from branchwise.backend.gpu.scratch import Scratch
-from branchwise_kernels.lm_head_sample import DrawTensors, HeadWorkspace, PenaltyTensors, lm_head_sample
+from branchwise_kernels.lm_head_sample import (
+    NEVER_DRAWN,
+    DrawTensors,
+    HeadWorkspace,
+    PenaltyTensors,
+    lm_head_sample,
+)
 
 GROUP_ROWS = 256  # rows drawn at once: bounds the logits that top-k and top-p keep
 
@@ -106,4 +112,5 @@ def _fill_penalties(tensors: PenaltyTensors, penalties: Penalties) -> None:
     row = np.repeat(np.arange(rows), np.diff(penalties.begins))
     where = torch.from_numpy(row).to(device), torch.from_numpy(penalties.words.astype(np.int64)).to(device)
     tensors.seen.zero_()
-    tensors.seen[where] = torch.from_numpy(penalties.counts + 1).to(device)
+    marks = np.where(penalties.counts == BANNED, NEVER_DRAWN, penalties.counts + 1)
+    tensors.seen[where] = torch.from_numpy(marks).to(device)
