@@ -27,7 +27,7 @@ PIECES = [
     b"x\xc3", *HALVES, "€".encode(),
 ]  # fmt: skip
 EOS = frozenset({0, 1})
-LETTERS = ["a", "b", "ab", "c", "\n", "\n\n", " ", ";", "é", "€", "aa", "bb;"]
+LETTERS = [*"aabbaabbc", "\n", " ", ";", "é", "€", "bb;"]
 CONTEXT = 40
 
 
@@ -146,7 +146,7 @@ def test_what_the_streams_hold() -> None:
         1 for _, tokens, _, _, reason in outcomes
         if isinstance(reason, str) and len(reason.encode()) > len(PIECES[tokens[-1]])
     ]  # fmt: skip
-    assert len(across) > 300
+    assert len(across) > 30
     assert sum("\ufffd" in text for _, _, text, _, _ in outcomes) > 300
     young = [len(tokens) for case, tokens, *_ in outcomes if case.options.min_tokens]
     assert len(young) > 2000
