@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from branchwise.errors import ConfigError
 
 PROBLEM, STEP, STEPS, NUMBER = "{problem}", "{step}", "{steps}", "{number}"
-TURN_END, EOS = "{end}", "{eos}"
+TURN_END, EOS, WORD = "{end}", "{eos}", "{word}"
 
 
 def raw_reward(score: float) -> float:
@@ -58,7 +58,7 @@ class Chat:
 
     step, between, last, marker   as in `Text`; {end} in `last`: what the template writes behind the steps
     messages                      (role, content); {problem} and then {steps} stand once each, in one message or two.
-                                  When the last is not the assistant's, its turn is begun
+                                  {word} behind them: where a word that judges would stand, and {end} ends
     """
 
     step: str

@@ -68,8 +68,8 @@ def test_auto_takes_no_model_without_evidence(checkpoint: MemoryCheckpoint) -> N
 
 def test_heads_of_another_shape_are_refused() -> None:
     outcome = random_checkpoint("qwen2", heads="mlp2")
-    outcome.tensors["score.2.weight"] = torch.zeros(1, 64)
-    with pytest.raises(CheckpointError, match=r"score.2.weight has shape \(1, 64\).*has 2 rows there: choose"):
+    outcome.tensors["score.2.weight"] = torch.zeros(3, 64)
+    with pytest.raises(CheckpointError, match=r"score.2.weight has shape \(3, 64\).*has 2 rows there: choose"):
         cpu_prm(outcome, torch.float32)
     wide = random_checkpoint("qwen2", heads="value")
     wide.tensors["v_head.summary.weight"] = torch.zeros(3, 64)

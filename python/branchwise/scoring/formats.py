@@ -25,7 +25,17 @@ from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights.checkpoint import Checkpoint
 
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
-_QWEN = (("system", STEP_BY_STEP), ("user", "{problem}"), ("assistant", "{steps}"))
+
+
+def _under(system: str) -> tuple[tuple[str, str], ...]:
+    return (("system", system), ("user", "{problem}"), ("assistant", "{steps}"))
+
+
+_QWEN = _under(STEP_BY_STEP)
+_WHOLE = ("{step}\n\n", "", "{step}{end}")  # a turn that ends where it is scored
+_CHECKED = "Please reason step by step, and check your final answer within \\boxed{}."
+_NO_REFERENCE = "{problem}\n\n###\n\nThe reference answer is: There is no reference answer for this question."
+_ASSISTED = (("system", "You are a helpful assistant."), ("user", _NO_REFERENCE), ("assistant", "{steps}"))
 _SIGNS, _TIGHT_SIGNS = Words(" +", " -"), Words("+", "-")
 
 PRM_FORMATS: dict[str, PrmFormat] = {
@@ -48,10 +58,29 @@ PRM_FORMATS: dict[str, PrmFormat] = {
     "prm800k": PrmFormat(
         Text("Problem: {problem}\nSteps:\n", "Step {number}: {step}\nки", "\n", marker="ки"), Linear(wide=True)
     ),
+    "universal": PrmFormat(Chat("{step}\n\n", last="{step}\n\n{eos}", messages=_ASSISTED), Linear(wide=True)),
+    # outcome models: they score the branch so far
+    "outcome": PrmFormat(Chat(*_WHOLE), Linear("score", wide=True)),
+    "acemath-rm": PrmFormat(Chat(*_WHOLE, messages=_under(_CHECKED)), Linear("score", wide=True)),
+    "qwen-rm": PrmFormat(Chat(*_WHOLE, messages=_QWEN), Mlp(labels=1)),
+    "rlhflow-orm": PrmFormat(
+        Chat(*_WHOLE, messages=(("user", "{problem} {steps}"), ("assistant", "{word}"))), _TIGHT_SIGNS
+    ),
+    "reasonflux-orm": PrmFormat(Text("{problem}", "{step}\n\n", last="{step}"), Linear("reward_head", wide=True)),
 }
 _CAUSAL = tuple(name for name, made in PRM_FORMATS.items() if isinstance(made.head, Words | MeanLogit))
-_HEADS = {"qwen-prm": MLP_TENSORS, "act-prm": ENSEMBLE_TENSORS, "skywork": ("v_head.summary.weight",)}
-_HEAD_LAYERS = ("score", "classifier", "v_head")  # of heads that a decoder may have beside it, of use or not
+_HEADS = {
+    "qwen-prm": MLP_TENSORS,
+    "act-prm": ENSEMBLE_TENSORS,
+    "skywork": ("v_head.summary.weight",),
+    "reasonflux-orm": ("reward_head.weight",),
+}
+_HEAD_LAYERS = (
+    "score",
+    "classifier",
+    "v_head",
+    "reward_head",
+)  # of heads that a decoder may have beside it, of use or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +116,26 @@ def detect_format(checkpoint: Checkpoint, tokenizer: Tokenizer) -> str:
     names, classes = checkpoint.names(), checkpoint.config.get("architectures") or []
     for name, tensors in _HEADS.items():
         if names.issuperset(tensors):
-            return "pqm" if name == "skywork" and tokenizer.token_id("[PRM]") is not None else name
-    is_classifier = any(str(each).endswith("ForTokenClassification") for each in classes)
-    if is_classifier and label_tensors(checkpoint):
-        return "trl"
+            return _twin(name, checkpoint, tokenizer)
+    if label_tensors(checkpoint):
+        if any(str(each).endswith("ForTokenClassification") for each in classes):
+            return "trl"
+        one = "score.weight" in names and checkpoint.shape("score.weight")[0] == 1
+        if one and any(str(each).endswith("ForSequenceClassification") for each in classes):
+            return "outcome"
     known = f"of class {', '.join(map(str, classes))}" if classes else "of no known class"
     raise ConfigError(
         f"{checkpoint.source} ({known}) has no reward head that says how its input is written: use a process reward"
         " model with such a head, or, if this one was trained to judge, choose how with prm_format= (--prm-format): "
         f"{', '.join(PRM_FORMATS)}. Those without a head of their own are {', '.join(_CAUSAL)}"
     )
+
+
+def _twin(name: str, checkpoint: Checkpoint, tokenizer: Tokenizer) -> str:
+    """Of two formats that name their tensors alike, the one that a checkpoint has."""
+    if name == "skywork" and tokenizer.token_id("[PRM]") is not None:
+        return "pqm"
+    return "qwen-rm" if name == "qwen-prm" and checkpoint.shape(MLP_TENSORS[2])[0] == 1 else name
 
 
 def format_note(wanted: str | PrmFormat, checkpoint: Checkpoint, tokenizer: Tokenizer) -> str | None:
@@ -113,6 +152,8 @@ def format_note(wanted: str | PrmFormat, checkpoint: Checkpoint, tokenizer: Toke
 
 
 _ASSUMED = {
+    "outcome": "{} judges whole answers, and does not say under which system message: none is assumed; --prm-format"
+    " acemath-rm is for AceMath's",
     "trl": "{} does not say what separated its training steps: a blank line is assumed; --prm-format trl-lines is for"
     " one newline",
     "pqm": "{}: scores of PQM order steps of one problem, and are no probabilities (the sigmoid of a value that was"

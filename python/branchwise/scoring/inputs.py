@@ -127,8 +127,11 @@ def _cuts(left: str, right: str) -> list[tuple[str, str]]:
 
 
 def _exact(made: WrittenSteps, text: str) -> bool:
-    """Whether ids of the parts are ids of the whole, with its verdicts, wherever a step is scored."""
-    ids, whole = made.prompt("What?"), f"{made.before}What?{made.after}"
+    """Whether ids of the parts are ids of the whole, with its verdicts, wherever a step is scored.
+
+    With nothing between them, problem and first step are cut by themselves: any words may meet there.
+    """
+    ids, whole = (made.prompt("What?"), f"{made.before}What?{made.after}") if made.after + made.first else ([], "")
     verdict = made.tokenizer.encode(made.verdict, special=True, after=made.end)[:1] if made.verdict else []
     for index, step in enumerate([text, f"{text} = 5.", text]):
         lead = made.lead(index)
@@ -140,4 +143,5 @@ def _exact(made: WrittenSteps, text: str) -> bool:
 
 
 def _same(made: WrittenSteps, ids: list[int], text: str) -> bool:
-    return ids == made.tokenizer.encode(text, special=True, bos=made.bos)
+    bos, after = (made.bos, "") if made.after + made.first else (False, "x")
+    return ids == made.tokenizer.encode(text, special=True, bos=bos, after=after)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from branchwise.errors import InputError, TokenizerError
-from branchwise.prm_format import EOS, PROBLEM, STEP, STEPS, TURN_END, Chat, Layout, Text, Turns
+from branchwise.prm_format import EOS, PROBLEM, STEP, STEPS, TURN_END, WORD, Chat, Layout, Text, Turns
 from branchwise.scoring.inputs import PrmInput, WrittenSteps, fitted
 from branchwise.text.chat import render_chat
 from branchwise.text.tokenizer import Tokenizer
@@ -50,11 +50,12 @@ def _text(layout: Text, tokenizer: Tokenizer, name: str) -> Written:
 
 def _chat(layout: Chat, tokenizer: Tokenizer, name: str) -> Written:
     marker = _marker(tokenizer, layout, name)
-    messages = [
-        {"role": role, "content": content.replace(PROBLEM, _PLACE.format(0)).replace(STEPS, _PLACE.format(1))}
-        for role, content in layout.messages
-    ]
-    before, after, turn_end = _template_parts(tokenizer, messages, 2)
+    messages = [{"role": role, "content": content} for role, content in layout.messages]
+    for message in messages:
+        for index, place in enumerate((PROBLEM, STEPS, WORD)):
+            message["content"] = message["content"].replace(place, _PLACE.format(index))
+    n_places = 2 + any(WORD in content for _, content in layout.messages)
+    before, after, turn_end, *_ = _template_parts(tokenizer, messages, n_places)
     lead, end, last = _step_parts(layout, tokenizer, name, turn_end)
     made = WrittenSteps(tokenizer, before, after, lead, layout.between + lead, end, last, marker=marker)
     return Written(fitted(made, name), tokenizer, name, last or "x")
@@ -97,7 +98,7 @@ def _marker(tokenizer: Tokenizer, layout: Text | Chat, name: str) -> tuple[int, 
 def _template_parts(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], n_places: int) -> list[str]:
     """What a chat template writes around the places in messages."""
     try:
-        rest = render_chat(tokenizer, messages, add_generation_prompt=messages[-1]["role"] != "assistant")
+        rest = render_chat(tokenizer, messages, add_generation_prompt=False)
     except InputError as refusal:
         raise TokenizerError(f"{refusal}: use the files that came with the PRM, or another prm_format") from None
     parts = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.memory import LOWER
@@ -26,7 +27,9 @@ class Twin:
     parent: Twin | None
     text: str  # what the children of `parent` are told apart by
     end: int  # tokens on the path
-    pending: list[int]
+    pending: list[int]  # not in the KV yet
+    tail: int = 0  # of those, how many at the end are fed for the score alone, and then taken back
+    rest: list[int] = field(default_factory=list)  # of the step, pending when it is scored
     handle: int | None = None  # KV node, once work on it has started
     sealed: bool = False
     score: float | None = None
@@ -58,7 +61,8 @@ class Scorer:
         self._queue: deque[Twin] = deque()
         self._known: list[Node] = []  # submitted when their score was known already: reported by the next poll
         # Markers and turns that a step costs beside its text.
-        self._step_overhead = len(prm.format.step(1, "x")) - len(prm.tokenizer.encode("x", after="\n"))
+        step = max(prm.format.step(1, "x"), prm.format.scored(1, "x"), key=len)
+        self._step_overhead = len(step) - len(prm.tokenizer.encode("x", after="\n"))
 
     def room(self, question: str) -> int:
         """PRM tokens of text that a solution of one step may have in this PRM's context; each further one costs more.
@@ -165,14 +169,18 @@ class Scorer:
             if twin.pending:
                 continue
             assert twin.handle is not None
-            self.kv.tree.seal(twin.handle)
-            twin.sealed = True
-            self._queue.remove(twin)
-            if twin.parent is not None:
+            if twin.parent is not None and twin.score is None:
+                self.kv.take_back([twin.handle], [twin.tail])
+                twin.pending, twin.rest, twin.tail = twin.rest, [], 0
                 twin.score = score
                 for node in twin.nodes:
                     node.score = score
                 done += twin.nodes
+            if not twin.pending:
+                self.kv.tree.seal(twin.handle)
+                twin.sealed = True
+            if not (twin.pending and twin.children):  # what is pending is for those below alone
+                self._queue.remove(twin)
         return done
 
     def _forward(self, batch: list[tuple[Twin, int]]) -> list[float]:
@@ -204,12 +212,16 @@ class Scorer:
         if twin is not None:
             twin.nodes.append(node)
         else:
-            ids = self.prm.format.step(node.depth - 1, node.text)
-            end = parent.end + len(ids)
-            if end > self.context:
+            ids, scored = (write(node.depth - 1, node.text) for write in (self.prm.format.step, self.prm.format.scored))
+            if parent.end + max(len(ids), len(scored)) > self.context:
                 return None
-            twin = parent.children[node.text] = Twin([node], parent, node.text, end, ids)
-            node.cost.prm_tokens = len(ids)
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, scored, strict=False)))
+            twin = Twin([node], parent, node.text, parent.end + len(ids), scored, len(scored) - shared, ids[shared:])
+            unpaid = 0 if parent.children else len(parent.rest if parent.score is None else parent.pending)
+            node.cost.prm_tokens = len(scored) + unpaid
+            parent.children[node.text] = twin
+            if parent.score is not None and parent.pending and parent not in self._queue:
+                self._queue.append(parent)
             self._queue.append(twin)
         tree.twins[node] = twin
         return twin

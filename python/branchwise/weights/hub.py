@@ -10,7 +10,7 @@ from branchwise.errors import CheckpointError
 # Owner and name as the hub allows them: no leading or trailing dot or dash, at most 96 characters each.
 _HUB_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?/[A-Za-z0-9_](?:[\w.-]{0,94}\w)?", re.ASCII)
 
-_FILES = ("*.json", "*.jinja")
+_FILES = ("*.json", "*.jinja", "reward_head.safetensors")
 
 
 def is_hub_id(source: str) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from branchwise.weights.blocks import BlockFormat, Blocks
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+REWARD_HEAD = "reward_head"  # of a reward model that keeps it in a file of its own
 _LONGEST_NAME = 255  # that a file can have
 _LOADABLE = ("F32", "F16", "BF16", "F64")
 _NUMBERED = re.compile(r"(.*?)(\d{1,9})-of-(\d{1,9})\.safetensors", re.DOTALL)
@@ -34,7 +35,7 @@ class SafetensorsCheckpoint:
         self.source = source or str(folder)
         self._folder = folder
         config = read_json(folder / "config.json")
-        stored = _read_folder(folder)
+        stored = _read_folder(folder) | _read_reward_head(folder)
         self.config: dict[str, Any] = text_config(config, self.source)
         names = canonical_names(stored, config, self.source)
         self._tensors = {name: stored[original] for name, original in names.items()}
@@ -126,6 +127,19 @@ def _read_folder(folder: Path) -> dict[str, StoredTensor]:
     files = [path.name for path in folder.glob("*.gguf")]
     hint = f" To open a GGUF file, give its own path: {some(files)}." if files else ""
     raise CheckpointError(f"{folder}: neither {SINGLE} nor {INDEX} is there.{hint}")
+
+
+def _read_reward_head(folder: Path) -> dict[str, StoredTensor]:
+    """Tensors of `reward_head.safetensors`, where there is one."""
+    path, pickle = (folder / f"{REWARD_HEAD}.{kind}" for kind in ("safetensors", "pt"))
+    if path.exists():
+        return {f"{REWARD_HEAD}.{name.removeprefix(f'{REWARD_HEAD}.')}": t for name, t in read_header(path).items()}
+    if pickle.exists():
+        raise CheckpointError(
+            f"{pickle} is a pickle, which can run code when loaded and is never read. If you trust it, convert it: "
+            f"safetensors.torch.save_file(torch.load({pickle.name!r}, weights_only=True), {path.name!r})."
+        )
+    return {}
 
 
 def _weight_map(index: Path) -> dict[str, str]:
