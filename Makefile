@@ -13,7 +13,15 @@ TOGETHER = @echo "Two jobs at a time, each shown when it ends: $(1)"; \
 # What builds in there shall not take part in make's own counting of jobs.
 ALONE := env -u MAKEFLAGS
 PYTEST := $(ALONE) $(BIN)/python -m pytest
-KERNELS := TRITON_DEFAULT_FP_FUSION=1 $(PYTEST)
+# The oldest and the newest torch and Triton of docs/gpu.md. `make test-all` puts each before what .venv holds: 12 GB in
+# build/pairs, as PyPI's torch comes with CUDA. PAIR_INSTALL="--index-url <PyTorch's CPU index> --extra-index-url
+# <PyPI>" saves most of it.
+OLDEST := 2.10.0+3.6.0
+NEWEST := 2.15.0+3.9.0
+PAIR :=  # what kernels are tested with, where not with what .venv holds
+PAIR_INSTALL ?=
+PAIR_READY = $(PAIR:%=build/pairs/%/.ready)
+KERNELS = $(PAIR:%=PYTHONPATH=$(CURDIR)/build/pairs/%) TRITON_DEFAULT_FP_FUSION=1 $(PYTEST)
 CHOICE :=  # of tests, where not the default
 NATIVE := build/native
 CPP := $(shell find csrc tests/cpp tests/emulation -name '*.h' -o -name '*.cpp' 2>/dev/null)
@@ -24,7 +32,7 @@ BUILD_INPUTS := pyproject.toml $(shell find . -name CMakeLists.txt -not -path '.
 	$(filter csrc/%,$(CPP)) $(shell find python kernels -name __init__.py)
 
 .PHONY: help demo dev test test-all test-gpu lint fmt cpp-test bench bench-full wheel clean
-.PHONY: .main .interpreted .compiled .sanitized .emulated
+.PHONY: .main .interpreted .compiled .oldest .newest .sanitized .emulated
 
 help:  ## list the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,17 +46,29 @@ test: $(READY)  ## run the default test suite
 	$(call TOGETHER,.interpreted .main .compiled)
 
 test-all: $(READY)  ## run every test, the slow ones too
-	$(call TOGETHER,.interpreted .main .compiled CHOICE='-m "not gpu"')
+	$(call TOGETHER,.oldest .newest .interpreted .main .compiled CHOICE='-m "not gpu"')
 
 .main: $(READY)
 	$(PYTEST) $(CHOICE)
 
 # Triton's interpreter and its compiler cannot share a process.
-.interpreted: $(READY)
+.interpreted: $(READY) $(PAIR_READY)
 	TRITON_INTERPRET=1 $(KERNELS) tests/kernels_interp $(CHOICE)
 
-.compiled: $(READY)
+.compiled: $(READY) $(PAIR_READY)
 	$(KERNELS) tests/kernels_static $(CHOICE)
+
+.oldest: PAIR := $(OLDEST)
+.newest: PAIR := $(NEWEST)
+.oldest .newest: $(READY)
+	@$(MAKE) --no-print-directory --keep-going .interpreted .compiled PAIR=$(PAIR)
+
+# The pair is what is asked for: no constraint of the machine's may forbid it.
+build/pairs/%/.ready: | $(READY)
+	rm -rf $(@D)
+	PIP_CONSTRAINT=/dev/null $(BIN)/python -m pip install --quiet --no-compile --target $(@D) $(PAIR_INSTALL) \
+		torch==$(subst +, triton==,$*)
+	@touch $@
 
 test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu

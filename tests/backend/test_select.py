@@ -111,7 +111,7 @@ def test_only_backends_name_the_device_library():
 @pytest.mark.parametrize(
     ("torch_version", "triton_version"),
     [("2.10.0+cu128", "3.6.0"), ("2.11.0+cu130", "3.6.0"), ("2.12.1", "3.7.0"), ("2.13.0+cpu", "3.9.0"),
-     ("2.14.1", "3.8.0"), ("2.11.0a0+git1234", "3.6.0+git99")],
+     ("2.14.1", "3.8.0"), ("2.15.0+cu132", "3.9.0"), ("2.11.0a0+git1234", "3.6.0+git99")],
 )  # fmt: skip
 def test_versions_that_torch_pins(torch_version, triton_version):
     check_versions("cuda", torch_version, triton_version)
@@ -121,7 +121,7 @@ def test_versions_that_torch_pins(torch_version, triton_version):
     ("torch_version", "triton_version", "said"),
     [
         ("2.9.1", "3.5.1", "this is Triton 3.5.1, the kernels are made for 3.6 to 3.9"),
-        ("2.15.0", "3.10.0", "this is Triton 3.10.0, the kernels are made for 3.6 to 3.9"),
+        ("2.16.0", "3.10.0", "this is Triton 3.10.0, the kernels are made for 3.6 to 3.9"),
         ("2.9.1+cu126", "3.6.0", "this is torch 2.9.1+cu126, the GPU backend needs 2.10 or later"),
     ],
 )

@@ -24,7 +24,8 @@ OPS = {
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
 SECONDS = 90.0  # that the whole command may take here
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+PATHS = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # where another torch may come first
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)}
 
 
 def command(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +54,7 @@ def test_every_stage_passes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(PLANTED))
 def test_a_planted_fault_is_that_stages_failure(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*PATHS, str(ROOT / "tests")]))
     function, state, said = PLANTED[name]
     faulty = next(stage for stage in STAGES if stage.name == name)
     limit = 8.0 if state == "killed" else 240.0

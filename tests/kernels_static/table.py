@@ -1,4 +1,7 @@
-"""The checked-in table of static facts. `PYTHONPATH=tests python tests/kernels_static/table.py` writes it anew."""
+"""The checked-in tables of static facts, one for every Triton that is tested with.
+
+`PYTHONPATH=tests:. python tests/kernels_static/table.py` writes the one of the installed Triton anew.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ MODULES = (
     step_state, tree_attention,
 )  # fmt: skip
 
-FILE = Path(__file__).with_name("table.json")
+TABLES = Path(__file__).with_name("tables")
+FILE = TABLES / f"triton-{triton.__version__}.json"
 ROWS = 64
 KEPT = ("registers", "shared", "loop", "blocks_per_sm", "matrix")
 
@@ -75,7 +79,7 @@ def main() -> None:
             table |= rows
             print(f"{len(table)} kernels", flush=True)
     text = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(table.items()))
-    FILE.write_text(f'{{\n "triton": "{triton.__version__}",\n{text}\n}}\n')
+    FILE.write_text(f"{{\n{text}\n}}\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every production launch compiles for every architecture, spills nothing, fits, and stays as it was measured last.
 
-All of it is static: read from cubins, not run. `table.py` writes the checked-in table anew.
+All of it is static: read from cubins, not run. `table.py` writes the checked-in table of a Triton anew.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import json
 
 import pytest
 import torch
-import triton
 
 from benchmarks.gpu.trace import TraceBackend
 from kernels_static import production
 from kernels_static.facts import LIMITS, Facts, facts_of
 from kernels_static.production import MODELS, PLAIN
-from kernels_static.table import FILE, compiled
+from kernels_static.table import FILE, TABLES, compiled
 
-TABLE = json.loads(FILE.read_text())
+TABLE = json.loads(FILE.read_text()) if FILE.exists() else None
 PRODUCTS = ("tree_attention_kernel", "row_attention_kernel", "lm_head_tile_kernel")  # must use matrix units
 DRIFT = 0.05
 QUICK = {(90, name) for name in PLAIN} | {(80, "qwen2.5-1.5b"), (100, "qwen2.5-1.5b")}
@@ -36,8 +35,8 @@ def test_resources(arch, name):
         tall = key in ("tree_attention/tree_attention_kernel/1", "tree_attention_append/tree_attention_kernel/0")
         if tall and MODELS[name].head_dim <= 128:  # tiles of 64 and of 128 rows
             _warp_groups(where, facts, arch)
-        if TABLE["triton"] == triton.__version__:
-            _compare(where, facts)
+        if TABLE is not None:
+            _compare(where, facts, TABLE[where])
 
 
 @pytest.mark.slow
@@ -90,15 +89,21 @@ def _warp_groups(where: str, facts: Facts, arch: int) -> None:
     assert all(kind.startswith(wanted) for kind in facts.matrix_kinds), f"{where}: {facts.matrix_kinds}"
 
 
-def _compare(where, facts):
-    known = TABLE[where]
+def _compare(where, facts, known):
     for field in ("registers", "shared", "loop"):
         before, now = known[field], getattr(facts, field)
         assert abs(now - before) <= DRIFT * before, f"{where}: {field} was {before}, is {now}"
     assert facts.blocks_per_sm == known["blocks_per_sm"], where
 
 
-def test_the_table_has_every_case():
+def test_the_installed_triton_has_a_table():
+    if TABLE is None:
+        pytest.skip(f"nothing was measured with this Triton: there is no {FILE.name}")
+
+
+@pytest.mark.parametrize("file", sorted(TABLES.iterdir()), ids=lambda file: file.stem)
+def test_a_table_has_every_case(file):
+    table = json.loads(file.read_text())
     for arch in LIMITS:
         for name in MODELS:
-            assert any(key.startswith(f"sm_{arch}/{name}/") for key in TABLE), f"sm_{arch}/{name}"
+            assert any(key.startswith(f"sm_{arch}/{name}/") for key in table), f"sm_{arch}/{name}"

@@ -13,7 +13,7 @@ from branchwise.errors import ConfigError
 
 TRITON, TORCH = ((3, 6), (3, 10)), (2, 10)
 """From the first of these Tritons on, before the second; torch from this one on. Torch pins its Triton: 2.10 and 2.11
-take 3.6, 2.12 and 2.13 take 3.7, 2.14 takes 3.8."""
+take 3.6, 2.12 and 2.13 take 3.7, 2.14 takes 3.8, 2.15 takes 3.9."""
 
 
 def open_backend(device: str) -> Backend:
