@@ -101,6 +101,13 @@ def scores_of(
 # --- numbers without bounds ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reward", [math.inf, -math.inf, math.nan])
+def test_a_reward_that_is_no_number_gives_no_score(reward: float) -> None:
+    made = CASES["pqm"].checkpoint()
+    made.tensors["v_head.summary.bias"].fill_(reward)
+    assert all(score is not None and math.isnan(score) for score in scores_of(cpu_prm(made, torch.float32)))
+
+
 @pytest.mark.parametrize("reward", [-300.0, -30.0, -5.0, 0.0, 1.5, 23.0, 24.0, 300.0])
 def test_a_wide_head_keeps_large_rewards_apart(reward: float) -> None:
     made = CASES["pqm"].checkpoint()

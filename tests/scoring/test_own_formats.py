@@ -128,6 +128,23 @@ def test_heads_without_a_kernel(kind: str, rows: int) -> None:
     assert [on_cpu(row[None])[0] for row in hidden] == on_cpu(hidden).tolist()
 
 
+def test_a_search_with_an_outcome_model(tmp_path: Path) -> None:
+    """Every branch is judged so far, inner steps, too; the same seed is the same search."""
+    made = random_checkpoint("qwen2", tie_word_embeddings=False, architectures=["Qwen2ForSequenceClassification"])
+    made.tensors["score.weight"] = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
+    tokenizer = made.tokenizer()
+    save_file(made.tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(made.config))
+    (tmp_path / "tokenizer.json").write_text(tokenizer._backend.to_str())
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|im_end|>", "chat_template": tokenizer.chat_template})
+    )
+    engine = bw.Engine(str(asset_path("policy-small")), str(tmp_path), kv_memory=64 << 20)
+    results = [engine.solve("12+3*4-5=?", "beam", n=4, expand=2, seed=3) for _ in range(2)]
+    assert results[0].scores == results[1].scores
+    assert len({score for candidate in results[0].candidates for score in candidate.scores}) > 2
+
+
 def test_a_head_in_a_file_of_its_own(tmp_path: Path) -> None:
     """Read where it is safetensors; a pickle is told apart from there being none."""
     made = random_checkpoint("qwen2")

@@ -57,5 +57,7 @@ def load_prm(
 
 
 def _sigmoid(x: float) -> float:
-    """In fp64, in which numbers up to 36 have different ones."""
+    """In fp64, in which numbers up to 36 have different ones; NaN for what is none."""
+    if not math.isfinite(x):
+        return math.nan
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
