@@ -41,6 +41,7 @@ class VllmTree:
     prompt: list[int]
     settings: Settings
     width: int
+    lease: None = None  # vLLM shares its memory out by itself
     cost: Cost = field(default_factory=Cost)
     asked: dict[Node, int] = field(default_factory=dict)  # children asked for so far, of every node that may be asked
 
@@ -82,9 +83,8 @@ class VllmSteps:
         return RowLoad(sum(n for _, n in openings), [], openings)
 
     def open(
-        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int, settings: Settings
+        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int | None, settings: Settings
     ) -> VllmTree:
-        """There always is room: vLLM computes again what its cache lost."""
         room = self.context - len(prompt)
         if not prompt or room < 2:
             raise InputError(f"the prompt has {len(prompt)} tokens, the model's context is {self.context}")
@@ -125,9 +125,14 @@ class VllmSteps:
     def begin(self) -> None:
         """vLLM decodes inside `generate` only."""
 
-    def over(self, tree: VllmTree) -> int:
-        """No tree was promised anything: vLLM shares its memory out by itself."""
-        return 0
+    def pause(self, tree: VllmTree) -> None:
+        """vLLM pauses what it likes."""
+
+    def resume(self, tree: VllmTree) -> None: ...
+
+    def shed(self, tree: VllmTree) -> bool:
+        """vLLM computes again what its cache lost."""
+        return False
 
     def poll(self) -> list[tuple[VllmTree, Node]]:
         """One `generate` call for everything that waits."""

@@ -41,7 +41,6 @@ from branchwise.types import Endings, Message, Node, Problem, Result, Sampling, 
 
 _CAPS = ("max_tokens", "max_step_tokens")
 _ENDINGS = ("delimiter", "stop", "end_at_answer")
-HAND_STEPS = 40  # of a path in a tree grown by hand, as far as admission is concerned
 
 
 class Engine:
@@ -161,7 +160,8 @@ class Engine:
         """Open a tree under a prompt, to be grown by hand: the step-level backend for other frameworks.
 
         prompt: a question (through the chat template), chat messages or token ids
-        branches: alive at most, which KV is kept for; more may grow as long as there is room
+        branches: that grow at once, as `cost.occupancy` counts; any number may
+        While nothing is in flight in it its KV may make room for others: it is computed again when it is needed.
         """
         return wait_for([self._open(prompt, branches, seed)])[0]
 
@@ -177,7 +177,7 @@ class Engine:
         check_count("open", "branches", branches)
         problem = prompt_problem(prompt)
         settings = replace(self._settings({}, seed), speculate=False)  # every call may sample in its own way
-        demand = Demand(branches, branches, HAND_STEPS, self._service.pair.scores)
+        demand = Demand(branches, 0, None, self._service.pair.scores)
         return self._service.submit(Opening(self._service, problem, demand, settings))
 
     def expand_many(self, entries: Iterable[Sequence[Any]], **options: Any) -> list[list[Node]]:

@@ -44,6 +44,7 @@ class Cost:
     generated_tokens: int = 0
     speculated_tokens: int = 0  # written ahead, and not wanted in the end
     cancelled_tokens: int = 0  # written and judged for steps that were given up before they were reported
+    rebuilt_tokens: int = 0  # fed once more, to either model, as their KV had made room for others
     prefill_tokens: int = 0
     prm_tokens: int = 0
     kv_tokens: int = 0  # slots held in the policy's KV tree at its peak
@@ -62,8 +63,8 @@ class Cost:
             self.occupancy = busy / iterations
         self.iterations = iterations
         self.kv_tokens = max(self.kv_tokens, other.kv_tokens)
-        counters = ("generated_tokens", "speculated_tokens", "cancelled_tokens", "prefill_tokens", "prm_tokens")
-        for name in (*counters, "kv_bytes_read", "seconds", "flops", "prm_flops"):
+        tokens = ("generated", "speculated", "cancelled", "rebuilt", "prefill", "prm")
+        for name in (*(f"{kind}_tokens" for kind in tokens), "kv_bytes_read", "seconds", "flops", "prm_flops"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 

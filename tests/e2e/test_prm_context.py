@@ -50,7 +50,6 @@ def test_a_solution_ends_where_the_prm_has_no_room(engine: bw.Engine, strategy: 
     assert result.cuts == {"prm_context": 4}
     assert all(candidate.scores for candidate in result.candidates)
     assert engine.judge is not None
-    assert engine.judge.kv.n_reserved == 0
 
 
 def test_a_context_that_holds_no_step_is_the_error_of_that_problem(engine: bw.Engine) -> None:
@@ -59,7 +58,6 @@ def test_a_context_that_holds_no_step_is_the_error_of_that_problem(engine: bw.En
     limit_context(engine, 2)
     with pytest.raises(bw.InputError, match="no step fits into the PRM's context"):
         engine.solve(QUESTION, "best_of_n", n=2, max_tokens=200)
-    assert engine.policy.kv.n_reserved == 0
     assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
 
 

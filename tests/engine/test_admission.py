@@ -1,25 +1,20 @@
-"""What admission reserves for a search is enough, and no more than it may need: the bound, and searches within it."""
+"""What a search may take at the longest is a bound, and what it is expected to take follows those before it."""
 
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import branchwise as bw
 from branchwise import _C
-from branchwise.engine.kv import KvCache, KvDemand
-from branchwise.errors import OutOfMemory
-from branchwise.strategies import Limits, make_strategy
-from e2e.test_bundled_pair import facts
+from branchwise.engine.kv import FIRST_SHARE, NEWEST, KvDemand, Lease
 
 SIZE = 32
-QUESTIONS = ["12+3*4-5+60=?", "7*8+5-20=?", "(31+4)*2-9=?", "90-4*7+11=?"]
 
 
 def grown(demand: KvDemand, group: int, expand: int, lengths: random.Random) -> int:
@@ -31,7 +26,7 @@ def grown(demand: KvDemand, group: int, expand: int, lengths: random.Random) -> 
     longest = lengths.random() < 0.5
     groups = [[(root, 0, group)] for _ in range(demand.branches // group)]  # (parent, tokens of its path, children)
     most, holds_root = 0, True
-    for _ in range(demand.steps):
+    for _ in range(demand.steps or 0):
         level = []
         for parents in groups:
             level.append([])
@@ -91,46 +86,28 @@ def test_the_largest_n_that_fits(shape: tuple[int, int], blocks: int) -> None:
     assert fits == [most > 0, False]
 
 
-@pytest.fixture(scope="module")
-def plenty() -> Iterator[bw.Engine]:
-    with bw.Engine(kv_memory=256 << 20, max_tokens=300, max_step_tokens=48) as engine:
-        yield engine
+@given(st.integers(1, 64), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 70)), max_size=30))
+def test_a_lease_counts_what_its_steps_fill(size: int, changes: list[tuple[int, int]]) -> None:
+    cache = SimpleNamespace(block_slots=size, share=0.5)
+    lease = Lease(cast(Any, cache), prompt=3, longest=101)
+    lengths, most_blocks, most_tokens = [0] * 6, 0, 0
+    for step, length in changes:
+        lease.resize(lengths[step], length)
+        lengths[step] = length
+        assert lease.tokens == sum(lengths)
+        assert lease.blocks == sum(-(-each // size) for each in lengths)
+        most_blocks, most_tokens = max(most_blocks, lease.blocks), max(most_tokens, lease.tokens)
+        assert (lease.peak_blocks, lease.peak_tokens) == (most_blocks, most_tokens)
+    assert lease.expected == 3 + 51
+    lease.learn()
+    assert cache.share == pytest.approx(0.5 + NEWEST * (min(1, max(0, most_blocks - 3) / 101) - 0.5))
 
 
-@pytest.mark.parametrize("speculate", [False, True])
-@pytest.mark.parametrize("name", ["beam", "dvts", "best_of_n"])
-def test_searches_run_in_what_is_reserved_for_one(plenty: bw.Engine, name: str, speculate: bool) -> None:
-    """In the least memory that one search is admitted to, problems find what they find in plenty of it."""
-    options = {"n": 16} | ({} if name == "best_of_n" else {"expand": 4})
-    demand = make_strategy(name, **options).demand(Limits(300, 48))
-    settings = bw.types.Settings(max_tokens=300, max_step_tokens=48)
-    tree = plenty.pair.open(bw.Problem("a", max(QUESTIONS, key=len)), demand, settings)
-    assert tree is not None
-    assert tree.judge is not None
-    blocks = max(tree.policy.reserved_blocks, tree.judge.reserved_blocks)
-    plenty.pair.close(tree)
-    least = blocks * sum(map(bytes_of, caches(plenty)))
-    with bw.Engine(kv_memory=least, max_tokens=300, max_step_tokens=48, speculate=speculate) as engine:
-        assert [cache.n_blocks for cache in caches(engine)] == [blocks, blocks]
-        found = {each.problem.id: each for each in engine.solve_many(QUESTIONS, name, max_in_flight=4, **options)}
-        for result in plenty.solve_many(QUESTIONS, name, **options):
-            assert facts(found[result.problem.id])["nodes"] == facts(result)["nodes"]
-
-
-def caches(engine: bw.Engine) -> list[KvCache]:
-    assert engine.judge is not None
-    return [engine.policy.kv, engine.judge.kv]
-
-
-def bytes_of(cache: KvCache) -> int:
-    return cache.slot_bytes * cache.block_slots
-
-
-def test_the_memory_that_a_refusal_asks_for_is_enough() -> None:
-    options = {"max_tokens": 300, "max_step_tokens": 48}
-    with bw.Engine(kv_memory=2 << 20, **options) as engine, pytest.raises(OutOfMemory) as refusal:
-        engine.solve(QUESTIONS[0], "beam", n=16, expand=4)
-    asked = re.search(r"needs kv_memory of about ([\d.]+) MiB, it is 2.0 MiB: raise it", str(refusal.value))
-    assert asked
-    with bw.Engine(kv_memory=int((float(asked[1]) + 0.05) * 2**20), **options) as engine:
-        assert engine.solve(QUESTIONS[0], "beam", n=16, expand=4).candidates
+def test_what_is_expected_of_a_tree_follows_those_that_ended() -> None:
+    cache: Any = SimpleNamespace(block_slots=32, share=FIRST_SHARE)
+    for _ in range(60):
+        Lease(cache, 7, 100, peak_blocks=47).learn()
+    assert Lease(cache, 1, 200).expected == pytest.approx(81, abs=1)
+    Lease(cache, 9, 0, peak_blocks=19).learn()  # a tree grown by hand says nothing of searches
+    assert Lease(cache, 9, 0).expected == 9
+    assert cache.share == pytest.approx(0.4, abs=0.01)

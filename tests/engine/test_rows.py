@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
+from branchwise.engine.kv_step import KvStep
 from branchwise.engine.rows import Opening, RowQueue
 
 
@@ -14,10 +14,10 @@ def opening(parent: Any, n: int) -> Opening:
 
 def test_a_prompt_counts_once_however_many_wish_for_its_children() -> None:
     queue = RowQueue(max_rows=64, prefill_rows=512)
-    prompt, other = (SimpleNamespace(pending=[1] * 300) for _ in range(2))
+    prompt, other = (KvStep(None, [1] * 300, 0) for _ in range(2))
     wishes = [opening(prompt, 4) for _ in range(10)] + [opening(other, 4), opening(prompt, 4), opening(other, 4)]
     queue.openings.extend(wishes)
-    _, first = queue.next_batch()
+    _, first, _ = queue.next_batch()
     assert first == wishes[:11]  # 300 tokens of one prompt and 300 of the other, which is more than enough
-    _, second = queue.next_batch()
+    _, second, _ = queue.next_batch()
     assert second == wishes[11:]

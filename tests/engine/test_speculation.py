@@ -42,7 +42,7 @@ def draw(node: Node, what: str, below: int) -> int:
 def act(engine: StepEngine, tree: PolicyTree, node: Node, salt: str) -> None:
     """Prune a finished step, or ask for some children."""
     n = draw(node, salt, 4)
-    if n == 0 or node.finish != "stop" or node.depth == tree.max_steps:
+    if n == 0 or not tree.may_go_on(node):
         engine.prune(tree, node)
     else:
         expand(engine, tree, node, n)
@@ -74,7 +74,6 @@ def started(*, speculate: bool, blocks: int = 400, max_rows: int = 64) -> tuple[
 
 def assert_empty(engine: StepEngine) -> None:
     assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
-    assert engine.kv.n_reserved == 0
     assert engine.idle
     assert not engine.rows.needs_host
     assert not engine.rows.ahead.children

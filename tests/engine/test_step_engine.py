@@ -173,19 +173,20 @@ def test_all_kv_comes_back(model: Decoder) -> None:
     grow(engine, [tree], width=3, depth=2)
     engine.kv.tree.check()
     held = engine.kv.n_blocks - engine.kv.tree.n_free_blocks
-    assert 0 < held <= tree.reserved_blocks
-    assert 0 < tree.kv_tokens <= engine.kv.tree.held_slots
+    assert held == tree.lease.blocks == tree.lease.peak_blocks
+    assert 0 < tree.lease.tokens <= engine.kv.tree.held_slots
     for node in [node for node in tree.states if node is not tree.root]:
         engine.prune(tree, node)
         engine.prune(tree, node)  # again: nothing happens
         engine.kv.tree.check()
-    assert tree.kv_tokens == tree.prompt_tokens
+    assert tree.lease.tokens == tree.prompt_tokens
     expand(engine, tree, tree.root, 2)
     engine.poll()
     engine.close(tree)
     engine.close(tree)
+    assert tree.lease.blocks == tree.lease.tokens == 0
+    assert tree.cost.kv_tokens == tree.lease.peak_tokens > tree.prompt_tokens
     assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
-    assert engine.kv.n_reserved == 0
     assert engine.idle
 
 
@@ -226,13 +227,11 @@ def test_bad_requests_are_refused() -> None:
         open_tree(engine, [], Sampling())
     with pytest.raises(InputError, match=r"3000 tokens.*context is 2048"):
         open_tree(engine, [5] * 3000, Sampling())
-    with pytest.raises(OutOfMemory, match="raise it, lower max_tokens, or n: 7 is the most"):
-        open_tree(engine, [5] * 10, Sampling(), branches=50)
-    with pytest.raises(OutOfMemory, match="n: 7 is the most"):
-        open_tree(engine, [5] * 10, Sampling(), branches=8)
-    with pytest.raises(OutOfMemory, match=r"raise it, or lower max_tokens$"):
+    with pytest.raises(OutOfMemory, match=r"one problem needs .* 10 tokens and 60 branches.*lower n: 59 is the most"):
+        open_tree(engine, [5] * 10, Sampling(), branches=60)
+    with pytest.raises(OutOfMemory, match=r"raise it, or shorten the prompt$"):
         open_tree(engine, [5] * 2000, Sampling(), branches=2)
-    largest = open_tree(engine, [5] * 10, Sampling(), branches=7)
+    largest = open_tree(engine, [5] * 10, Sampling(), branches=59)
     engine.close(largest)
     tree = open_tree(engine, [5, 6], Sampling(), branches=2)
     with pytest.raises(ConfigError, match="at least 1 child"):

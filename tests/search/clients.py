@@ -23,7 +23,7 @@ def submit(service: Service[Any], name: str, strategy: Strategy, **options: Any)
 
 def open_tree(service: Service[Any], name: str = "hand", branches: int = 8) -> StepTree:
     """A tree to be grown by hand."""
-    job = Opening(service, Problem(name, name), Demand(branches, branches, 40, scores=True), Settings())
+    job = Opening(service, Problem(name, name), Demand(branches, 0, None, scores=True), Settings())
     tree: StepTree = service.submit(job).result()
     return tree
 

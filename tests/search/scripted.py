@@ -123,7 +123,7 @@ class ScriptedTree:
 
 
 class ScriptedPair:
-    """A `Pair` that also checks how it is used. `room` counts the branches that fit in all."""
+    """A `Pair` that also checks how it is used. `room` counts the branches that fit in all trees that run."""
 
     scores = True
 
@@ -158,7 +158,9 @@ class ScriptedPair:
     def open(self, problem: Problem, demand: Demand, settings: Settings) -> ScriptedTree | None:
         if demand.branches > self.room:
             raise OutOfMemory(f"{demand.branches} branches never fit")
-        if sum(tree.demand.branches for tree in self.open_trees) + demand.branches > self.room:
+        running = {event.tree for _, event in self._queue}
+        taken = sum(tree.demand.branches for tree in self.open_trees if tree in running)
+        if taken and taken + demand.branches > self.room:
             self.refusals += 1
             return None
         tree = ScriptedTree(problem, Node(0, None, 0, 0, lineage_of(())), demand, settings)
@@ -210,9 +212,6 @@ class ScriptedPair:
             tree.growing -= node.finish is None
         self._queue = [item for item in self._queue if item[1].node not in gone]
 
-    def over(self, tree: ScriptedTree) -> int:
-        return len(tree.held)
-
     def free(self) -> None:
         self._queue.clear()
 
@@ -241,7 +240,7 @@ class ScriptedPair:
             node.score = float("nan") if path == self.nan_at else self.script.score(problem, path)
             return
         tree.growing -= 1
-        assert node.depth <= tree.demand.steps
+        assert tree.demand.steps is None or node.depth <= tree.demand.steps
         node.cost.generated_tokens += 1
         node.text, node.finish = self.script.text(problem, path), self.script.finish(problem, path)
 

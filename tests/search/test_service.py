@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from branchwise.errors import EngineStateError, OutOfMemory
+from branchwise.pair.protocol import Event
 from branchwise.search import driver
 from branchwise.search.by_hand import Opening, StepTree, expand_all, wait_for
 from branchwise.search.protocol import Progress
@@ -103,7 +104,7 @@ class Work:
     async def aoutcome(self, service: Service[Any]) -> object:
         if self.strategy is not None:
             return shape(await submit(service, self.name, self.strategy))
-        job = Opening(service, Problem(self.name, self.name), Demand(8, 8, 40, scores=True), Settings())
+        job = Opening(service, Problem(self.name, self.name), Demand(8, 0, None, scores=True), Settings())
         with await service.submit(job) as tree:
             kids = await tree.aexpand(tree.root, self.width, score=True)
             grown = [kids] + [await tree.aexpand(kid, 2, score=True) for kid in kids if kid.finish == "stop"]
@@ -322,11 +323,12 @@ def test_a_deadline_takes_the_best_so_far() -> None:
     assert (late.cuts, late.candidates) == ({"time": 1}, [])
 
 
-def test_a_search_that_waits_for_a_tree_by_hand_is_refused_by_a_single_caller() -> None:
-    service: Service[Any] = Service(ScriptedPair(room=10))
-    with open_tree(service), pytest.raises(OutOfMemory, match="trees opened by hand"):
+def test_a_tree_by_hand_that_rests_is_in_nobodys_way() -> None:
+    service: Service[Any] = Service(ScriptedPair(room=8))
+    with open_tree(service) as tree:
+        assert len(tree.expand(tree.root, 4)) == 4
         submit(service, "p", BEAM).result()
-    submit(service, "p", BEAM).result()
+        assert len(tree.expand(tree.root, 4)) == 4
 
 
 def test_a_search_waits_for_those_before_it() -> None:
@@ -341,26 +343,31 @@ def test_a_search_waits_for_those_before_it() -> None:
 
 
 class Short(ScriptedPair):
-    """Has no memory for more than so many steps that grow."""
+    """Has no memory for more than so many steps that grow in one tree."""
 
-    limit = 12
+    limit = 8
 
     def poll(self) -> list[Any]:
-        if sum(tree.growing for tree in self.open_trees) > self.limit:
-            raise OutOfMemory("no KV left")
+        for tree in self.open_trees:
+            if tree.growing > self.limit:
+                return [Event("failed", tree, tree.root, OutOfMemory("no KV left"))]
         return super().poll()
 
 
-def test_want_of_memory_ends_the_tree_that_holds_most_beyond_its_promise() -> None:
+def test_want_of_memory_ends_all_that_is_in_flight_in_one_tree() -> None:
     pair = Short(Script(eos=0, length=0), slow=lambda node: 3)
     service: Service[Any] = Service(pair)
     tree = open_tree(service, branches=99)
     searches = [submit(service, f"p{i}", Majority(n=4, max_steps=3)) for i in range(2)]
     service.step()
     assert len(tree.expand(tree.root, 4)) == 4
-    with pytest.raises(OutOfMemory, match="no KV left"):
-        tree.expand(tree.root, 9)
+    scores = tree._submit_scores(tree.root.children)
+    tickets = [scores, tree.submit(tree.root, 3), tree.submit(tree.root.children[0], 6)]
+    for ticket in tickets:
+        with pytest.raises(OutOfMemory, match="no KV left"):
+            ticket.result()
     assert [node.index for node in tree.root.children] == [0, 1, 2, 3]
+    assert tree.root.children[0].children == []
     assert all(ticket.result().candidates for ticket in searches)
 
 

@@ -110,7 +110,6 @@ def test_all_that_waits_is_one_call(policy: VllmSteps) -> None:
     assert policy.idle
     assert policy.poll() == []
     assert policy.llm.rounds == [4]
-    assert policy.over(one) == 0
 
 
 def test_what_is_cancelled_leaves_the_tree_and_the_queue(policy: VllmSteps) -> None:

@@ -128,7 +128,9 @@ class SearchOptions:
     expand: Annotated[
         int | None, _option(_SEARCH, "Children of every step that is kept, as in beam: n/expand are kept. Default: 4.")
     ] = None
-    max_steps: Annotated[int | None, _option(_SEARCH, "Steps of a solution at most. Default: 40.")] = None
+    max_steps: Annotated[
+        int | None, _option(_SEARCH, "Steps of a solution at most. Default: 40 where branches are pruned.")
+    ] = None
     aggregate: Annotated[
         str | None,
         _option(

@@ -20,6 +20,7 @@ from torch import Tensor
 from branchwise.backend.base import BurstBackend
 from branchwise.config import is_number
 from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
+from branchwise.engine.feeding import Feeding, paths_to_feed
 from branchwise.engine.forest import Forest
 from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.logprobs import add_prompt_logprobs, add_step_logprobs
@@ -64,13 +65,13 @@ class StepEngine:
     # --- trees -------------------------------------------------------------------------------------------------
 
     def open(
-        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int, settings: Settings
-    ) -> PolicyTree | None:
-        """Start a tree under a prompt, or return `None` while its worst case does not fit beside what runs.
+        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int | None, settings: Settings
+    ) -> PolicyTree:
+        """Start a tree under a prompt; it takes no memory before something is asked of it.
 
         prompt: token ids    lineage: 64-bit key of the root's random numbers
         branches: alive at most    paths: that go on when a level is over    steps: of a path (see `KvDemand`)
-        InputError: empty prompt, or longer than the context. OutOfMemory: it can never fit.
+        InputError: empty prompt, or longer than the context. OutOfMemory: its first steps alone never fit.
         """
         room = self.context - len(prompt)
         if not prompt:
@@ -124,6 +125,22 @@ class StepEngine:
         finally:
             self.forest.close(tree)
 
+    # --- memory ------------------------------------------------------------------------------------------------
+
+    def pause(self, tree: PolicyTree) -> None:
+        """Free the KV of a tree and let its rows wait until `resume`: what it writes stays the same, bit for bit."""
+        self._land()
+        self.forest.pause(tree)
+
+    def resume(self, tree: PolicyTree) -> None:
+        """Let a paused tree go on; the KV that it needs is fed again on the way."""
+        self.forest.resume(tree)
+
+    def shed(self, tree: PolicyTree) -> bool:
+        """Free the KV of a tree's steps that nothing grows from now; False: there was none."""
+        self._land()
+        return self.forest.shed(tree)
+
     # --- the step loop -----------------------------------------------------------------------------------------
 
     @property
@@ -135,12 +152,8 @@ class StepEngine:
     def load(self) -> RowLoad:
         """The rows of the next iteration."""
         rows = self.rows
-        growing = [(item.tree, item.state.node) for item in rows.growing]
+        growing = [(item.tree, item.state.node) for item in (*rows.growing, *rows.returning)]
         return RowLoad(rows.max_rows, growing, [(opening.tree, opening.n) for opening in rows.openings])
-
-    def over(self, tree: PolicyTree) -> int:
-        """Blocks that a tree holds beyond what it was promised."""
-        return tree.blocks(self.kv.block_slots) - tree.reserved_blocks
 
     @property
     def overlaps(self) -> bool:
@@ -180,18 +193,19 @@ class StepEngine:
 
     def _iterate(self) -> list[tuple[PolicyTree, Node]]:
         """One decode iteration under the host's eyes: openings are fed, and every row draws a token."""
-        growing, openings = self.rows.next_batch()
-        fed = list({opening.parent: opening for opening in openings if opening.parent.pending}.values())
-        feeds = [Feed(item.state.handle, item.state.pending) for item in growing] + self._opening_feeds(fed)
+        growing, openings, returning = self.rows.next_batch()
+        paths = paths_to_feed(openings, returning, self.rows.prefill_rows)
+        feedings = [Feeding(item.tree, item.state, 1) for item in growing] + paths
         try:
-            hidden, last = self._forward(feeds, fed)
+            hidden, last = self._forward(feedings, len(growing))
         except OutOfMemory:  # nothing was appended: put everything back, so that the caller can free and go on
             self.rows.put_back(growing, openings)
             if not self.forest.drop_ahead():
                 raise
             return self._iterate()
-        self._commit(growing, fed, feeds)
-        self._keep_hidden(fed, last)
+        for tree, state, count in feedings:
+            tree.feed(state, count)
+        self._keep_hidden([path.state for path in paths], last)
         children = self._fork_ready(openings)
         active = growing + children
         if not active:
@@ -200,32 +214,34 @@ class StepEngine:
             draw = partial(self._draw_all, hidden, growing, children)
             tokens, logprobs = self.model.backend.with_memory(draw, LOWER)
         except OutOfMemory:
-            self._take_back(growing, feeds, openings)
+            self._take_back(growing, openings)
             raise
-        self._account(active, self.runner.last_bytes_read if feeds else 0)
+        self._account(active, self.runner.last_bytes_read if feedings else 0)
         for item, token, logprob in zip(active, tokens, logprobs, strict=True):
             self._accept(item, token, logprob)
         return self._settle(active)
 
-    def _forward(self, feeds: list[Feed], openings: list[Opening]) -> tuple[Tensor, list[Tensor]]:
-        """Hidden states after the feeds of rows that grow, [rows, hidden], and of each opening, which come last.
+    def _forward(self, feedings: list[Feeding], n_growing: int) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states after the rows that grow, which come first, [rows, hidden], and after each other feeding.
 
         OutOfMemory: nothing was appended.
         """
-        if not feeds:
+        if not feedings:
             return self._no_rows, []
-        told = any(opening.tree.settings.prompt_logprobs for opening in openings)
+        feeds = [Feed(state.open(self.kv), state.upcoming(count)) for _, state, count in feedings]
+        paths = feedings[n_growing:]
+        told = any(tree.settings.prompt_logprobs is not None for tree, _, _ in paths)
         hidden = self.runner.forward_rows(feeds) if told else self.runner.forward(feeds)
         with self.runner.or_take_back(feeds):
-            return self.model.backend.with_memory(partial(self._last_states, hidden, openings), LOWER)
+            return self.model.backend.with_memory(partial(self._last_states, hidden, paths), LOWER)
 
-    def _last_states(self, hidden: Tensor | list[Tensor], openings: list[Opening]) -> tuple[Tensor, list[Tensor]]:
-        """hidden: [feeds, hidden], or of every token of each feed where an opening wants to know of its prompt."""
-        begin = len(hidden) - len(openings)
+    def _last_states(self, hidden: Tensor | list[Tensor], paths: list[Feeding]) -> tuple[Tensor, list[Tensor]]:
+        """hidden: [feeds, hidden], or of every token of each feed where a tree wants to know of its prompt."""
+        begin = len(hidden) - len(paths)
         if not isinstance(hidden, Tensor):
-            for opening, states in zip(openings, hidden[begin:], strict=True):
-                if opening.parent.parent is None and opening.tree.settings.prompt_logprobs:
-                    add_prompt_logprobs(self.sampler, opening.tree, opening.parent, states)
+            for (tree, state, _), states in zip(paths, hidden[begin:], strict=True):
+                if state.parent is None and tree.settings.prompt_logprobs is not None:
+                    add_prompt_logprobs(self.sampler, tree, state, states)
             hidden = torch.stack([states[-1] for states in hidden])
         return hidden[:begin], [state.clone() for state in hidden[begin:]]  # a view would keep the whole batch alive
 
@@ -238,14 +254,13 @@ class StepEngine:
         add_step_logprobs(self.sampler, [item.state for item in active], rows, tokens)
         return tokens, logprobs
 
-    def _take_back(self, growing: list[Growing], feeds: list[Feed], openings: list[Opening]) -> None:
-        """Undo an iteration that found no memory to draw; a parent's hidden state is kept."""
-        self.kv.take_back([item.state.handle for item in growing], [1] * len(growing))
-        for item, feed in zip(growing, feeds, strict=False):
-            item.state.pending = feed.tokens
-            item.tree.hold(-1)
+    def _take_back(self, growing: list[Growing], openings: list[Opening]) -> None:
+        """Undo an iteration that found no memory to draw; what was fed before new steps is kept."""
+        self.kv.take_back([item.state.open(self.kv) for item in growing], [1] * len(growing))
+        for item in growing:
+            item.tree.feed(item.state, -1)
         self.rows.put_back(growing)
-        self.forest.take_back([opening for opening in openings if opening.parent.hidden is not None])
+        self.forest.take_back([opening for opening in openings if not opening.parent.missing])
 
     def _settle(self, rows: list[Growing]) -> list[tuple[PolicyTree, Node]]:
         """Let rows go on where their step does; returns the finished steps that were asked for."""
@@ -274,7 +289,7 @@ class StepEngine:
             self.runner.count(len(active), slots, burst.slots_unshared, burst.loop.path)
             self._account(active, self.runner.last_bytes_read)
         for item, (tokens, logprobs) in zip(growing, drawn, strict=True):
-            item.tree.hold(len(tokens))
+            item.tree.feed(item.state, len(tokens))
             for token, logprob in zip(tokens, logprobs, strict=True):
                 self._accept(item, token, logprob)
         self.forest.finished += self._settle(growing)
@@ -287,29 +302,14 @@ class StepEngine:
         tree, state = item.tree, item.state
         most = state.options.max_tokens
         return LoopRow(
-            handle=state.handle,
-            token=state.pending[0],
+            handle=state.open(self.kv),
+            token=state.tokens[-1],
             draw=self._draw(item),
             automaton=self.detectors[NOTHING_ENDS].start if state.is_young else state.automaton,
             generated=len(state.node.tokens),
             max_step=min(most, state.options.min_tokens) if state.is_young else most,
             last_position=tree.prompt_tokens + tree.settings.max_tokens - 1,
         )
-
-    def _opening_feeds(self, openings: list[Opening]) -> list[Feed]:
-        """Up to `prefill_rows` pending tokens of the openings; a long prompt takes several iterations."""
-        feeds, room = [], self.rows.prefill_rows
-        for opening in openings:
-            feeds.append(Feed(opening.parent.handle, opening.parent.pending[: max(1, room)]))
-            room -= len(feeds[-1].tokens)
-        return feeds
-
-    def _commit(self, growing: list[Growing], openings: list[Opening], feeds: list[Feed]) -> None:
-        """Tokens that were fed are in the KV now and pending no more."""
-        fed = [(item.tree, item.state) for item in growing] + [(item.tree, item.parent) for item in openings]
-        for (tree, state), feed in zip(fed, feeds, strict=True):
-            state.pending = state.pending[len(feed.tokens) :]
-            tree.hold(len(feed.tokens))
 
     @staticmethod
     def _parent_state(item: Growing) -> Tensor:
@@ -318,18 +318,18 @@ class StepEngine:
         assert item.state.parent.hidden is not None
         return item.state.parent.hidden[None]
 
-    def _keep_hidden(self, openings: list[Opening], hidden: list[Tensor]) -> None:
+    def _keep_hidden(self, fed: list[NodeState], hidden: list[Tensor]) -> None:
         """Remember the hidden state of every node whose last token was just fed, and close the node's KV."""
-        for opening, state in zip(openings, hidden, strict=True):
-            if not opening.parent.pending:
-                opening.parent.hidden = state
-                self.kv.tree.seal(opening.parent.handle)
+        for state, last in zip(fed, hidden, strict=True):
+            if not state.missing:
+                state.hidden = last
+                self.kv.tree.seal(state.open(self.kv))
 
     def _fork_ready(self, openings: list[Opening]) -> list[Growing]:
         """Children of every opening whose hidden state is known; the others stay first in the queue."""
-        waiting = [opening for opening in openings if opening.parent.hidden is None]
+        waiting = [opening for opening in openings if opening.parent.missing]
         self.rows.put_back([], waiting)
-        ready = [opening for opening in openings if opening.parent.hidden is not None]
+        ready = [opening for opening in openings if not opening.parent.missing]
         return [child for opening in ready for child in self.forest.begin_children(opening)]
 
     def _draw(self, item: Growing) -> Draw:
@@ -352,8 +352,6 @@ class StepEngine:
             else:
                 state.automaton, verdict = state.detector.advance(state.automaton, token)
             node.tokens.append(token)
-            state.pending = [token]
-            state.end += 1
             if state.seen is not None:
                 state.seen.add(token)
             node.finish, node.cut = self._finish(item.tree, state, verdict)

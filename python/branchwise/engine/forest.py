@@ -1,7 +1,8 @@
 """All open trees of an engine: which steps they have, and who still holds the KV of each.
 
-A step is held by its owner until `prune`, and by every child whose KV is held; the last one to let go frees it. Steps
-that were written ahead, before anybody asked for them, are the first to go when memory is short.
+A step is held by its owner until `prune`, and by every child that is kept; the last one to let go frees it. Steps that
+were written ahead, before anybody asked for them, are the first to go when memory is short. Then the KV of steps that
+stay may go for a while: of a paused tree, or of all that nothing grows from.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from branchwise._C import lineage_child
 from branchwise.engine.kv import KvCache, KvDemand
+from branchwise.engine.kv_step import shed
 from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.engine.rows import Growing, Opening, RowQueue
 from branchwise.errors import ConfigError, OutOfMemory, StaleNodeError
@@ -28,22 +30,17 @@ class Forest:
 
     def open(
         self, prompt: Sequence[int], *, lineage: int, demand: KvDemand, settings: Settings, speculates: bool
-    ) -> PolicyTree | None:
-        """Plant a tree whose worst case fits beside what runs, or return None."""
-        blocks = self.kv.reserve(demand)
-        if blocks is None:
-            return None
+    ) -> PolicyTree:
+        """Plant a tree. OutOfMemory: it could never grow."""
         root = Node(id=0, parent=None, index=0, depth=0, lineage=lineage)
         tree = PolicyTree(
-            root, settings, list(prompt), blocks, max_steps=demand.steps, speculates=speculates, width=demand.branches
-        )
+            root, settings, list(prompt), self.kv.lease(demand), max_steps=demand.steps, speculates=speculates,
+            width=demand.branches,
+        )  # fmt: skip
         options = settings.step()
         detector = self.detectors[settings.endings]
         start = detector.start
-        handle = self.kv.tree.add_root()
-        tree.states[root] = NodeState(
-            root, None, handle, len(prompt), list(prompt), options, detector, start, start, settings.seed
-        )
+        tree.states[root] = NodeState(None, list(prompt), 0, root, options, detector, start, start, settings.seed)
         root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
         return tree
 
@@ -71,7 +68,7 @@ class Forest:
         first, state.asked = state.asked, state.asked + n
         adopted = self._adopt(tree, state, options)
         if n > adopted:
-            self.rows.openings.append(Opening(tree, state, first + adopted, n - adopted, options, asked=first))
+            self.rows.wish(Opening(tree, state, first + adopted, n - adopted, options, asked=first))
         return first
 
     def frees(self, tree: PolicyTree, node: Node, options: StepOptions) -> bool:
@@ -100,6 +97,7 @@ class Forest:
 
     def begin_children(self, opening: Opening) -> list[Growing]:
         """The steps an opening asked for, on fresh KV blocks; their parent must be sealed."""
+        assert opening.parent.handle is not None
         handles = self.kv.tree.fork(opening.parent.handle, opening.n)
         return [self._begin_child(opening, opening.first + place, handle) for place, handle in enumerate(handles)]
 
@@ -123,7 +121,7 @@ class Forest:
         detector = parent.detector if alike else self.detectors[options.endings]
         start = detector.next_step(parent.automaton) if alike else detector.start
         state = NodeState(
-            node, parent, handle, parent.end, [], options, detector, start, start, seed,
+            parent, node.tokens, parent.end, node, options, detector, start, start, seed, handle=handle,
             speculative=opening.speculative,
         )  # fmt: skip
         tree.states[node] = state
@@ -159,15 +157,31 @@ class Forest:
             tree.root.cost.kv_bytes_read += node.cost.kv_bytes_read
         return gone
 
-    def drop_ahead(self) -> bool:
-        """Free all that was written ahead, and begin nothing of it; False when there was nothing."""
+    def drop_ahead(self, only: PolicyTree | None = None) -> bool:
+        """Free all that was written ahead, or that of one tree, and begin nothing of it; False: there was nothing."""
         ahead = self.rows.ahead
-        heads = [(item.tree, parent) for parent, item in ahead.children.items() if not parent.speculative]
-        found = bool(heads or ahead.openings)
+        children = [(item.tree, parent) for parent, item in ahead.children.items() if only in (None, item.tree)]
+        heads = [(tree, parent) for tree, parent in children if not parent.speculative]
+        found = ahead.drop_openings(only) or bool(heads)
         for tree, parent in heads:
             self._free(tree, ahead.take_below(parent))
-        ahead.openings.clear()
         return found
+
+    def pause(self, tree: PolicyTree) -> None:
+        """Free the KV of a tree and let its rows wait until `resume`; what was written ahead in it is gone."""
+        self.drop_ahead(tree)
+        self.rows.park(tree)
+        tree.paused = True
+        self.shed(tree)
+
+    def resume(self, tree: PolicyTree) -> None:
+        """Let the rows of a paused tree go on; the KV that they need is rebuilt on the way."""
+        tree.paused = False
+        self.rows.unpark(tree)
+
+    def shed(self, tree: PolicyTree) -> bool:
+        """Free the KV of every step that no row needs now, until one does; False: there was none."""
+        return shed(tree.states.values(), self.rows.wanted(tree), tree.lease)
 
     def close(self, tree: PolicyTree) -> None:
         """Free everything a tree holds. Closing twice is allowed."""
@@ -175,7 +189,7 @@ class Forest:
             return
         for node in list(tree.states):
             self.prune(tree, node)
-        self.kv.release(tree.reserved_blocks)
+        tree.cost.kv_tokens = tree.lease.peak_tokens
         tree.closed = True
 
     def _free(self, tree: PolicyTree, states: list[NodeState]) -> None:
@@ -184,7 +198,6 @@ class Forest:
             if state.speculative:
                 tree.root.cost.kv_bytes_read += state.node.cost.kv_bytes_read
             state.released = True
-            self.kv.tree.prune(state.handle)
             tree.let_go(state)
         nodes = {state.node for state in states}
         self.finished = [(tree, node) for tree, node in self.finished if node not in nodes]

@@ -68,12 +68,12 @@ def add_step_logprobs(sampler: Sampler, states: Sequence[NodeState], hidden: Ten
 def add_prompt_logprobs(sampler: Sampler, tree: PolicyTree, root: NodeState, hidden: Tensor) -> None:
     """Tell a root what the model thinks of prompt tokens: those after the ones that are being fed.
 
-    hidden: [tokens fed, hidden]    root: its `pending` begins with what is being fed
+    hidden: [tokens fed, hidden]    root: as it is before them
     """
     wish = tree.settings.prompt_logprobs
     assert wish is not None
     known = tree.root.logprobs = tree.root.logprobs or []
-    first = len(tree.prompt) - len(root.pending) + 1  # the token that the first row speaks of
+    first = root.start + root.fed + 1  # the token that the first row speaks of
     begin = wish.start + len(known)  # others are known from an earlier time that they were fed
     assert first <= begin, "the state before a token of which more is wanted was not computed"
     end = min(first + len(hidden), len(tree.prompt))

@@ -7,31 +7,28 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from branchwise.engine.kv import Lease
+from branchwise.engine.kv_step import KvStep
 from branchwise.engine.seen_words import SeenWords
 from branchwise.text.steps import State, StepDetector
 from branchwise.types import Cost, Node, Settings, StepOptions
 
 
 @dataclass(slots=True, eq=False)
-class NodeState:
+class NodeState(KvStep):
     """The engine's record of one node.
 
-    A token is fed to the model one iteration after it was drawn, so the last token of a finished step is `pending`
-    until somebody expands the node. Its hidden state then serves all children, and later expansions too.
+    A token is fed to the model one iteration after it was drawn, so the last token of a finished step is missing in the
+    KV until somebody expands the node. Its hidden state then serves all children, and later expansions too.
     """
 
     node: Node
-    parent: NodeState | None
-    handle: int  # KV node
-    end: int  # tokens on the path, prompt and this node's included
-    pending: list[int]  # tokens of this node that are not in the KV yet
     options: StepOptions  # how it is written; a step written ahead of it is written alike
     detector: StepDetector
     begun: State  # of the step detector, before the first token
     automaton: State  # after the last one
     seed: int  # of its random numbers
-    hidden: Tensor | None = None  # [hidden], after the last token; set by the engine when `pending` runs empty
-    holders: int = 1  # its owner, and every child whose KV is held
+    hidden: Tensor | None = None  # [hidden], after the last token; set by the engine when all are fed
     asked: int = 0  # children asked for so far: the next one's index
     released: bool = False  # the owner's hold is gone
     speculative: bool = False  # nobody has asked for it yet
@@ -45,18 +42,21 @@ class NodeState:
 
 @dataclass(slots=True, eq=False)
 class PolicyTree:
-    """One tree in the engine: its nodes, how it is written, what it has been promised and what it cost."""
+    """One tree in the engine: its nodes, how it is written, what it holds and what it cost.
+
+    The tokens, hidden states and automata of a paused tree are kept; its KV is gone, and its rows wait.
+    """
 
     root: Node
     settings: Settings  # caps lowered to what the context holds
     prompt: Sequence[int]
-    reserved_blocks: int
-    max_steps: int
+    lease: Lease
+    max_steps: int | None  # on a path
     speculates: bool  # whether steps may be written ahead
     width: int  # branches at most: what occupancy is measured against
     states: dict[Node, NodeState] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
-    kv_tokens: int = 0  # slots held now
+    paused: bool = False
     closed: bool = False
 
     @property
@@ -73,30 +73,17 @@ class PolicyTree:
 
     def may_go_on(self, node: Node) -> bool:
         """Whether a finished step can have children."""
-        return node.finish == "stop" and node.depth < self.max_steps
+        return node.finish == "stop" and (self.max_steps is None or node.depth < self.max_steps)
 
-    def hold(self, tokens: int) -> None:
-        """Count slots that were just filled."""
-        self.kv_tokens += tokens
-        self.cost.kv_tokens = max(self.cost.kv_tokens, self.kv_tokens)
+    def feed(self, state: NodeState, count: int) -> None:
+        """So many more tokens of a step are in the KV."""
+        self.cost.rebuilt_tokens += state.feed(count, self.lease)
 
     def let_go(self, state: NodeState) -> None:
-        """One holder less, upwards while nothing needs a node; mirrors what the KV tree frees."""
-        current: NodeState | None = state
-        while current is not None:
-            current.holders -= 1
-            if current.holders:
-                return
-            start = current.parent.end if current.parent else 0
-            self.kv_tokens -= current.end - start - len(current.pending)
-            current.hidden = None
-            del self.states[current.node]
-            current = current.parent
-
-    def blocks(self, size: int) -> int:
-        """KV blocks of `size` slots that its nodes fill now."""
-        starts = {state: state.parent.end if state.parent else 0 for state in self.states.values()}
-        return sum(-(-(state.end - start - len(state.pending)) // size) for state, start in starts.items())
+        """One holder less, upwards while nothing needs a node, which frees its KV."""
+        for gone in state.let_go(self.lease):
+            gone.hidden = None
+            del self.states[gone.node]
 
     def count_iteration(self, rows: int, bytes_read: int) -> None:
         """Count an iteration in which `rows` branches of this tree drew a token."""

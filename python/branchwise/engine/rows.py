@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from branchwise.engine.kv_step import next_to_feed
 from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.types import Node, StepOptions
 
@@ -26,7 +27,7 @@ class Opening:
 
 @dataclass(slots=True)
 class Growing:
-    """A step being written. `state.pending` holds the token drawn last."""
+    """A step being written. Its last token alone is missing in the KV, unless its KV is being rebuilt."""
 
     tree: PolicyTree
     state: NodeState
@@ -54,19 +55,21 @@ class RowQueue:
         self.prefill_rows = prefill_rows
         self.openings: deque[Opening] = deque()
         self.growing: deque[Growing] = deque()
+        self.returning: deque[Growing] = deque()  # steps whose KV is being rebuilt before they grow on
+        self.parked = Parked()
         self.ahead = Ahead()
 
     @property
     def idle(self) -> bool:
-        """True when nobody waits for anything; steps written ahead do not count."""
-        return not (self.openings or self.growing)
+        """True when nobody waits for anything; steps written ahead, and those of paused trees, do not count."""
+        return not (self.openings or self.growing or self.returning)
 
     @property
     def needs_host(self) -> bool:
-        """Whether the next iteration begins new steps, or somebody wants to know more of its tokens than which."""
+        """Whether the next iteration begins or rebuilds steps, or somebody wants to know more of tokens than which."""
         rows = len(self.growing) + len(self.ahead.growing)
         return (
-            bool(self.openings or (self.ahead.openings and rows < self.max_rows))
+            bool(self.openings or self.returning or (self.ahead.openings and rows < self.max_rows))
             or any(item.state.options.logprobs is not None for item in self.growing)
         )  # fmt: skip
 
@@ -75,20 +78,31 @@ class RowQueue:
         growing = _take(self.growing, self.max_rows)
         return growing + _take(self.ahead.growing, self.max_rows - len(growing))
 
-    def next_batch(self) -> tuple[list[Growing], list[Opening]]:
-        """The rows of an iteration: growing steps, and openings while rows and prompt tokens are free."""
+    def next_batch(self) -> tuple[list[Growing], list[Opening], list[Growing]]:
+        """The rows of an iteration: growing steps, and openings while rows and prompt tokens are free.
+
+        And steps that still return: nobody takes them out of their queue.
+        """
+        self._bring_back()
         growing = _take(self.growing, self.max_rows)
         rows, prefill = len(growing), 0
         openings: list[Opening] = []
         while self.openings and rows < self.max_rows and prefill < self.prefill_rows:
             opening = self.openings.popleft()
             if all(opening.parent is not other.parent for other in openings):  # else fed once for both
-                prefill += len(opening.parent.pending)
+                prefill += opening.parent.missing
             openings.append(opening)
             rows += opening.n
         ahead = _take(self.ahead.growing, self.max_rows - rows)
         openings += _take(self.ahead.openings, self.max_rows - rows - len(ahead))
-        return growing + ahead, openings
+        return growing + ahead, openings, list(self.returning)
+
+    def _bring_back(self) -> None:
+        """Returning steps whose KV is whole, up to the token drawn last, grow on."""
+        returning, self.returning = self.returning, deque()
+        for item in returning:
+            whole = item.state.missing == 1 and next_to_feed(item.state) is item.state
+            (self.growing if whole else self.returning).append(item)
 
     def put_back(self, growing: Sequence[Growing], openings: Sequence[Opening] = ()) -> None:
         """Return rows to the heads of their queues."""
@@ -96,6 +110,26 @@ class RowQueue:
             (self.ahead.growing if item.state.speculative else self.growing).appendleft(item)
         for opening in reversed(openings):
             (self.ahead.openings if opening.speculative else self.openings).appendleft(opening)
+
+    def wish(self, opening: Opening) -> None:
+        """Queue a wish."""
+        (self.parked.openings if opening.tree.paused else self.openings).append(opening)
+
+    def park(self, tree: PolicyTree) -> None:
+        """The rows of a tree wait, in their order, until `unpark`. Its steps written ahead must be gone."""
+        self.parked.openings += _take_of(tree, self.openings)
+        self.parked.growing += _take_of(tree, self.returning) + _take_of(tree, self.growing)
+
+    def unpark(self, tree: PolicyTree) -> None:
+        """They come back, growing steps as soon as their KV does."""
+        self.openings += _take_of(tree, self.parked.openings)
+        self.returning += _take_of(tree, self.parked.growing)
+
+    def wanted(self, tree: PolicyTree) -> list[NodeState]:
+        """The steps of a tree whose KV its rows need, with that of all steps before them."""
+        growing = (*self.growing, *self.returning, *self.ahead.growing)
+        wanted = [item.state for item in growing if item.tree is tree]
+        return wanted + [each.parent for each in (*self.openings, *self.ahead.openings) if each.tree is tree]
 
     def adopt(self, child: Growing) -> None:
         """A step written ahead is an ordinary one from now on."""
@@ -107,16 +141,26 @@ class RowQueue:
 
     def forget(self, states: list[NodeState]) -> None:
         """Take nodes out of all queues."""
-        for openings in (self.openings, self.ahead.openings):
+        for openings in (self.openings, self.parked.openings, self.ahead.openings):
             _remove(openings, states)
-        for growing in (self.growing, self.ahead.growing):
+        for growing in (self.growing, self.returning, self.parked.growing, self.ahead.growing):
             _remove(growing, states)
 
     def cancel(self, parent: NodeState, first: int, n: int) -> None:
         """Take back the wish for children `first` to `first + n` of a node, as far as they have not begun."""
         wanted = range(first, first + n)
-        kept = [item for item in self.openings if item.parent is not parent or item.first not in wanted]
-        self.openings = deque(kept)
+        for openings in (self.openings, self.parked.openings):
+            kept = [item for item in openings if item.parent is not parent or item.first not in wanted]
+            openings.clear()
+            openings.extend(kept)
+
+
+class Parked:
+    """Rows of paused trees."""
+
+    def __init__(self) -> None:
+        self.openings: deque[Opening] = deque()
+        self.growing: deque[Growing] = deque()
 
 
 class Ahead:
@@ -134,6 +178,13 @@ class Ahead:
         """The step that would be written ahead of a node is not begun any more."""
         _remove(self.openings, [parent])
 
+    def drop_openings(self, only: PolicyTree | None) -> bool:
+        """No step is begun ahead, in one tree or in all; False: none would have been."""
+        kept = [] if only is None else [opening for opening in self.openings if opening.tree is not only]
+        found = len(kept) < len(self.openings)
+        self.openings = deque(kept)
+        return found
+
     def take_below(self, state: NodeState) -> list[NodeState]:
         """The chain of steps written ahead of a node, parents first; they are known no longer."""
         chain = []
@@ -148,6 +199,15 @@ Item = TypeVar("Item", Opening, Growing)
 
 def _take(queue: deque[Item], count: int) -> list[Item]:
     return [queue.popleft() for _ in range(min(count, len(queue)))]
+
+
+def _take_of(tree: PolicyTree, queue: deque[Item]) -> list[Item]:
+    """Take what belongs to a tree out of a queue."""
+    taken = [item for item in queue if item.tree is tree]
+    kept = [item for item in queue if item.tree is not tree]
+    queue.clear()
+    queue.extend(kept)
+    return taken
 
 
 def _remove(queue: deque[Item], states: list[NodeState]) -> bool:

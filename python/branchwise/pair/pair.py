@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from branchwise.chat_options import NO_OPTIONS, ChatOptions
-from branchwise.errors import CheckpointError, ConfigError
+from branchwise.engine.kv import KvFull
+from branchwise.errors import CheckpointError, ConfigError, OutOfMemory
 from branchwise.pair.prompts import problem_lineage, prompt_digest, prompt_ids
 from branchwise.pair.protocol import Event, Judge, Policy
+from branchwise.pair.room import Room
 from branchwise.pair.timing import PassTiming
 from branchwise.pair.tree import PairTree
 from branchwise.strategies.protocol import Demand
@@ -17,7 +20,9 @@ from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Node, Problem, Settings, StepOptions
 
 PROBES = ("12+345=357; 7*8", "Let x be the number of apples.", "\\frac{3}{4} \\cdot 2^{10}", "Thus, the answer is")
-OTHER_TOKENIZER = 2  # judge's tokens reserved for each policy token when the two cut text differently
+OTHER_TOKENIZER = 2  # judge's tokens expected for each policy token when the two cut text differently
+
+Value = TypeVar("Value")
 
 
 class ModelPair:
@@ -34,11 +39,12 @@ class ModelPair:
         self.judge = judge
         self.instruction = instruction
         self.chat = chat
+        self._room = Room(policy, judge)
         self._timing = None if judge is None else PassTiming(policy, judge)
         self._judge_tokens = 1 if judge is None else tokens_for_tokens(policy.tokenizer, judge.tokenizer)
         self._same_tokens = judge is not None and cut_alike(policy.tokenizer, judge.tokenizer)
-        self._trees: dict[Node, PairTree] = {}  # by root
-        self._events: list[Event] = []  # for the end of the next poll that goes well; steps that get no score, too
+        self._trees: dict[Node, PairTree] = {}  # by root, oldest first
+        self._events: list[Event] = []  # for the end of the next poll; steps that get no score, too
         self._waiting: dict[Node, PairTree] = {}  # trees of the steps that wait for a score
 
     @property
@@ -47,10 +53,14 @@ class ModelPair:
 
     @property
     def idle(self) -> bool:
-        return self.policy.idle and not self._events and (self.judge is None or self.judge.idle)
+        waits = self._events or any(tree.paused for tree in self._trees.values())
+        return self.policy.idle and not waits and (self.judge is None or self.judge.idle)
 
     def open(self, problem: Problem, demand: Demand, settings: Settings) -> PairTree | None:
-        """Admit a problem to the policy and, where scores are wanted, to the judge: to both or to neither."""
+        """Admit a problem to the policy and, where scores are wanted, to the judge: to both or to neither.
+
+        Those that are paused go on before others begin.
+        """
         if demand.scores and self.judge is None:
             raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
         ids = prompt_ids(self.policy.tokenizer, problem, self.instruction, chat=self.chat, context=self.policy.context)
@@ -58,8 +68,6 @@ class ModelPair:
             ids, lineage=problem_lineage(problem, ids), settings=self._within_context(problem, demand, settings),
             branches=demand.branches, paths=demand.paths, steps=demand.steps,
         )  # fmt: skip
-        if policy is None:
-            return None
         policy.root.prompt_digest = prompt_digest(ids)
         tree = PairTree(policy, None)
         if self.judge is not None and demand.scores:
@@ -73,10 +81,27 @@ class ModelPair:
             finally:
                 if tree.judge is None:
                     self.policy.close(policy)
-            if tree.judge is None:
-                return None
+        running, others = self._shared()
+        if any(other.paused for other in others) or not self._room.admits(tree, running):
+            self._close(tree)
+            return None
         self._trees[policy.root] = tree
         return tree
+
+    def _shared(self) -> tuple[list[PairTree], list[PairTree]]:
+        """The open trees that run, and those that are paused or rest, each oldest first."""
+        load = self.policy.load
+        roots = {tree.root for tree, _ in (*load.growing, *load.openings)}
+        roots |= {event.tree.root for event in self._events} | {tree.root for tree in self._waiting.values()}
+        running: list[PairTree] = []
+        others: list[PairTree] = []
+        for root, tree in self._trees.items():
+            (running if root in roots and not tree.paused else others).append(tree)
+        return running, others
+
+    def pause(self, tree: PairTree) -> None:
+        """Free the KV of a tree. It goes on as soon as there is room, and comes to the same end, bit for bit."""
+        self._room.pause(tree)
 
     def expand(self, tree: PairTree, node: Node, n: int, options: StepOptions) -> int:
         """Queue n more children of a node; the index of the first."""
@@ -112,39 +137,45 @@ class ModelPair:
         """Free everything, and complete the cost record of the root."""
         if self._trees.pop(tree.root, None) is None:
             return
-        self.policy.close(tree.policy)
+        for lease in tree.leases:
+            lease.learn()
+        self._close(tree)
         cost, spent = tree.root.cost, tree.policy.cost
-        for name in ("kv_tokens", "iterations", "occupancy", "speculated_tokens", "cancelled_tokens"):
+        for name in ("kv_tokens", "iterations", "occupancy", "speculated_tokens", "cancelled_tokens", "rebuilt_tokens"):
             setattr(cost, name, getattr(spent, name))
-        cost.flops = (cost.prefill_tokens + cost.speculated_tokens) * self.policy.flops_per_token + tree.cancelled_flops
+        beside = cost.prefill_tokens + cost.speculated_tokens + cost.rebuilt_tokens
+        cost.flops = beside * self.policy.flops_per_token + tree.cancelled_flops
         if self.judge is not None and tree.judge is not None:
             cost.prm_tokens = tree.judge.prompt_tokens
-            cost.prm_flops = cost.prm_tokens * self.judge.flops_per_token
+            cost.rebuilt_tokens += tree.judge.rebuilt_tokens
+            cost.prm_flops = (cost.prm_tokens + tree.judge.rebuilt_tokens) * self.judge.flops_per_token
             cost.flops += cost.prm_flops
-            self.judge.close(tree.judge)
         self._waiting = {node: owner for node, owner in self._waiting.items() if owner is not tree}
         self._events = [event for event in self._events if event.tree is not tree]
 
-    def over(self, tree: PairTree) -> int:
-        """Blocks that a tree holds beyond what it was promised, in whichever cache that is more."""
-        judged = 0 if self.judge is None or tree.judge is None else self.judge.over(tree.judge)
-        return max(self.policy.over(tree.policy), judged)
+    def _close(self, tree: PairTree) -> None:
+        self.policy.close(tree.policy)
+        if self.judge is not None and tree.judge is not None:
+            self.judge.close(tree.judge)
 
     def free(self) -> None:
         """Let go of both models; nothing works afterwards."""
-        del self.policy, self.judge, self._timing
+        del self.policy, self.judge, self._timing, self._room
         self._trees.clear()
 
     def poll(self) -> list[Event]:
         """Passes of the judge as far as they are worth it, else one decode iteration. On a GPU both, side by side.
 
-        OutOfMemory: what was finished before is reported by the next poll.
+        Trees are paused where memory is short, and go on as soon as there is room.
         """
+        paused = [tree for tree in self._trees.values() if tree.paused]
+        if paused:
+            self._room.resume(paused, self._shared()[0])
         overlaps = self.policy.overlaps
         if overlaps:
             self._generate()
         if self.judge is not None and self._timing is not None and not self.judge.idle:
-            self.policy.begin()
+            self._with_room(self.policy.begin)
             policy_busy = not self.policy.idle or (overlaps and bool(self._events))
             self._score(self.judge, self._timing, policy_busy)
         if not overlaps and not self._events:  # else what was scored may go on first
@@ -154,10 +185,24 @@ class ModelPair:
 
     def _generate(self) -> None:
         """One decode iteration."""
-        steps = [] if self.policy.idle else self.policy.poll()
+        steps = [] if self.policy.idle else self._with_room(self.policy.poll) or []
         for policy, node in steps:
             node.cost.flops += node.cost.generated_tokens * self.policy.flops_per_token
             self._events.append(Event("generated", self._trees[policy.root], node, self._damage(node)))
+
+    def _with_room(self, work: Callable[[], Value]) -> Value | None:
+        """Let the policy work, with KV freed as it needs; None: that failed a tree."""
+        while True:
+            try:
+                return work()
+            except KvFull as error:
+                running, others = self._shared()
+                if not self._room.make(others, running, of_judge=False):
+                    self._fail(running[0], error)
+                    return None
+            except OutOfMemory as error:  # the device's, of which a tree less takes less
+                self._fail(self._shared()[0][-1], error)
+                return None
 
     def _damage(self, node: Node) -> CheckpointError | None:
         """What to say of a step that the policy could not write."""
@@ -170,13 +215,36 @@ class ModelPair:
 
     def _score(self, judge: Judge, timing: PassTiming, policy_busy: bool) -> None:
         """Passes of the judge, as many as are due."""
-        before, least = judge.pending, timing.least_rows(policy_busy, self._trees, self._waiting)
-        scored = self._take_scores(judge, judge.poll(least=least))
+        waiting = {node: tree for node, tree in self._waiting.items() if not tree.paused}
+        before, least = judge.pending, timing.least_rows(policy_busy, self._trees, waiting)
+        scored = self._take_scores(judge, self._pass(judge, least))
         while timing.worth_more <= judge.pending < before:
             before = judge.pending
-            scored |= self._take_scores(judge, judge.poll())
+            scored |= self._take_scores(judge, self._pass(judge, 1))
         if scored:
             timing.passed()
+
+    def _pass(self, judge: Judge, least: int) -> list[Node]:
+        """A pass of the judge, with KV freed as it needs; at the worst one for a single step, with no other KV kept."""
+        try:
+            while True:
+                try:
+                    return judge.poll(least=least)
+                except KvFull:
+                    running, others = self._shared()
+                    if not self._room.make(others, running, of_judge=True):
+                        break
+            self._room.only_first(self._trees.values())
+            return judge.poll(alone=True)
+        except OutOfMemory as error:
+            tree = self._trees[judge.first]
+            judge.give_up(tree.judge)
+            self._fail(tree, error)
+            return []
+
+    def _fail(self, tree: PairTree, error: OutOfMemory) -> None:
+        """What is in flight in a tree has to end."""
+        self._events.append(Event("failed", tree, tree.root, error))
 
     def _take_scores(self, judge: Judge, nodes: Sequence[Node]) -> bool:
         """Report the scores that became known; whether there are any."""
@@ -206,7 +274,7 @@ class ModelPair:
 
 
 def tokens_for_tokens(policy: Tokenizer, judge: Tokenizer) -> int:
-    """Judge's tokens to reserve for a policy token: 1 when both cut the probes into as many pieces."""
+    """Judge's tokens to expect for a policy token: 1 when both cut the probes into as many pieces."""
     same = all(len(judge.encode(text)) <= len(policy.encode(text)) for text in PROBES)
     return 1 if same else OTHER_TOKENIZER
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
+from branchwise.engine.kv import Lease
 from branchwise.errors import BranchwiseError
 from branchwise.strategies.protocol import Demand
 from branchwise.text.tokenizer import Tokenizer
@@ -36,13 +37,32 @@ class PolicyTree(OpenTree, Protocol):
 
     @property
     def cost(self) -> Cost:
-        """What it cost beside what its nodes say: `kv_tokens iterations occupancy speculated_ cancelled_tokens`."""
+        """What it cost beside what its nodes say: iterations, occupancy, kv_, speculated_, ... tokens."""
+        ...
+
+    @property
+    def lease(self) -> Lease | None:
+        """What it holds of the policy's KV; None: that is none of our business."""
         ...
 
     @property
     def width(self) -> int:
         """Branches at most."""
         ...
+
+
+class JudgeTree(Protocol):
+    """A tree as a judge knows it."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def rebuilt_tokens(self) -> int:
+        """Fed once more, as their KV had made room for others."""
+        ...
+
+    @property
+    def lease(self) -> Lease | None: ...
 
 
 class RowLoad(Protocol):
@@ -87,9 +107,9 @@ class Policy(Protocol):
     def load(self) -> RowLoad: ...
 
     def open(
-        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int, settings: Settings
-    ) -> Any | None:
-        """Start a tree, or return None while there is no room. OutOfMemory: there never is. InputError: bad prompt."""
+        self, prompt: Sequence[int], *, lineage: int, branches: int, paths: int, steps: int | None, settings: Settings
+    ) -> Any:
+        """Start a tree, which holds nothing yet. OutOfMemory: it never fits. InputError: bad prompt."""
         ...
 
     def expand(self, tree: Any, node: Node, n: int, options: StepOptions) -> int:
@@ -108,16 +128,24 @@ class Policy(Protocol):
         """Free everything; again, it does nothing."""
         ...
 
+    def pause(self, tree: Any) -> None:
+        """Free the KV of a tree and let its rows wait. What is asked of it meanwhile waits, too."""
+        ...
+
+    def resume(self, tree: Any) -> None:
+        """Let a paused tree go on: what it writes is the same, bit for bit."""
+        ...
+
+    def shed(self, tree: Any) -> bool:
+        """Free the KV of a tree's steps that nothing grows from now; False: there was none."""
+        ...
+
     def begin(self) -> None:
-        """Queue work on the device without waiting for it, where the policy can."""
+        """Queue work on the device without waiting for it, where the policy can. OutOfMemory: nothing has changed."""
         ...
 
     def poll(self) -> list[tuple[Any, Node]]:
         """Run one iteration; the steps that it finished. OutOfMemory: nothing has changed."""
-        ...
-
-    def over(self, tree: Any) -> int:
-        """Blocks that a tree holds beyond what it was promised: whom to ask for memory."""
         ...
 
 
@@ -143,9 +171,9 @@ class Judge(Protocol):
         ...
 
     def open(
-        self, root: Node, question: str, *, branches: int, paths: int, steps: int, tokens: int, step_tokens: int
-    ) -> Any | None:
-        """Start a tree, or return None while there is no room. InputError: the question is too long."""
+        self, root: Node, question: str, *, branches: int, paths: int, steps: int | None, tokens: int, step_tokens: int
+    ) -> Any:
+        """Start a tree. OutOfMemory: it never fits. InputError: the question is too long."""
         ...
 
     def submit(self, tree: Any, node: Node) -> bool:
@@ -163,20 +191,38 @@ class Judge(Protocol):
         """Free everything; again, it does nothing."""
         ...
 
-    def over(self, tree: Any) -> int:
-        """Blocks that a tree holds beyond what it was promised."""
+    def shed(self, tree: Any, *, hard: bool = False) -> bool:
+        """Free the KV of a tree's steps that nothing in the queue comes below; False: there was none.
+
+        hard: of all but the path of the step that has waited longest
+        """
         ...
 
-    def poll(self, *, least: int = 1) -> list[Node]:
-        """Run one pass if at least so many tokens wait; the nodes whose scores became known."""
+    @property
+    def first(self) -> Node:
+        """The root of the tree that has waited longest."""
+        ...
+
+    def give_up(self, tree: Any) -> None:
+        """Score nothing that is queued of a tree, unless it is submitted again."""
+        ...
+
+    def poll(self, *, least: int = 1, alone: bool = False) -> list[Node]:
+        """Run one pass if at least so many tokens wait; the nodes whose scores became known.
+
+        alone: with nothing but the step that has waited longest    OutOfMemory: nothing has changed
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A node that a turn of the pair finished: its step is complete, or its score is set; or why neither can be."""
+    """A node that a turn of the pair finished: its step is complete, or its score is set; or why neither can be.
 
-    kind: Literal["generated", "scored"]
+    "failed", at the root: nothing that is in flight in this tree can go on.
+    """
+
+    kind: Literal["generated", "scored", "failed"]
     tree: OpenTree
     node: Node
     error: BranchwiseError | None = None
@@ -201,7 +247,7 @@ class Pair(Protocol[TreeT]):
         ...
 
     def open(self, problem: Problem, demand: Demand, settings: Settings) -> TreeT | None:
-        """Admit a problem, or return None while its worst case does not fit. OutOfMemory: it could never fit."""
+        """Admit a problem, or return None while it must wait for others that run. OutOfMemory: it never fits."""
         ...
 
     def expand(self, tree: TreeT, node: Node, n: int, options: StepOptions) -> int: ...
@@ -210,10 +256,6 @@ class Pair(Protocol[TreeT]):
     def cancel(self, tree: TreeT, parent: Node, first: int, n: int) -> None: ...
     def close(self, tree: TreeT) -> None: ...
     def poll(self) -> list[Event]: ...
-
-    def over(self, tree: TreeT) -> int:
-        """Blocks that a tree holds beyond what it was promised: whom to ask for memory."""
-        ...
 
     def free(self) -> None:
         """Let go of models and KV, whoever still holds this pair."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from branchwise.pair.protocol import PolicyTree
+from branchwise.engine.kv import Lease
+from branchwise.pair.protocol import JudgeTree, PolicyTree
 from branchwise.types import Node
 
 
@@ -16,7 +16,8 @@ class PairTree:
     """One open problem: the policy's tree and, where scores are wanted, the judge's."""
 
     policy: PolicyTree
-    judge: Any | None
+    judge: JudgeTree | None
+    paused: bool = False
     ends: dict[Node, list[int]] = field(default_factory=dict)  # child indices at which the expansions of a node end
     cancelled_flops: float = 0.0
 
@@ -27,6 +28,12 @@ class PairTree:
     @property
     def prompt(self) -> Sequence[int]:
         return self.policy.prompt
+
+    @property
+    def leases(self) -> list[Lease]:
+        """What it holds of the models' caches."""
+        leases = [self.policy.lease, None if self.judge is None else self.judge.lease]
+        return [lease for lease in leases if lease is not None]
 
     def expanded(self, node: Node, first: int, n: int) -> None:
         """Remember which children were asked for together."""

@@ -1,16 +1,18 @@
 """Scores steps on the PRM's own KV tree: every step costs its own tokens once, whatever came before it.
 
 Branches that say the same are one path of that tree: a step that a sibling has written already costs nothing, and its
-score is the very same number, so that ties between equal branches are ties on every device.
+score is the very same number, so that ties between equal branches are ties on every device. The KV of what is scored
+may be dropped while scores and tokens are kept; it is fed again, step by step, when a step below it comes.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 
-from branchwise.engine.kv import KvCache, KvDemand
+from branchwise.engine.kv import KvCache, KvDemand, Lease
+from branchwise.engine.kv_step import KvStep, next_to_feed, shed
 from branchwise.engine.memory import LOWER
 from branchwise.engine.runner import Feed, Runner
 from branchwise.errors import InputError, StaleNodeError
@@ -20,18 +22,15 @@ from branchwise.types import Node
 
 
 @dataclass(slots=True, eq=False)
-class Twin:
+class Twin(KvStep):
     """The PRM's record of the policy nodes that say the same: the prompt for a root, one step for any other."""
 
+    tree: PrmTree
     nodes: list[Node]  # that hold it; the first one pays
-    parent: Twin | None
-    text: str  # what the children of `parent` are told apart by
-    end: int  # tokens on the path
-    pending: list[int]  # not in the KV yet
-    tail: int = 0  # of those, how many at the end are fed for the score alone, and then taken back
-    rest: list[int] = field(default_factory=list)  # of the step, pending when it is scored
-    handle: int | None = None  # KV node, once work on it has started
-    sealed: bool = False
+    text: str = ""  # what the children of its parent are told apart by
+    ids: list[int] = field(default_factory=list)  # its tokens once it is scored: what those below it read
+    tail: int = 0  # tokens at the end that are fed for the score alone, and then taken back
+    rest: int = 0  # tokens that then take their place, for those below; the first of them pays
     score: float | None = None
     children: dict[str, Twin] = field(default_factory=dict)
 
@@ -42,7 +41,8 @@ class PrmTree:
 
     root: Node
     prompt_tokens: int
-    reserved_blocks: int
+    lease: Lease
+    rebuilt_tokens: int = 0
     twins: dict[Node, Twin] = field(default_factory=dict)
     closed: bool = False
 
@@ -58,7 +58,7 @@ class Scorer:
         self.context = prm.model.config.max_positions
         self.flops_per_token = 2.0 * prm.model.config.matmul_parameters
         self.tokenizer = prm.tokenizer
-        self._queue: deque[Twin] = deque()
+        self._queue: deque[Twin] = deque()  # whose score, or of a root whose KV, is wanted
         self._known: list[Node] = []  # submitted when their score was known already: reported by the next poll
         # Markers and turns that a step costs beside its text.
         step = max(prm.format.step(1, "x"), prm.format.scored(1, "x"), key=len)
@@ -72,13 +72,13 @@ class Scorer:
         return max(2, self.context - len(self._prompt(question)) - self._step_overhead)
 
     def open(
-        self, root: Node, question: str, *, branches: int, paths: int, steps: int, tokens: int, step_tokens: int
-    ) -> PrmTree | None:
-        """Start a tree for a question, or return `None` while its worst case does not fit.
+        self, root: Node, question: str, *, branches: int, paths: int, steps: int | None, tokens: int, step_tokens: int
+    ) -> PrmTree:
+        """Start a tree for a question; its prompt is fed with the next pass.
 
-        branches: alive at most    paths: that go on when a level is over (see `KvDemand`)    steps: of a path
+        branches: alive at most    paths: that go on when a level is over    steps: of a path (see `KvDemand`)
         tokens: PRM tokens of one solution's text    step_tokens: of a step's
-        InputError: the question leaves no room in the context.
+        InputError: the question leaves no room in the context. OutOfMemory: its first steps alone never fit.
         """
         prompt = self._prompt(question)
         if len(prompt) + self._step_overhead + 1 > self.context:
@@ -86,15 +86,10 @@ class Scorer:
                 f"the problem has {len(prompt)} tokens for the PRM {self.prm.source}, whose context of "
                 f"{self.context} holds no step beside them: shorten the problem"
             )
-        room = self.context - len(prompt)
-        steps = min(steps, tokens, max(1, room // (1 + self._step_overhead)))  # a step has a token at least
-        tokens = min(tokens + steps * self._step_overhead, room)
+        tokens = min(tokens, self.context - len(prompt))
         demand = KvDemand(len(prompt), branches, paths, tokens, step_tokens + self._step_overhead, steps)
-        blocks = self.kv.reserve(demand)
-        if blocks is None:
-            return None
-        tree = PrmTree(root, len(prompt), blocks)
-        tree.twins[root] = Twin([root], None, "", len(prompt), prompt)
+        tree = PrmTree(root, len(prompt), self.kv.lease(demand))
+        tree.twins[root] = Twin(None, prompt, 0, tree, [root], ids=prompt)
         self._queue.append(tree.twins[root])
         return tree
 
@@ -116,6 +111,8 @@ class Scorer:
         if twin.score is not None:
             node.score = twin.score
             self._known.append(node)
+        elif twin not in self._queue:  # it was given up
+            self._queue.append(twin)
         return True
 
     def release(self, tree: PrmTree, node: Node) -> None:
@@ -125,14 +122,12 @@ class Scorer:
             return
         twin.nodes.remove(node)
         self._known = [each for each in self._known if each is not node]
-        if twin.nodes:
-            return
-        if twin.parent is not None:
-            del twin.parent.children[twin.text]
-        if twin.handle is not None:
-            self.kv.tree.prune(twin.handle)
-        if twin in self._queue:
-            self._queue.remove(twin)
+        if not twin.nodes:
+            if twin.parent is not None:
+                del twin.parent.children[twin.text]
+            if twin in self._queue:
+                self._queue.remove(twin)
+        twin.let_go(tree.lease)
 
     def close(self, tree: PrmTree) -> None:
         """Free everything a tree holds. Closing twice is allowed."""
@@ -140,14 +135,24 @@ class Scorer:
             return
         for node in list(tree.twins):
             self.release(tree, node)
-        self.kv.release(tree.reserved_blocks)
         tree.closed = True
 
-    def over(self, tree: PrmTree) -> int:
-        """Blocks that a tree holds beyond what it was promised."""
-        twins = dict.fromkeys(tree.twins.values())
-        fed = [twin.end - (twin.parent.end if twin.parent else 0) - len(twin.pending) for twin in twins]
-        return sum(-(-tokens // self.kv.block_slots) for tokens in fed) - tree.reserved_blocks
+    def shed(self, tree: PrmTree, *, hard: bool = False) -> bool:
+        """Free the KV of a tree's steps that nothing in the queue comes below; False: there was none.
+
+        hard: of all but the path of the step that has waited longest
+        """
+        queued = islice(self._queue, 1) if hard else self._queue
+        return shed(tree.twins.values(), [twin for twin in queued if twin.tree is tree], tree.lease)
+
+    @property
+    def first(self) -> Node:
+        """The root of the tree that has waited longest."""
+        return self._queue[0].tree.root
+
+    def give_up(self, tree: PrmTree) -> None:
+        """Score nothing that is queued of a tree, unless it is submitted again."""
+        self._queue = deque(twin for twin in self._queue if twin.tree is not tree)
 
     @property
     def idle(self) -> bool:
@@ -157,34 +162,42 @@ class Scorer:
     @property
     def pending(self) -> int:
         """Tokens that have not been fed."""
-        return sum(len(twin.pending) for twin in self._queue)
+        return sum(twin.missing for twin in self._queue)
 
-    def poll(self, *, least: int = 1) -> list[Node]:
-        """Feed one batch of new tokens, if at least so many wait; returns the steps whose scores became known."""
-        batch = self._next_batch() if self.pending >= least else []
+    def poll(self, *, least: int = 1, alone: bool = False) -> list[Node]:
+        """Feed one batch of new tokens, if at least so many wait; returns the steps whose scores became known.
+
+        alone: no other than the one that has waited longest
+        OutOfMemory: nothing was fed.
+        """
+        batch = self._next_batch(1 if alone else len(self._queue)) if self.pending >= least else {}
         scores = self._forward(batch) if batch else []
         done, self._known = self._known, []
-        for (twin, rows), score in zip(batch, scores, strict=True):
-            twin.pending = twin.pending[rows:]
-            if twin.pending:
+        for (twin, count), score in zip(batch.items(), scores, strict=True):
+            twin.tree.rebuilt_tokens += twin.feed(count, twin.tree.lease)
+            if twin.missing:
                 continue
-            assert twin.handle is not None
+            if twin in self._queue:
+                self._queue.remove(twin)
             if twin.parent is not None and twin.score is None:
-                self.kv.take_back([twin.handle], [twin.tail])
-                twin.pending, twin.rest, twin.tail = twin.rest, [], 0
+                self._take_back_tail(twin)
                 twin.score = score
                 for node in twin.nodes:
                     node.score = score
                 done += twin.nodes
-            if not twin.pending:
-                self.kv.tree.seal(twin.handle)
-                twin.sealed = True
-            if not (twin.pending and twin.children):  # what is pending is for those below alone
-                self._queue.remove(twin)
+            if not twin.missing:
+                self.kv.tree.seal(twin.open(self.kv))
         return done
 
-    def _forward(self, batch: list[tuple[Twin, int]]) -> list[float]:
-        backend, feeds = self.prm.model.backend, [self._feed(twin, rows) for twin, rows in batch]
+    def _take_back_tail(self, twin: Twin) -> None:
+        """What follows is fed when a step below needs it."""
+        self.kv.take_back([twin.open(self.kv)], [twin.tail])
+        twin.feed(-twin.tail, twin.tree.lease)
+        twin.tokens = twin.ids
+
+    def _forward(self, batch: dict[Twin, int]) -> list[float]:
+        backend = self.prm.model.backend
+        feeds = [Feed(twin.open(self.kv), twin.upcoming(count)) for twin, count in batch.items()]
         with backend.stream("prm"):
             hidden = self.runner.forward(feeds)
             with self.runner.or_take_back(feeds):
@@ -211,41 +224,32 @@ class Scorer:
         twin = parent.children.get(node.text)
         if twin is not None:
             twin.nodes.append(node)
+            twin.holders += 1
         else:
             ids, scored = (write(node.depth - 1, node.text) for write in (self.prm.format.step, self.prm.format.scored))
-            if parent.end + max(len(ids), len(scored)) > self.context:
+            start = parent.start + len(parent.ids)
+            if start + max(len(ids), len(scored)) > self.context:
                 return None
             shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, scored, strict=False)))
-            twin = Twin([node], parent, node.text, parent.end + len(ids), scored, len(scored) - shared, ids[shared:])
-            unpaid = 0 if parent.children else len(parent.rest if parent.score is None else parent.pending)
-            node.cost.prm_tokens = len(scored) + unpaid
-            parent.children[node.text] = twin
-            if parent.score is not None and parent.pending and parent not in self._queue:
-                self._queue.append(parent)
+            twin = parent.children[node.text] = Twin(
+                parent, scored, start, tree, [node], node.text, ids, len(scored) - shared, len(ids) - shared
+            )
+            node.cost.prm_tokens = len(scored) + parent.rest
+            parent.rest = 0
+            parent.holders += 1
             self._queue.append(twin)
         tree.twins[node] = twin
         return twin
 
-    def _next_batch(self) -> list[tuple[Twin, int]]:
-        """Twins to feed and how many tokens of each: parents before children, up to `batch_rows` tokens."""
-        batch: list[tuple[Twin, int]] = []
+    def _next_batch(self, most: int) -> dict[Twin, int]:
+        """Twins to feed for `most` in the queue, and how many tokens of each: parents first, `batch_rows` in all."""
+        batch: dict[Twin, int] = {}
         room = self.batch_rows
-        for twin in self._queue:
+        for wanted in islice(self._queue, most):
             if room <= 0:
                 break
-            if twin.parent is not None and not twin.parent.sealed:
-                continue
-            rows = min(room, len(twin.pending))
-            batch.append((twin, rows))
-            room -= rows
+            twin = next_to_feed(wanted)
+            if twin not in batch:
+                batch[twin] = min(room, twin.missing)
+                room -= batch[twin]
         return batch
-
-    def _feed(self, twin: Twin, rows: int) -> Feed:
-        if twin.handle is None:
-            tree = self.kv.tree
-            if twin.parent is None:
-                twin.handle = tree.add_root()
-            else:
-                assert twin.parent.handle is not None
-                twin.handle = tree.fork(twin.parent.handle, 1)[0]
-        return Feed(twin.handle, twin.pending[:rows])

@@ -125,21 +125,12 @@ class Loop:
 
     # --- for the service, inside its turn ----------------------------------------------------------------------
 
-    @property
-    def in_background(self) -> bool:
-        return self._thread is not None
-
     def take_orders(self) -> bool:
         """Carry out what clients left; whether there was anything."""
         found = bool(self.orders)
         while self.orders:
             self.orders.popleft()()
         return found
-
-    def pause(self, seconds: float) -> None:
-        """Wait until somebody leaves an order."""
-        with self._bell:
-            self._bell.wait_for(lambda: self.orders or self._stopping, seconds)
 
     @contextmanager
     def step(self) -> Iterator[None]:

@@ -26,6 +26,8 @@ class Board:
     def waiting(self, event: Event) -> list[Request]:
         """Those who wait for an event; scores that were asked for by themselves are reported once."""
         node = event.node
+        if event.kind == "failed":
+            return [request for request in self.requests() if request.tree is event.tree]
         assert node.parent is not None
         waiting: list[Request] = list(self.scoring.pop(node, [])) if event.kind == "scored" else []
         expansion = self.growing.get((node.parent, node.index))
@@ -76,6 +78,7 @@ class Expansion(Generic[TreeT]):
         node = event.node
         if event.error is not None:
             raise event.error
+        assert event.kind != "failed"
         self.tell(event.kind, node)
         if event.kind == "scored":
             self._scored.discard(node)
@@ -136,6 +139,8 @@ class Scoring(Generic[TreeT]):
 
     def take(self, event: Event) -> None:
         """A score has come."""
+        if event.error is not None:
+            raise event.error
         self._left -= 1
         check_score(event.node, "a tree grown by hand")
 

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic
 
-from branchwise.errors import EngineStateError, OutOfMemory
+from branchwise.errors import EngineStateError
 from branchwise.pair.protocol import Event, Pair, TreeT
 from branchwise.search.loop import Loop, Order
 from branchwise.search.process import Home
 from branchwise.search.protocol import Job, Later
 from branchwise.search.request import Board
 from branchwise.search.ticket import Ticket
-
-PATIENCE_SECONDS = 5.0  # for a tree that somebody else may close, when nothing else can make room
 
 
 class Service(Generic[TreeT]):
@@ -34,7 +32,6 @@ class Service(Generic[TreeT]):
         self._events: deque[Event] = deque()  # of the last poll, not yet handed out
         self._served: dict[Job, None] = {}  # jobs that may go on, in order
         self._full = False  # the first one that waits found no room, and nothing has ended since
-        self._blocked_since: float | None = None
         self._closed = False
         self.home = Home()
         weakref.finalize(self, _end, self._loop, self.home)
@@ -182,7 +179,7 @@ class Service(Generic[TreeT]):
                 raise
 
     def _poll(self) -> None:
-        """One turn of the pair. What goes wrong there is everybody's, but for want of memory."""
+        """One turn of the pair. What goes wrong there is everybody's."""
         if self._pair.idle:
             for ticket in list(self._running.values()):
                 self._end(ticket, RuntimeError("nothing is in flight for a job that is not over"))
@@ -191,20 +188,11 @@ class Service(Generic[TreeT]):
             self._events.extend(self._pair.poll())
             for job, look in list(self.board.watching.items()):
                 self._guard(job, look)
-        except OutOfMemory as error:
-            self._make_room(error)
         except BaseException as error:  # an iteration was torn: nobody's rows are where they should be
             for ticket in list(self._running.values()):
                 self._end(ticket, error)
             if not isinstance(error, Exception):
                 raise
-
-    def _make_room(self, error: OutOfMemory) -> None:
-        """End the jobs of the tree that holds most beyond what it was promised."""
-        requests = self.board.requests()
-        worst = max((request.tree for request in requests), key=self._pair.over, default=None)
-        for job in dict.fromkeys(request.job for request in requests if request.tree is worst) or list(self._running):
-            self._end(self._running[job], error)
 
     # --- who comes and goes ------------------------------------------------------------------------------------
 
@@ -241,12 +229,9 @@ class Service(Generic[TreeT]):
         while True:
             if not self._waiting or (self._full and self._running):
                 return
-            ticket = self._waiting[0]
-            self._full = not self._begin(ticket)
+            self._full = not self._begin(self._waiting[0])
             if self._full:
-                self._check_room(ticket)
                 return
-            self._blocked_since = None
 
     def _begin(self, ticket: Ticket[Any]) -> bool:
         """Let a job that waits begin; False when it found no room."""
@@ -264,25 +249,6 @@ class Service(Generic[TreeT]):
             if ticket.job.is_over:
                 self._served[ticket.job] = None
         return True
-
-    def _check_room(self, ticket: Ticket[Any]) -> None:
-        """Nothing else runs, so only who holds a tree by hand can make room: refuse, after a while if it may be so."""
-        if self._running:
-            self._blocked_since = None
-            return
-        now = time.monotonic()
-        self._blocked_since = self._blocked_since or now
-        if self._loop.in_background and now - self._blocked_since < PATIENCE_SECONDS:
-            self._loop.pause(0.1)
-            return
-        self._blocked_since = None
-        self._end(
-            ticket,
-            OutOfMemory(
-                "there is no room though nothing else runs: trees opened by hand hold the KV that it needs. Close them,"
-                " lower n or max_tokens, or raise kv_memory"
-            ),
-        )
 
     def _cut_late(self) -> None:
         """Tell jobs whose deadline has passed; those that still wait for room are over, too."""

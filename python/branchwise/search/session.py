@@ -280,10 +280,11 @@ class Session(Generic[TreeT]):
 
     def _cuts(self, selection: Selection) -> dict[Cut, int]:
         """How many branches each limit ended: those that the policy could not go on with, and those that stopped."""
-        steps = self._demand.steps if self._demand is not None else 0
+        steps = self._demand.steps if self._demand is not None else None
         for node in (candidate.node for candidate in selection.candidates):
-            if node.finish == "stop" and (self._late or node.depth >= steps):
-                node.cut = "steps" if node.depth >= steps else "time"
+            deepest = steps is not None and node.depth >= steps
+            if node.finish == "stop" and (self._late or deepest):
+                node.cut = "steps" if deepest else "time"
         cuts = Counter(node.cut for node in walk(self._root) if node.cut is not None)
         if self._late:
             cuts["time"] = max(1, cuts["time"])
@@ -324,7 +325,8 @@ def demand_of(strategy: Strategy, settings: Settings) -> Demand:
     limits = Limits(settings.max_tokens, settings.max_step_tokens)
     try:
         demand = strategy.demand(limits)
-        works = isinstance(demand, Demand) and 1 <= demand.paths <= demand.branches and demand.steps >= 1
+        works = isinstance(demand, Demand) and 1 <= demand.paths <= demand.branches
+        works = works and (demand.steps is None or demand.steps >= 1)
     except BranchwiseError:
         raise
     except Exception as error:
@@ -332,7 +334,7 @@ def demand_of(strategy: Strategy, settings: Settings) -> Demand:
     if not works:
         raise StrategyError(
             f"strategy {strategy.name!r}: its demand is {demand!r}, expected a Demand of 1 <= paths <= branches and"
-            " steps >= 1"
+            " steps >= 1 or None"
         )
     return demand
 

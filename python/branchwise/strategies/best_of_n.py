@@ -9,7 +9,7 @@ from branchwise.answers.aggregate import AGGREGATES
 from branchwise.answers.vote import VOTES, Vote
 from branchwise.strategies.candidates import choose_among
 from branchwise.strategies.chains import Chains
-from branchwise.strategies.options import check_choice, check_count
+from branchwise.strategies.options import check_choice, check_count, check_limit
 from branchwise.strategies.protocol import State
 from branchwise.types import Aggregate, Selection
 
@@ -32,7 +32,7 @@ class BestOfN(Chains):
 
     def __post_init__(self) -> None:
         check_count(self.name, "n", self.n)
-        check_count(self.name, "max_steps", self.max_steps)
+        check_limit(self.name, "max_steps", self.max_steps)
         check_choice(self.name, "aggregate", self.aggregate, AGGREGATES)
         check_choice(self.name, "vote", self.vote, VOTES)
 

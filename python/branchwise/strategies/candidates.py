@@ -13,9 +13,9 @@ from branchwise.strategies.protocol import State
 from branchwise.types import Aggregate, Candidate, Node, Selection
 
 
-def ended(node: Node, max_steps: int) -> bool:
+def ended(node: Node, max_steps: int | None) -> bool:
     """True when the branch cannot go on: end of sequence, a step cut off by its token cap, or the last step allowed."""
-    return node.is_final or node.depth >= max_steps
+    return node.is_final or (max_steps is not None and node.depth >= max_steps)
 
 
 def branch_score(node: Node, kind: Aggregate) -> float | None:

@@ -19,10 +19,13 @@ class ChainState(State):
 
 @dataclass(frozen=True, slots=True)
 class Chains:
-    """The growth rule of best-of-n, majority and greedy. No barrier: every chain is a lane and never waits."""
+    """The growth rule of best-of-n, majority and greedy. No barrier: every chain is a lane and never waits.
+
+    max_steps: of a chain; None: as many as its tokens allow
+    """
 
     n: int
-    max_steps: int = 40
+    max_steps: int | None = None
     name: ClassVar[str] = "chains"
     uses_scores: ClassVar[bool] = False
     sampling: ClassVar[Sampling | None] = None  # None: the run's

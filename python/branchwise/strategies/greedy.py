@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from branchwise.strategies.candidates import choose_among
 from branchwise.strategies.chains import Chains
-from branchwise.strategies.options import check_count
+from branchwise.strategies.options import check_limit
 from branchwise.strategies.protocol import State
 from branchwise.types import Sampling, Selection
 
@@ -21,7 +21,7 @@ class Greedy(Chains):
     sampling: ClassVar[Sampling | None] = Sampling(temperature=0.0)
 
     def __post_init__(self) -> None:
-        check_count(self.name, "max_steps", self.max_steps)
+        check_limit(self.name, "max_steps", self.max_steps)
 
     def select(self, state: State) -> Selection:
         """Return the only candidate."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from branchwise.strategies.candidates import choose_among
 from branchwise.strategies.chains import Chains
-from branchwise.strategies.options import check_count
+from branchwise.strategies.options import check_count, check_limit
 from branchwise.strategies.protocol import State
 from branchwise.types import Selection
 
@@ -24,7 +24,7 @@ class Majority(Chains):
 
     def __post_init__(self) -> None:
         check_count(self.name, "n", self.n)
-        check_count(self.name, "max_steps", self.max_steps)
+        check_limit(self.name, "max_steps", self.max_steps)
 
     def select(self, state: State) -> Selection:
         """Return the most frequent answer among the finished chains."""

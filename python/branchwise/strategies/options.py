@@ -29,6 +29,12 @@ def check_number(owner: str, name: str, value: object, low: float, high: float, 
         raise ConfigError(f"{owner}: {name} is {value!r}, expected {begin} to {high:g}")
 
 
+def check_limit(owner: str, name: str, value: object) -> None:
+    """As `check_count`; None is no limit."""
+    if value is not None:
+        check_count(owner, name, value)
+
+
 def check_choice(owner: str, name: str, value: object, choices: Iterable[str]) -> None:
     """Raise ConfigError unless `value` is one of `choices`."""
     known = list(choices)

@@ -23,17 +23,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a search may need at once, for admission.
+    """What a search may need at once: `branches` is a promise, the rest helps to guess how many searches fit at once.
 
     branches  steps that grow, or wait to be observed, at the same time at most
     paths     branches that go on while the others are dropped; each owns a path of its own, the others one step of it
-    steps     of a path at most
+    steps     of a path at most; None: as many as its tokens allow
     scores    whether replies carry step scores, unless an `Ask` says otherwise
     """
 
     branches: int
     paths: int
-    steps: int
+    steps: int | None
     scores: bool
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 from branchwise.answers.vote import choose
 from branchwise.strategies.candidates import candidate, choose_among
 from branchwise.strategies.chains import Chains, ChainState
-from branchwise.strategies.options import check_count, check_number
+from branchwise.strategies.options import check_count, check_limit, check_number
 from branchwise.strategies.protocol import Action, Demand, Limits, Random, Reply, State
 from branchwise.types import Candidate, Node, Problem, Selection
 
@@ -36,8 +36,9 @@ class Waves(Chains, ABC):
     wave: int = field(default=5, kw_only=True)
 
     def __post_init__(self) -> None:
-        for option in ("n", "wave", "max_steps"):
+        for option in ("n", "wave"):
             check_count(self.name, option, getattr(self, option))
+        check_limit(self.name, "max_steps", self.max_steps)
 
     @abstractmethod
     def settled(self, votes: Sequence[float], last: Sequence[Candidate], last_votes: Sequence[float]) -> str:
