@@ -168,14 +168,14 @@ def sampled(logits: np.ndarray, sampling: Sampling) -> tuple[list[int], list[flo
 
 @pytest.mark.parametrize("bad", [10**6, -1, 2**63, 2**70, 1.5, "7", None])
 def test_ids_that_the_model_lacks(engine: bw.Engine, bad: Any) -> None:
-    free = engine.policy.kv.tree.n_free_blocks
+    free = engine.policy.kv.free_blocks
     for ask in (
         lambda: engine.open([1, bad, 2], branches=2),
         lambda: engine.solve(Problem("a", "?", prompt=[1, bad, 2]), "greedy"),
     ):
         with pytest.raises(InputError, match="token"):
             ask()
-    assert engine.policy.kv.tree.n_free_blocks == free
+    assert engine.policy.kv.free_blocks == free
 
 
 def test_the_first_id_beyond_the_vocabulary(engine: bw.Engine) -> None:

@@ -16,7 +16,7 @@ import torch
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
 from branchwise.completions import Completion, Piece, Prompt
-from branchwise.config import SAMPLING, EngineConfig, check_sampling, check_seed, check_texts, is_number
+from branchwise.config import SAMPLING, EngineConfig, check_flag, check_sampling, check_seed, check_texts, is_number
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
 from branchwise.pair.pair import ModelPair
@@ -112,7 +112,7 @@ class Engine:
         deadline: seconds from now, after which the best answer so far is taken (`Result.cuts` counts "time")
         on_event: called with a `Progress` in the thread that runs the service
         Further options: those of `Sampling` (temperature, top_p, ...), and as of the engine delimiter, stop,
-        end_at_answer, max_tokens, max_step_tokens.
+        end_at_answer, max_tokens, max_step_tokens; reuse=False: as if there were no `prefix_cache`.
         """
         made = self._search_options(strategy, on_event, seed, options)
         until = None if deadline is None else time.monotonic() + _positive(deadline)
@@ -155,28 +155,32 @@ class Engine:
     # --- trees grown by hand -----------------------------------------------------------------------------------
 
     def open(
-        self, prompt: str | Sequence[Message] | Sequence[int], *, branches: int = 16, seed: int | None = None
-    ) -> StepTree:
+        self, prompt: str | Sequence[Message] | Sequence[int], *, branches: int = 16, seed: int | None = None,
+        reuse: bool = True,
+    ) -> StepTree:  # fmt: skip
         """Open a tree under a prompt, to be grown by hand: the step-level backend for other frameworks.
 
         prompt: a question (through the chat template), chat messages or token ids
         branches: that grow at once, as `cost.occupancy` counts; any number may
         While nothing is in flight in it its KV may make room for others: it is computed again when it is needed.
+        reuse: False: as if there were no `prefix_cache`
         """
-        return wait_for([self._open(prompt, branches, seed)])[0]
+        return wait_for([self._open(prompt, branches, seed, reuse)])[0]
 
     async def aopen(
-        self, prompt: str | Sequence[Message] | Sequence[int], *, branches: int = 16, seed: int | None = None
-    ) -> StepTree:
+        self, prompt: str | Sequence[Message] | Sequence[int], *, branches: int = 16, seed: int | None = None,
+        reuse: bool = True,
+    ) -> StepTree:  # fmt: skip
         """As `open`, without blocking the event loop."""
-        return await self._open(prompt, branches, seed)
+        return await self._open(prompt, branches, seed, reuse)
 
     def _open(
-        self, prompt: str | Sequence[Message] | Sequence[int], branches: int, seed: int | None
+        self, prompt: str | Sequence[Message] | Sequence[int], branches: int, seed: int | None, reuse: bool
     ) -> Ticket[StepTree]:
         check_count("open", "branches", branches)
         problem = prompt_problem(prompt)
-        settings = replace(self._settings({}, seed), speculate=False)  # every call may sample in its own way
+        settings = self._settings({"reuse": reuse}, seed)
+        settings = replace(settings, speculate=False)  # every call may sample in its own way
         demand = Demand(branches, 0, None, self._service.pair.scores)
         return self._service.submit(Opening(self._service, problem, demand, settings))
 
@@ -292,9 +296,10 @@ class Engine:
         config = replace(config, **{name: value for name, value in given.items() if value is not None})  # checked
         if seed is not None:
             check_seed(seed)
+        check_flag("reuse", reuse := options.pop("reuse", True))
         return Settings(
             sampling, self._endings(config), config.max_tokens, config.max_step_tokens,
-            seed=config.seed if seed is None else seed,
+            seed=config.seed if seed is None else seed, reuse=reuse and config.prefix_cache,
         )  # fmt: skip
 
     def _endings(self, config: EngineConfig) -> Endings:

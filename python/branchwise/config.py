@@ -37,6 +37,8 @@ class EngineConfig:
     prefill_rows  prompt and PRM tokens fed in one iteration at most
     speculate     let a branch whose step is done go on in a row that is free, before the strategy has decided: results
                   are the same, iterations may be fewer, and what was written in vain is in `cost`
+    prefix_cache  keep the KV of prompts and judged steps until its memory is needed, for later ones that begin alike.
+                  Searches and trees grown by hand come to the same bits with it
     max_tokens    tokens of one solution at most; max_step_tokens: of one step
     delimiter     text that ends a step, or several, taken literally, or none: []; default: a blank line, or one of
                   white space, outside of code fences, formulas and environments
@@ -61,6 +63,7 @@ class EngineConfig:
     max_rows: int = 256
     prefill_rows: int = 512
     speculate: bool = False
+    prefix_cache: bool = True
     max_tokens: int = 2048
     max_step_tokens: int = 512
     delimiter: str | Sequence[str] | None = None
@@ -82,8 +85,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("max_rows", "prefill_rows", "max_tokens", "max_step_tokens"):
             check_whole(name, getattr(self, name), 1)
-        if not isinstance(self.speculate, bool):
-            raise ConfigError(f"speculate={self.speculate!r}: expected True or False")
+        for name in ("speculate", "prefix_cache"):
+            check_flag(name, getattr(self, name))
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype={self.dtype!r}: expected auto, float32, bfloat16 or float16 (GPU only)")
         if self.weights not in get_args(Weights):
@@ -114,6 +117,12 @@ def check_whole(name: str, value: object, least: int, unit: str = "") -> None:
     """Raise ConfigError unless `value` is a whole number of at least `least`."""
     if not is_number(Integral, value) or value < least:  # type: ignore[operator]
         raise ConfigError(f"{name}={value!r}: expected a whole number of at least {least}{unit}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise ConfigError unless it is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}: expected True or False")
 
 
 def check_device(name: str, device: object) -> None:

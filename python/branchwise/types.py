@@ -47,6 +47,7 @@ class Cost:
     rebuilt_tokens: int = 0  # fed once more, to either model, as their KV had made room for others
     prefill_tokens: int = 0
     prm_tokens: int = 0
+    cached_tokens: int = 0  # of prompts and judged steps, not fed: their KV was there from earlier ones
     kv_tokens: int = 0  # slots held in the policy's KV tree at its peak
     kv_bytes_read: int = 0
     iterations: int = 0
@@ -63,7 +64,7 @@ class Cost:
             self.occupancy = busy / iterations
         self.iterations = iterations
         self.kv_tokens = max(self.kv_tokens, other.kv_tokens)
-        tokens = ("generated", "speculated", "cancelled", "rebuilt", "prefill", "prm")
+        tokens = ("generated", "speculated", "cancelled", "rebuilt", "prefill", "prm", "cached")
         for name in (*(f"{kind}_tokens" for kind in tokens), "kv_bytes_read", "seconds", "flops", "prm_flops"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -174,6 +175,8 @@ class Settings:
     limit: Cut = "tokens"  # what `max_tokens` stands for: the option, or a context that holds less
     seed: int = 0
     speculate: bool = True  # steps may be written ahead where the engine does so
+    reuse: bool = True  # KV of earlier prompts and steps that begin alike is taken, and left for later ones
+    exact: bool = True  # but only where no bit of a result depends on it; else also what is cut elsewhere
     prompt_logprobs: PromptLogprobs | None = None  # of the prompt, in `logprobs` of the root
 
     def step(

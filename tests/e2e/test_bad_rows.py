@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import branchwise as bw
-from e2e.test_bundled_pair import facts
+from e2e.test_bundled_pair import facts_and_costs
 
-SEARCH: dict[str, Any] = {"strategy": "beam", "n": 2, "expand": 2}
+SEARCH: dict[str, Any] = {"strategy": "beam", "n": 2, "expand": 2, "reuse": False}
 GOOD = [bw.Problem(f"row {i}", f"{i % 9 + 1}+{i // 9 + 1}*{i % 4 + 2}=?", answer=str(i)) for i in range(90)]
 BROKEN: dict[str, Any] = {
     "nothing": None,
@@ -36,10 +36,10 @@ def test_ninety_results_and_ten_errors(engine: bw.Engine) -> None:
     rows: list[Any] = list(GOOD)
     for place, broken in enumerate(BROKEN.values()):
         rows.insert(place * 10 + 5, broken)
-    clean = {each.problem.id: facts(each) for each in engine.solve_many(GOOD, **SEARCH)}
+    clean = {each.problem.id: facts_and_costs(each) for each in engine.solve_many(GOOD, **SEARCH)}
     results = list(engine.solve_many(rows, max_in_flight=7, **SEARCH))
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
-    assert {each.problem.id: facts(each) for each in results if each.error is None} == clean
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
+    assert {each.problem.id: facts_and_costs(each) for each in results if each.error is None} == clean
     failed = [each for each in results if each.error is not None]
     assert len(failed) == len(BROKEN) == 10
     assert len({str(each.error) for each in failed}) == 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -43,14 +42,19 @@ def facts(result: Result) -> dict[str, Any]:
         node = stack.pop()
         nodes.append((node.id, node.lineage_path, tuple(node.tokens), node.logprob, node.score, node.finish))
         stack += node.children
-    cost = asdict(result.cost)
-    kept = {name: cost[name] for name in ("generated_tokens", "prefill_tokens", "prm_tokens", "flops")}
-    return {"answer": result.answer, "votes": result.votes, "scores": result.scores, "nodes": sorted(nodes), **kept}
+    kept = {"answer": result.answer, "votes": result.votes, "scores": result.scores, "nodes": sorted(nodes)}
+    return {**kept, "generated_tokens": result.cost.generated_tokens}
+
+
+def facts_and_costs(result: Result) -> dict[str, Any]:
+    """And what must not, either, of a search without reuse; with it, it depends on what ran before."""
+    names = ("prefill_tokens", "prm_tokens", "cached_tokens", "flops")
+    return {**facts(result), **{name: getattr(result.cost, name) for name in names}}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_runs_and_counts(engine: bw.Engine, problems: list[bw.Problem], name: str) -> None:
-    results = list(engine.solve_many(problems[:4], name, **options(name)))
+    results = list(engine.solve_many(problems[:4], name, reuse=False, **options(name)))
     n, scored = options(name).get("n", 1), make_strategy(name).demand(Limits(300, 300)).scores
     assert sorted(result.problem.id for result in results) == sorted(problem.id for problem in problems[:4])
     for result in results:
@@ -58,12 +62,13 @@ def test_every_strategy_runs_and_counts(engine: bw.Engine, problems: list[bw.Pro
         assert number == n if name not in FEWER else 1 <= number <= n
         assert result.correct is not None
         assert result.cost.generated_tokens == sum(len(node.tokens) for node in walk(result))
+        assert result.cost.cached_tokens == 0
         assert (result.cost.prm_tokens > 0) == scored
         assert engine.judge is not None
         assert result.cost.prm_flops == result.cost.prm_tokens * engine.judge.flops_per_token
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
     assert engine.judge is not None
-    assert engine.judge.kv.tree.n_free_blocks == engine.judge.kv.n_blocks
+    assert engine.judge.kv.free_blocks == engine.judge.kv.n_blocks
 
 
 def walk(result: Result) -> Iterator[bw.Node]:
@@ -79,13 +84,13 @@ def test_a_result_depends_on_its_problem_and_seed_alone(
     engine: bw.Engine, problems: list[bw.Problem], name: str
 ) -> None:
     threads = torch.get_num_threads()
-    together = {r.problem.id: facts(r) for r in engine.solve_many(problems[:5], name, n=8)}
+    together = {r.problem.id: facts_and_costs(r) for r in engine.solve_many(problems[:5], name, n=8, reuse=False)}
     torch.set_num_threads(1)
     try:
-        alone = list(engine.solve_many(reversed(problems[:5]), name, n=8, max_in_flight=1))
+        alone = list(engine.solve_many(reversed(problems[:5]), name, n=8, max_in_flight=1, reuse=False))
     finally:
         torch.set_num_threads(threads)
-    assert {r.problem.id: facts(r) for r in alone} == together
+    assert {r.problem.id: facts_and_costs(r) for r in alone} == together
     other = engine.solve(problems[0], name, n=8, seed=1)
     assert facts(other)["nodes"] != together[problems[0].id]["nodes"]
 
@@ -108,14 +113,14 @@ def test_steps_by_hand(engine: bw.Engine) -> None:
             tree.expand(tree.root, temperature=-1)
     with pytest.raises(bw.StaleNodeError):
         tree.expand(tree.root)
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
 
 
 def test_stopping_early_frees_everything(engine: bw.Engine, problems: list[bw.Problem]) -> None:
     results = engine.solve_many(problems[:6], "beam", n=8, max_in_flight=3)
     next(results)
     results.close()  # type: ignore[attr-defined]
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
     assert engine.policy.idle
 
 
@@ -163,7 +168,7 @@ def test_a_tree_by_hand_grows_deeper_than_it_is_wide() -> None:
         for _ in range(steps):
             (node,) = tree.expand(node, max_tokens=3, stop="\0", temperature=0.0)
             node.finish = "stop"  # steps of 3 tokens, whatever they say
-        used = engine.policy.kv.n_blocks - engine.policy.kv.tree.n_free_blocks
+        used = engine.policy.kv.n_blocks - engine.policy.kv.free_blocks
         assert node.depth == steps
         assert steps <= used
 
@@ -190,17 +195,14 @@ def test_penalties_depend_on_nothing_else(problems: list[bw.Problem], name: str)
     """Given to the engine, to a call or with a problem, alone or among others, with speculation or without."""
     chosen, how = problems[:3], options(name)
 
-    def without_speculation(result: Result) -> dict[str, Any]:
-        return {key: value for key, value in facts(result).items() if key != "flops"}
-
     with bw.Engine(kv_memory=256 << 20, max_tokens=60, speculate=True, **PENALTIES) as engine:
-        together = {each.problem.id: without_speculation(each) for each in engine.solve_many(chosen, name, **how)}
+        together = {each.problem.id: facts(each) for each in engine.solve_many(chosen, name, **how)}
     with bw.Engine(kv_memory=256 << 20, max_tokens=60) as engine:
         for problem in chosen:
-            assert without_speculation(engine.solve(problem, name, **how, **PENALTIES)) == together[problem.id]
-        plain = without_speculation(engine.solve(chosen[0], name, **how))
+            assert facts(engine.solve(problem, name, **how, **PENALTIES)) == together[problem.id]
+        plain = facts(engine.solve(chosen[0], name, **how))
         own = bw.Problem(chosen[0].id, chosen[0].text, sampling=engine.sampling(**PENALTIES), answer=chosen[0].answer)
-        assert without_speculation(engine.solve(own, name, **how)) == together[own.id] != plain
+        assert facts(engine.solve(own, name, **how)) == together[own.id] != plain
         with engine.open(chosen[1].text, branches=4) as tree:
             first, second = (tree.expand(tree.root, 2, **extra) for extra in ({"repetition_penalty": 100.0}, {}))
             assert [node.tokens for node in first] != [node.tokens for node in second]

@@ -20,7 +20,7 @@ OTHERS = ["7*8+5-20=?\n\n", "(31+4)*2-9=?\n\n"]
 def engine() -> Iterator[bw.Engine]:
     with bw.Engine(kv_memory=64 << 20, max_tokens=300) as made:
         yield made
-        assert made.policy.kv.tree.n_free_blocks == made.policy.kv.n_blocks
+        assert made.policy.kv.free_blocks == made.policy.kv.n_blocks
 
 
 def told(sample: Sample) -> tuple[object, ...]:
@@ -290,4 +290,4 @@ def test_await_and_cancel(engine: bw.Engine) -> None:
     asyncio.run(main())
     engine.stop()
     assert engine.policy.idle
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks

@@ -36,7 +36,7 @@ def test_every_search_fails_with_a_name(tmp_path: Path, value: float, sampling: 
             engine.solve("1+2=?", "greedy")
         results = list(engine.solve_many(["1+2=?", "2+3=?"], "majority", n=2))
         assert [type(result.error) for result in results] == [CheckpointError] * 2
-        assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+        assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
         with engine.open("1+2=?", branches=2) as tree, pytest.raises(CheckpointError, match="broken-policy"):
             tree.expand(tree.root, 2)
 
@@ -70,4 +70,4 @@ def test_only_the_search_that_met_it_ends(engine: bw.Engine, monkeypatch: pytest
         patch.setattr(engine.policy.sampler.fused, "draw", sometimes)
         assert texts() == {**before, "p2": None}
     assert texts() == before
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks

@@ -97,7 +97,7 @@ def test_every_call_in_a_forked_child_says_what_to_do(engine: bw.Engine) -> None
     assert len(list(running)) == 3
     assert len(tree.expand(tree.root, 2)) == 2
     tree.close()
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
 
 
 def test_leaving_and_dropping_an_engine_in_a_child_is_silent() -> None:

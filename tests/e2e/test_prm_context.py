@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import branchwise as bw
-from e2e.test_bundled_pair import facts
+from e2e.test_bundled_pair import facts_and_costs
 
 QUESTION = "12+3*4-5+60=?"
 OTHERS = ["7*8+5-20=?", "(31+4)*2-9=?", "90-4*7+11=?"]
@@ -58,7 +58,7 @@ def test_a_context_that_holds_no_step_is_the_error_of_that_problem(engine: bw.En
     limit_context(engine, 2)
     with pytest.raises(bw.InputError, match="no step fits into the PRM's context"):
         engine.solve(QUESTION, "best_of_n", n=2, max_tokens=200)
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
 
 
 def cut_finer(monkeypatch: pytest.MonkeyPatch, engine: bw.Engine, times: int, sign: str) -> None:
@@ -80,23 +80,23 @@ def test_finer_steps_of_one_problem_harm_no_other(
     engine: bw.Engine, monkeypatch: pytest.MonkeyPatch, strategy: str, times: int
 ) -> None:
     """Three times the tokens fit in part, 40 times as many not at all."""
-    alone = {each.problem.text: facts(each) for each in engine.solve_many(OTHERS, strategy, n=4)}
+    alone = {each.problem.text: facts_and_costs(each) for each in engine.solve_many(OTHERS, strategy, n=4, reuse=False)}
     cut_finer(monkeypatch, engine, times, "12")  # which is in the first step of QUESTION only
-    results = list(engine.solve_many([OTHERS[0], QUESTION, *OTHERS[1:]], strategy, n=4))
+    results = list(engine.solve_many([OTHERS[0], QUESTION, *OTHERS[1:]], strategy, n=4, reuse=False))
     (hit,) = [each for each in results if each.problem.text == QUESTION]
-    assert {each.problem.text: facts(each) for each in results if each is not hit} == alone
+    assert {each.problem.text: facts_and_costs(each) for each in results if each is not hit} == alone
     if times == 3:
         assert hit.error is None
     else:
         assert isinstance(hit.error, bw.InputError)
         assert hit.cuts["prm_context"] == 4
     assert engine.judge is not None
-    assert engine.judge.kv.tree.n_free_blocks == engine.judge.kv.n_blocks
+    assert engine.judge.kv.free_blocks == engine.judge.kv.n_blocks
 
 
 def test_steps_that_cannot_all_come_take_no_room() -> None:
     """The markers of 1,000 steps would fill the PRM's context twice; four come."""
     with bw.Engine(kv_memory=1 << 30) as engine:
-        few, many = (engine.solve("7*8+5-20=?", n=4, expand=2, max_steps=steps) for steps in (40, 1000))
-        assert facts(many) == facts(few)
+        few, many = (engine.solve("7*8+5-20=?", n=4, expand=2, max_steps=steps, reuse=False) for steps in (40, 1000))
+        assert facts_and_costs(many) == facts_and_costs(few)
         assert (many.answer, many.cuts) == ("41", {})

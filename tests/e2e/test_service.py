@@ -38,7 +38,7 @@ class Work:
     def outcome(self, engine: bw.Engine) -> object:
         if self.search is not None:
             name, options = self.search
-            return lasting(engine.solve(self.question, name, seed=self.number % 3, **options))
+            return facts(engine.solve(self.question, name, seed=self.number % 3, **options))
         with engine.open(self.question, branches=4, seed=self.number % 3) as tree:
             kids = tree.expand(tree.root, 3, score=True, **self.options)
             below = engine.expand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
@@ -48,17 +48,12 @@ class Work:
     async def aoutcome(self, engine: bw.Engine) -> object:
         if self.search is not None:
             name, options = self.search
-            return lasting(await engine.asolve(self.question, name, seed=self.number % 3, **options))
+            return facts(await engine.asolve(self.question, name, seed=self.number % 3, **options))
         with await engine.aopen(self.question, branches=4, seed=self.number % 3) as tree:
             kids = await tree.aexpand(tree.root, 3, score=True, **self.options)
             below = await engine.aexpand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
             await tree.ascore([node for group in below for node in group])
             return [steps(group) for group in [kids, *below]]
-
-
-def lasting(result: bw.Result) -> dict[str, Any]:
-    """What depends on nothing else; equal steps of branches cost the PRM once while both are held, which is timing."""
-    return {name: fact for name, fact in facts(result).items() if name not in ("prm_tokens", "flops")}
 
 
 def steps(nodes: list[bw.Node]) -> list[tuple[object, ...]]:
@@ -88,7 +83,7 @@ def test_tickets_from_threads_and_event_loops_are_what_they_are_alone(engine: bw
         for model in (engine.policy, engine.judge):
             assert model is not None
             model.kv.tree.check()
-            assert model.kv.tree.n_free_blocks == model.kv.n_blocks
+            assert model.kv.free_blocks == model.kv.n_blocks
         assert engine.policy.idle
     engine.stop()
     assert [each for each in threading.enumerate() if each.name.startswith("branchwise")] == []
@@ -127,7 +122,7 @@ def at_once(engine: bw.Engine, work: list[Work]) -> dict[int, object]:
 
 
 def test_steps_that_are_given_up_are_counted_and_leave_no_trace(engine: bw.Engine) -> None:
-    alone = lasting(engine.solve(QUESTIONS[0], "beam", n=8))
+    alone = facts(engine.solve(QUESTIONS[0], "beam", n=8))
     other = engine.submit(QUESTIONS[0], "beam", n=8)
     tree = engine.open(QUESTIONS[1], branches=4)
     kids = tree.expand(tree.root, 2)
@@ -137,18 +132,18 @@ def test_steps_that_are_given_up_are_counted_and_leave_no_trace(engine: bw.Engin
     tickets[0].cancel()
     assert kids[0].children == []
     assert len(tickets[1].result()) == 4
-    assert lasting(other.result()) == alone
+    assert facts(other.result()) == alone
     again = tree.expand(kids[0], 1)
     assert [node.index for node in again] == [4]
     root = tree.root
     tree.close()
     assert 0 < root.cost.cancelled_tokens <= 4 * 40
-    assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
 
 
 def test_a_tree_by_hand_that_outgrows_memory_harms_nobody_else() -> None:
     with bw.Engine(kv_memory=4 << 20, max_tokens=200, max_step_tokens=60) as small:
-        alone = lasting(small.solve(QUESTIONS[0], "best_of_n", n=4))
+        alone = facts(small.solve(QUESTIONS[0], "best_of_n", n=4))
         blocks = small.policy.kv.n_blocks
         search = small.submit(QUESTIONS[0], "best_of_n", n=4)
         with small.open(QUESTIONS[1], branches=1) as tree:
@@ -156,12 +151,12 @@ def test_a_tree_by_hand_that_outgrows_memory_harms_nobody_else() -> None:
                 assert len(tree.expand(tree.root, blocks // 2, stop="never", max_tokens=30)) == blocks // 2
             with pytest.raises(bw.OutOfMemory, match="raise it, or lower n"):
                 tree.expand(tree.root, blocks, stop="never", max_tokens=30)
-            assert lasting(search.result()) == alone
+            assert facts(search.result()) == alone
             assert len(tree.root.children) == 3 * (blocks // 2)  # what did not fit left no node
             for child in tree.root.children:
                 tree.prune(child)
             assert len(tree.expand(tree.root, 2)) == 2
-        assert small.policy.kv.tree.n_free_blocks == small.policy.kv.n_blocks
+        assert small.policy.kv.free_blocks == small.policy.kv.n_blocks
 
 
 def test_a_search_may_be_cut_by_its_deadline(engine: bw.Engine) -> None:

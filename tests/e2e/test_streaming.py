@@ -22,7 +22,7 @@ def engine() -> Iterator[bw.Engine]:
 
 
 def free(engine: bw.Engine) -> bool:
-    return engine.policy.idle and engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+    return engine.policy.idle and engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
 
 
 async def read(engine: bw.Engine, **options: Any) -> list[Piece]:

@@ -37,7 +37,7 @@ class Place:
         children = [(node.index, node.finish, node.pruned, node.score) for node in self.tree.root.children]
         board = service.board
         counts = [len(each) for each in (service._waiting, service._running, board.growing, board.scoring)]
-        blocks = [kv.tree.n_free_blocks for kv in (policy.kv, judge.kv)]
+        blocks = [kv.free_blocks for kv in (policy.kv, judge.kv)]
         return children, counts, blocks, policy.idle, judge.idle
 
 

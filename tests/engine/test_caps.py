@@ -57,7 +57,7 @@ def grown(
         if node.is_final:
             break
     engine.close(tree)
-    assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
+    assert engine.kv.free_blocks == engine.kv.n_blocks
     return node.path
 
 

@@ -33,8 +33,8 @@ class Session:
         match = kv.prefixes.match(prompt, exact=exact)
         if match.length == len(prompt):
             assert match.handle is not None
-            assert match.hidden is not None
-            states, node = [match.hidden], match.handle
+            assert isinstance(match.known, Tensor)
+            states, node = [match.known], match.handle
             kv.tree.hold(node)
         else:
             node = kv.tree.add_root() if match.handle is None else kv.tree.fork(match.handle, 1)[0]

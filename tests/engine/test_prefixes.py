@@ -57,11 +57,11 @@ class World:
         match = self.cache.match(ids, exact=exact)
         assert match.length == 0 if match.handle is None else self.read(match.handle) == ids[: match.length]
         if match.length == len(ids):
-            assert match.hidden is not None
-            assert match.hidden.tolist() == ids
+            assert isinstance(match.known, torch.Tensor)
+            assert match.known.tolist() == ids
             self.tree.hold(match.handle)
             return match.handle
-        assert match.hidden is None
+        assert match.known is None
         node = self.tree.add_root() if match.handle is None else self.tree.fork(match.handle, 1)[0]
         try:
             self.feed(node, ids[match.length :])
@@ -90,7 +90,7 @@ class World:
                     end == start + length,
                 )
                 if end == len(ids):
-                    fits = whole and entry.hidden is not None
+                    fits = whole and entry.known is not None
                 else:
                     fits = at_chunk or (not exact and (whole or at_block))
                 if fits:
@@ -216,7 +216,7 @@ class PrefixMachine(RuleBasedStateMachine):
         world = self.world
         for handle, entry in world.cache._entries.items():
             assert list(memoryview(entry.tokens).cast("i")) == world.tokens(handle)
-            assert entry.hidden is None or entry.hidden.tolist() == world.read(handle)
+            assert entry.known is None or entry.known.tolist() == world.read(handle)
             above = world.tree.parent(handle)
             assert (entry.parent.handle if entry.parent else None) == above
             siblings = world.cache._siblings(entry.parent)
@@ -239,7 +239,7 @@ def test_a_node_is_cut_at_a_block_where_nobody_goes_on_below_it_and_else_at_a_ch
     assert world.cache.match([*ids[:7], 99], exact=False).length == 0  # who was in `plant` still holds the last node
 
 
-def test_all_ids_are_found_only_with_a_hidden_state():
+def test_all_ids_are_found_only_where_their_end_is_known():
     world = World()
     node = world.plant([1] * 8, exact=True, offer=False)
     world.cache.offer(node, [1] * 8)
@@ -277,8 +277,8 @@ def test_steps_are_followed_by_exactly_their_ids():
     step = world.tree.fork(root, 1)[0]
     world.feed(step, [2, 3])
     world.tree.seal(step)
-    world.cache.offer(step, [2, 3], score=0.5)
-    assert (world.cache.follow(root, [2, 3]).handle, world.cache.follow(root, [2, 3]).score) == (step, 0.5)
+    world.cache.offer(step, [2, 3], 0.5)
+    assert (world.cache.follow(root, [2, 3]).handle, world.cache.follow(root, [2, 3]).known) == (step, 0.5)
     assert [world.cache.follow(root, ids).handle for ids in ([2], [2, 3, 4], [])] == [None, None, None]
     assert world.cache.follow(step, [2, 3]).handle is None
     assert world.cache.follow(-1, [2, 3]).handle is None

@@ -73,7 +73,7 @@ def started(*, speculate: bool, blocks: int = 400, max_rows: int = 64) -> tuple[
 
 
 def assert_empty(engine: StepEngine) -> None:
-    assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
+    assert engine.kv.free_blocks == engine.kv.n_blocks
     assert engine.idle
     assert not engine.rows.needs_host
     assert not engine.rows.ahead.children
@@ -126,7 +126,7 @@ def test_it_takes_free_blocks_only_and_is_dropped_first(monkeypatch: pytest.Monk
     most = 0
     for _ in range(4):
         assert level(plain, expected)
-        most = max(most, plain.kv.n_blocks - plain.kv.tree.n_free_blocks)
+        most = max(most, plain.kv.n_blocks - plain.kv.free_blocks)
     drops = []
     drop = Forest.drop_ahead
     monkeypatch.setattr(Forest, "drop_ahead", lambda forest: drops.append(1) or drop(forest))

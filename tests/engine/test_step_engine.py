@@ -172,7 +172,7 @@ def test_all_kv_comes_back(model: Decoder) -> None:
     tree = open_tree(engine, list(range(4, 80)), Sampling(1.0))
     grow(engine, [tree], width=3, depth=2)
     engine.kv.tree.check()
-    held = engine.kv.n_blocks - engine.kv.tree.n_free_blocks
+    held = engine.kv.n_blocks - engine.kv.free_blocks
     assert held == tree.lease.blocks == tree.lease.peak_blocks
     assert 0 < tree.lease.tokens <= engine.kv.tree.held_slots
     for node in [node for node in tree.states if node is not tree.root]:
@@ -186,7 +186,7 @@ def test_all_kv_comes_back(model: Decoder) -> None:
     engine.close(tree)
     assert tree.lease.blocks == tree.lease.tokens == 0
     assert tree.cost.kv_tokens == tree.lease.peak_tokens > tree.prompt_tokens
-    assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
+    assert engine.kv.free_blocks == engine.kv.n_blocks
     assert engine.idle
 
 
@@ -254,7 +254,7 @@ def test_running_out_of_kv_leaves_the_engine_usable() -> None:
         run_until_idle(engine)
     engine.kv.tree.check()
     engine.close(tree)
-    assert engine.kv.tree.n_free_blocks == engine.kv.n_blocks
+    assert engine.kv.free_blocks == engine.kv.n_blocks
     again = open_tree(engine, [5] * 40, Sampling(1.0), branches=1)
     expand(engine, again, again.root, 1)
     assert len(run_until_idle(engine)) == 1

@@ -130,7 +130,7 @@ def test_samples_equal_a_slow_reading_of_their_streams(service: Service[object],
             assert sample.cost.generated_tokens == len(sample.tokens)
             assert (sample.cut is not None) == (sample.finish == "length")
     assert policy.idle
-    assert policy.kv.tree.n_free_blocks == policy.kv.n_blocks
+    assert policy.kv.free_blocks == policy.kv.n_blocks
 
 
 def test_what_the_streams_hold() -> None:

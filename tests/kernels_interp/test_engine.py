@@ -115,7 +115,7 @@ def test_a_row_without_finite_logits_ends_its_own_search(monkeypatch):
         assert isinstance(results["p1"].error, CheckpointError)
         assert results["p0"].error is None
         assert len(results["p0"].tree.children[0].tokens) > 2
-        assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+        assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
 
 
 def test_penalties_in_bursts(monkeypatch):

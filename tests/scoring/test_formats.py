@@ -94,7 +94,7 @@ def scores_of(
             scorer.poll()
             scorer.kv.tree.check()
     scorer.close(tree)
-    assert scorer.kv.tree.n_free_blocks == scorer.kv.n_blocks
+    assert scorer.kv.free_blocks == scorer.kv.n_blocks
     return [node.score for node in nodes[1:]]
 
 

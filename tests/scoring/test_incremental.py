@@ -158,7 +158,7 @@ def test_steps_that_say_the_same_are_scored_once() -> None:
     child = Node(7, late, 0, 2, 1, text="then\n\n", finish="stop")
     assert score_in(scorer, tree, [[child]])[7] == pytest.approx(full_scores(prm, child)[-1], abs=1e-5)
     scorer.close(tree)
-    assert scorer.kv.tree.n_free_blocks == scorer.kv.n_blocks
+    assert scorer.kv.free_blocks == scorer.kv.n_blocks
 
 
 @pytest.mark.parametrize("name", [name for name, (_, heads) in FORMATS.items() if heads])
@@ -193,7 +193,7 @@ def test_memory_comes_back_and_blank_steps_have_no_score() -> None:
     blank = Node(99, nodes[0], 9, 1, 1, text="  \n")
     assert not scorer.submit(tree, blank)
     scorer.close(tree)
-    assert scorer.kv.tree.n_free_blocks == scorer.kv.n_blocks
+    assert scorer.kv.free_blocks == scorer.kv.n_blocks
     with pytest.raises(StaleNodeError, match="closed"):
         scorer.submit(tree, nodes[1])
 

@@ -214,7 +214,7 @@ def test_a_step_beyond_the_context_ends_its_branch_alone() -> None:
     assert (nodes[1].score is not None, sibling.score is not None) == (True, True)
     assert not scorer.submit(tree, nodes[3]), "nothing below it has a score, either"
     scorer.close(tree)
-    assert scorer.kv.tree.n_free_blocks == scorer.kv.n_blocks
+    assert scorer.kv.free_blocks == scorer.kv.n_blocks
 
 
 @pytest.mark.parametrize("room", [0, 1, 2])

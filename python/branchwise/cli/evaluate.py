@@ -79,7 +79,7 @@ def settings_of(options: SearchOptions, strategy: Strategy) -> tuple[dict[str, A
     from branchwise.cli.strategies import options_of
 
     made = options.as_dict()
-    for name in ("kv_memory", "weight_cache", "threads"):  # change no result
+    for name in ("kv_memory", "weight_cache", "prefix_cache", "threads"):  # change no result
         del made[name]
     made["template_var"] = parse_variables(options.template_var or [])
     places: dict[str, Any] = {"policy": options.policy, "prm": options.prm}

@@ -95,9 +95,11 @@ def finished_tree(result: Result, console: Console) -> Text:
 def cost_line(result: Result) -> str:
     """What a search cost, in words."""
     cost = result.cost
+    cached = f" and {numbers.count(cost.cached_tokens)} known already" if cost.cached_tokens else ""
     return (
         f"cost     {numbers.count(cost.generated_tokens)} tokens generated, {numbers.count(cost.prefill_tokens)} read,"
-        f" {numbers.count(cost.prm_tokens)} judged, {numbers.large(cost.flops)}FLOP, {numbers.seconds(cost.seconds)}"
+        f" {numbers.count(cost.prm_tokens)} judged{cached}, {numbers.large(cost.flops)}FLOP,"
+        f" {numbers.seconds(cost.seconds)}"
     )
 
 

@@ -111,6 +111,13 @@ class SearchOptions:
             metavar="SIZE",
         ),
     ] = None  # fmt: skip
+    prefix_cache: Annotated[
+        bool,
+        _option(
+            _MODELS, "Keep the KV of prompts and judged steps, as long as there is room, for later ones that begin"
+            " alike; results are the same.",
+        ),
+    ] = True  # fmt: skip
     threads: Annotated[
         int | None, _option(_MODELS, "Threads on the CPU; results are the same with any. Default: physical cores.")
     ] = None
@@ -235,6 +242,7 @@ class SearchOptions:
             weights=self.weights,  # type: ignore[arg-type]
             weight_cache=self.weight_cache,
             kv_memory=parse_size(self.kv_memory) if self.kv_memory is not None else None,
+            prefix_cache=self.prefix_cache,
             threads=self.threads,
             max_tokens=self.max_tokens,
             max_step_tokens=self.max_step_tokens,

@@ -193,7 +193,9 @@ class StepEngine:
 
     def _iterate(self) -> list[tuple[PolicyTree, Node]]:
         """One decode iteration under the host's eyes: openings are fed, and every row draws a token."""
-        growing, openings, returning = self.rows.next_batch()
+        growing, openings, returning = self.rows.next_batch(self.forest.ready)
+        for item in returning:
+            self.forest.place(item.tree, item.state)
         paths = paths_to_feed(openings, returning, self.rows.prefill_rows)
         feedings = [Feeding(item.tree, item.state, 1) for item in growing] + paths
         try:
@@ -205,7 +207,7 @@ class StepEngine:
             return self._iterate()
         for tree, state, count in feedings:
             tree.feed(state, count)
-        self._keep_hidden([path.state for path in paths], last)
+        self._keep_hidden(paths, last)
         children = self._fork_ready(openings)
         active = growing + children
         if not active:
@@ -318,12 +320,12 @@ class StepEngine:
         assert item.state.parent.hidden is not None
         return item.state.parent.hidden[None]
 
-    def _keep_hidden(self, fed: list[NodeState], hidden: list[Tensor]) -> None:
+    def _keep_hidden(self, paths: list[Feeding], hidden: list[Tensor]) -> None:
         """Remember the hidden state of every node whose last token was just fed, and close the node's KV."""
-        for state, last in zip(fed, hidden, strict=True):
+        for (tree, state, _), last in zip(paths, hidden, strict=True):
             if not state.missing:
                 state.hidden = last
-                self.kv.tree.seal(state.open(self.kv))
+                self.forest.seal(tree, state)
 
     def _fork_ready(self, openings: list[Opening]) -> list[Growing]:
         """Children of every opening whose hidden state is known; the others stay first in the queue."""

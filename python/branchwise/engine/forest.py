@@ -7,12 +7,14 @@ stay may go for a while: of a paused tree, or of all that nothing grows from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from branchwise._C import lineage_child
 from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.kv_step import shed
 from branchwise.engine.policy_tree import NodeState, PolicyTree
+from branchwise.engine.prefixes import Match
 from branchwise.engine.rows import Growing, Opening, RowQueue
 from branchwise.errors import ConfigError, OutOfMemory, StaleNodeError
 from branchwise.text.steps import StepDetector
@@ -41,7 +43,7 @@ class Forest:
         detector = self.detectors[settings.endings]
         start = detector.start
         tree.states[root] = NodeState(None, list(prompt), 0, root, options, detector, start, start, settings.seed)
-        root.cost.prefill_tokens = tree.cost.prefill_tokens = len(prompt)
+        root.cost.prefill_tokens = len(prompt)
         return tree
 
     def expand(self, tree: PolicyTree, node: Node, n: int, options: StepOptions) -> int:
@@ -94,6 +96,60 @@ class Forest:
         if node.finish is not None:
             self.finished.append((tree, node))
         return 1
+
+    def ready(self, opening: Opening, begun: Sequence[Opening]) -> bool:
+        """Whether an opening's turn has come; False while more of its prompt than is kept is fed for those that begin.
+
+        Its tree has a place in the KV then, behind what is kept of the prompt.
+        """
+        tree, root = opening.tree, _root_of(opening.parent)
+        settings, prefixes = tree.settings, self.kv.prefixes
+        if root.handle is not None or not settings.reuse:
+            return True
+        match = prefixes.match(tree.shared_prompt, exact=settings.exact)
+        for other in begun:
+            fed = _root_of(other.parent)
+            if fed.missing and other.tree.settings.reuse and (
+                prefixes.shared(tree.shared_prompt, fed.tokens, exact=settings.exact) > match.length
+            ):  # fmt: skip
+                return False
+        self._plant(tree, root, match)
+        return True
+
+    def place(self, tree: PolicyTree, state: NodeState) -> None:
+        """The prompt of a step whose KV is rebuilt gets a place in the KV, behind what is kept of it."""
+        root = _root_of(state)
+        if root.handle is None and tree.settings.reuse:
+            self._plant(tree, root, self.kv.prefixes.match(tree.shared_prompt, exact=tree.settings.exact))
+
+    def _plant(self, tree: PolicyTree, root: NodeState, match: Match) -> None:
+        """Give a root its KV node, behind what is kept of its prompt."""
+        is_first = root.most_fed == 0
+        root.start_from(match, tree.lease)
+        root.open(self.kv)
+        if not root.missing:
+            assert not isinstance(match.known, float)
+            root.hidden = match.known
+        if is_first:
+            root.node.cost.prefill_tokens -= root.fed
+            root.node.cost.cached_tokens = root.fed
+
+    def seal(self, tree: PolicyTree, state: NodeState) -> None:
+        """A step is whole; a prompt's KV is kept for others that begin alike."""
+        handle = state.open(self.kv)
+        self.kv.tree.seal(handle)
+        if state.parent is None and tree.settings.reuse:
+            self.kv.prefixes.offer(handle, state.tokens[self.kv.tree.start(handle) :], state.hidden)
+
+    def _leave(self, tree: PolicyTree, state: NodeState) -> None:
+        """Keep what a completion wrote: later prompts may go on from it."""
+        settings, node = tree.settings, state.node
+        wrote = node.finish is not None and not math.isnan(node.logprob)
+        if settings.exact or not settings.reuse or state.handle is None or not wrote:
+            return
+        if state.missing:
+            self.kv.tree.seal(state.handle)
+        self.kv.prefixes.offer(state.handle, state.tokens[: state.fed])
 
     def begin_children(self, opening: Opening) -> list[Growing]:
         """The steps an opening asked for, on fresh KV blocks; their parent must be sealed."""
@@ -198,6 +254,13 @@ class Forest:
             if state.speculative:
                 tree.root.cost.kv_bytes_read += state.node.cost.kv_bytes_read
             state.released = True
+            self._leave(tree, state)
             tree.let_go(state)
         nodes = {state.node for state in states}
         self.finished = [(tree, node) for tree, node in self.finished if node not in nodes]
+
+
+def _root_of(state: NodeState) -> NodeState:
+    while state.parent is not None:
+        state = state.parent
+    return state

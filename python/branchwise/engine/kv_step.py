@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from branchwise.engine.kv import KvCache, Lease
+from branchwise.engine.prefixes import Match
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,6 +55,19 @@ class KvStep:
                 assert self.parent.handle is not None
                 (self.handle,) = cache.tree.fork(self.parent.handle, 1)
         return self.handle
+
+    def start_from(self, match: Match, lease: Lease) -> None:
+        """Have what is kept of its tokens, or of a root's first ones, instead of feeding them."""
+        if match.handle is None:
+            return
+        if match.length == len(self.tokens):
+            lease.cache.tree.hold(match.handle)
+            self.handle = match.handle
+        else:
+            (self.handle,) = lease.cache.tree.fork(match.handle, 1)
+        self.fed = match.length
+        self.most_fed = max(self.most_fed, self.fed)
+        lease.resize(0, self.fed)
 
     def feed(self, count: int, lease: Lease) -> int:
         """So many more of its tokens, or fewer, are in the KV; returns how many of them had been there and dropped."""

@@ -63,6 +63,12 @@ class PolicyTree:
     def prompt_tokens(self) -> int:
         return len(self.prompt)
 
+    @property
+    def shared_prompt(self) -> Sequence[int]:
+        """The prompt, as far as its KV may come from others: not where somebody wants to know more of its tokens."""
+        wish = self.settings.prompt_logprobs
+        return self.prompt if wish is None else self.prompt[: wish.start - 1]
+
     def seen_words(self, state: NodeState) -> SeenWords | None:
         """What a growing step has before it and in it, as far as its penalties want to know; counted once."""
         sampling = state.options.sampling

@@ -19,18 +19,19 @@ from torch import Tensor
 from branchwise._C import KvTree
 
 ID = array("i").itemsize  # bytes of a token id
+Known = Tensor | float
+"""What a model said behind a token: a policy's hidden state, [hidden], or a PRM's score."""
 
 
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """A node that the cache holds, and what is known at its end."""
+    """A node that the cache holds, and what the model said behind its last token, where that is known."""
 
     handle: int
     tokens: bytes  # of this node alone, as `_packed`
     parent: Prefix | None
     children: Siblings
-    hidden: Tensor | None = None  # [hidden], after the last token
-    score: float | None = None
+    known: Known | None = None
 
     @property
     def length(self) -> int:
@@ -39,15 +40,14 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The longest known beginning of some ids: the KV node that ends with it, to fork from or to hold, and its length.
+    """The longest kept beginning of some ids: the KV node that ends with it, to fork from or to hold, and its length.
 
-    hidden, score: at its end, where they are known; of all ids or of a step (`follow`) only
+    known: of the end of all ids, where that is found
     """
 
     handle: int | None = None
     length: int = 0
-    hidden: Tensor | None = None
-    score: float | None = None
+    known: Known | None = None
 
 
 class Siblings:
@@ -138,7 +138,7 @@ class PrefixCache:
     # --- finding -----------------------------------------------------------------------------------------------
 
     def match(self, ids: Sequence[int], *, exact: bool) -> Match:
-        """The longest beginning of `ids` that is in the cache, all of them only where the hidden state is known.
+        """The longest beginning of `ids` that is kept, all of them only where it is known what the model said there.
 
         exact: only what leaves the bits of all that follows as if `ids` were fed into one node. Otherwise nodes may
         be cut at any border of blocks, unless somebody may still go on below them.
@@ -149,7 +149,7 @@ class PrefixCache:
             return Match()
         entry = found.entry if found.is_whole else self._split(found.entry, found.cut)
         self._touch(entry)
-        return Match(entry.handle, found.length, entry.hidden if found.length == len(ids) else None)
+        return Match(entry.handle, found.length, entry.known if found.length == len(ids) else None)
 
     def follow(self, handle: int, ids: Sequence[int]) -> Match:
         """The child of a node that holds exactly `ids`."""
@@ -158,7 +158,7 @@ class PrefixCache:
         if child is None:
             return Match()
         self._touch(child)
-        return Match(child.handle, len(ids), child.hidden, child.score)
+        return Match(child.handle, len(ids), child.known)
 
     def shared(self, ids: Sequence[int], others: Sequence[int], *, exact: bool) -> int:
         """How long a beginning `match` could find for `ids` once `others`, which are in use, are known, too."""
@@ -179,7 +179,7 @@ class PrefixCache:
                 if end < n_tokens and not (exact and end % self._chunk):
                     yield _Found(end, True, entry, entry.length)
                     levels.append((entry.children, end))
-                elif end == n_tokens and entry.hidden is not None:
+                elif end == n_tokens and entry.known is not None:
                     yield _Found(end, True, entry, entry.length)
             if (near := siblings.nearest(rest)) is not None:
                 entry, n_common = near
@@ -215,11 +215,8 @@ class PrefixCache:
 
     # --- keeping -----------------------------------------------------------------------------------------------
 
-    def offer(self, handle: int, ids: Sequence[int], hidden: Tensor | None = None, score: float | None = None) -> None:
-        """Keep a sealed node with the tokens `ids`, unless it is empty, known, or below one that is not kept.
-
-        hidden: [hidden], after its last token
-        """
+    def offer(self, handle: int, ids: Sequence[int], known: Known | None = None) -> None:
+        """Keep a sealed node with the tokens `ids`, unless it is empty, kept already, or below one that is not kept."""
         above = self._tree.parent(handle)
         parent = None if above is None else self._entries.get(above)
         if not ids or (above is not None and parent is None) or handle in self._entries:
@@ -232,8 +229,7 @@ class PrefixCache:
             self._tree.hold(handle)
             self._entries[handle] = entry
             siblings.add(entry)
-        entry.hidden = hidden if entry.hidden is None else entry.hidden
-        entry.score = score if entry.score is None else entry.score
+        entry.known = known if entry.known is None else entry.known
         self._touch(entry)
 
     def evict(self, n_blocks: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -78,21 +78,29 @@ class RowQueue:
         growing = _take(self.growing, self.max_rows)
         return growing + _take(self.ahead.growing, self.max_rows - len(growing))
 
-    def next_batch(self) -> tuple[list[Growing], list[Opening], list[Growing]]:
+    def next_batch(
+        self, ready: Callable[[Opening, Sequence[Opening]], bool]
+    ) -> tuple[list[Growing], list[Opening], list[Growing]]:
         """The rows of an iteration: growing steps, and openings while rows and prompt tokens are free.
 
         And steps that still return: nobody takes them out of their queue.
+        ready: whether an opening has to wait for nothing that is fed for those before it
         """
         self._bring_back()
         growing = _take(self.growing, self.max_rows)
         rows, prefill = len(growing), 0
         openings: list[Opening] = []
+        waiting: list[Opening] = []
         while self.openings and rows < self.max_rows and prefill < self.prefill_rows:
             opening = self.openings.popleft()
+            if not ready(opening, openings):
+                waiting.append(opening)
+                continue
             if all(opening.parent is not other.parent for other in openings):  # else fed once for both
                 prefill += opening.parent.missing
             openings.append(opening)
             rows += opening.n
+        self.openings.extendleft(reversed(waiting))
         ahead = _take(self.ahead.growing, self.max_rows - rows)
         openings += _take(self.ahead.openings, self.max_rows - rows - len(ahead))
         return growing + ahead, openings, list(self.returning)

@@ -76,7 +76,7 @@ class ModelPair:
                 tree.judge = self.judge.open(
                     policy.root, problem.text, branches=demand.branches, paths=demand.paths, steps=demand.steps,
                     tokens=per_token * caps.max_tokens,
-                    step_tokens=per_token * min(caps.max_step_tokens, caps.max_tokens),
+                    step_tokens=per_token * min(caps.max_step_tokens, caps.max_tokens), reuse=caps.reuse,
                 )  # fmt: skip
             finally:
                 if tree.judge is None:
@@ -148,6 +148,7 @@ class ModelPair:
         if self.judge is not None and tree.judge is not None:
             cost.prm_tokens = tree.judge.prompt_tokens
             cost.rebuilt_tokens += tree.judge.rebuilt_tokens
+            cost.cached_tokens += tree.judge.cached_tokens
             cost.prm_flops = (cost.prm_tokens + tree.judge.rebuilt_tokens) * self.judge.flops_per_token
             cost.flops += cost.prm_flops
         self._waiting = {node: owner for node, owner in self._waiting.items() if owner is not tree}

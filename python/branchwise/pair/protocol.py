@@ -55,7 +55,15 @@ class JudgeTree(Protocol):
     """A tree as a judge knows it."""
 
     @property
-    def prompt_tokens(self) -> int: ...
+    def prompt_tokens(self) -> int:
+        """Fed of the prompt."""
+        ...
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, not fed."""
+        ...
+
     @property
     def rebuilt_tokens(self) -> int:
         """Fed once more, as their KV had made room for others."""
@@ -171,8 +179,9 @@ class Judge(Protocol):
         ...
 
     def open(
-        self, root: Node, question: str, *, branches: int, paths: int, steps: int | None, tokens: int, step_tokens: int
-    ) -> Any:
+        self, root: Node, question: str, *, branches: int, paths: int, steps: int | None, tokens: int, step_tokens: int,
+        reuse: bool,
+    ) -> Any:  # fmt: skip
         """Start a tree. OutOfMemory: it never fits. InputError: the question is too long."""
         ...
 

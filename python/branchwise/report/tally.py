@@ -61,6 +61,7 @@ class Tally:
             "generated_tokens": self.cost.generated_tokens,
             "prefill_tokens": self.cost.prefill_tokens,
             "prm_tokens": self.cost.prm_tokens,
+            "cached_tokens": self.cost.cached_tokens,
             "flops": self.cost.flops,
             "seconds": self.wall_seconds,
             "problems_per_hour": self.problems_per_hour,

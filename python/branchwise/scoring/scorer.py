@@ -1,19 +1,22 @@
 """Scores steps on the PRM's own KV tree: every step costs its own tokens once, whatever came before it.
 
 Branches that say the same are one path of that tree: a step that a sibling has written already costs nothing, and its
-score is the very same number, so that ties between equal branches are ties on every device. The KV of what is scored
-may be dropped while scores and tokens are kept; it is fed again, step by step, when a step below it comes.
+score is the very same number, so that ties between equal branches are ties on every device. So it is with steps that
+other trees have left in the cache of prefixes. The KV of what is scored may be dropped while scores and tokens are
+kept; it is fed again, step by step, when a step below it comes.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
 from branchwise.engine.kv import KvCache, KvDemand, Lease
 from branchwise.engine.kv_step import KvStep, next_to_feed, shed
 from branchwise.engine.memory import LOWER
+from branchwise.engine.prefixes import Match
 from branchwise.engine.runner import Feed, Runner
 from branchwise.errors import InputError, StaleNodeError
 from branchwise.scoring.prm import Prm
@@ -26,7 +29,8 @@ class Twin(KvStep):
     """The PRM's record of the policy nodes that say the same: the prompt for a root, one step for any other."""
 
     tree: PrmTree
-    nodes: list[Node]  # that hold it; the first one pays
+    nodes: list[Node]  # that hold it
+    payer: Node  # the first of them
     text: str = ""  # what the children of its parent are told apart by
     ids: list[int] = field(default_factory=list)  # its tokens once it is scored: what those below it read
     tail: int = 0  # tokens at the end that are fed for the score alone, and then taken back
@@ -42,6 +46,8 @@ class PrmTree:
     root: Node
     prompt_tokens: int
     lease: Lease
+    reuse: bool
+    cached_tokens: int = 0  # of the prompt, that were not fed
     rebuilt_tokens: int = 0
     twins: dict[Node, Twin] = field(default_factory=dict)
     closed: bool = False
@@ -72,12 +78,13 @@ class Scorer:
         return max(2, self.context - len(self._prompt(question)) - self._step_overhead)
 
     def open(
-        self, root: Node, question: str, *, branches: int, paths: int, steps: int | None, tokens: int, step_tokens: int
-    ) -> PrmTree:
+        self, root: Node, question: str, *, branches: int, paths: int, steps: int | None, tokens: int, step_tokens: int,
+        reuse: bool = True,
+    ) -> PrmTree:  # fmt: skip
         """Start a tree for a question; its prompt is fed with the next pass.
 
         branches: alive at most    paths: that go on when a level is over    steps: of a path (see `KvDemand`)
-        tokens: PRM tokens of one solution's text    step_tokens: of a step's
+        tokens: PRM tokens of one solution's text    step_tokens: of a step's    reuse: see `Settings`
         InputError: the question leaves no room in the context. OutOfMemory: its first steps alone never fit.
         """
         prompt = self._prompt(question)
@@ -88,9 +95,10 @@ class Scorer:
             )
         tokens = min(tokens, self.context - len(prompt))
         demand = KvDemand(len(prompt), branches, paths, tokens, step_tokens + self._step_overhead, steps)
-        tree = PrmTree(root, len(prompt), self.kv.lease(demand))
-        tree.twins[root] = Twin(None, prompt, 0, tree, [root], ids=prompt)
+        tree = PrmTree(root, len(prompt), self.kv.lease(demand), reuse)
+        tree.twins[root] = Twin(None, prompt, 0, tree, [root], root, ids=prompt)
         self._queue.append(tree.twins[root])
+        self._take_kept(tree.twins[root])
         return tree
 
     def _prompt(self, question: str) -> list[int]:
@@ -110,7 +118,8 @@ class Scorer:
             return False
         if twin.score is not None:
             node.score = twin.score
-            self._known.append(node)
+            if node not in self._known:
+                self._known.append(node)
         elif twin not in self._queue:  # it was given up
             self._queue.append(twin)
         return True
@@ -172,21 +181,16 @@ class Scorer:
         """
         batch = self._next_batch(1 if alone else len(self._queue)) if self.pending >= least else {}
         scores = self._forward(batch) if batch else []
-        done, self._known = self._known, []
         for (twin, count), score in zip(batch.items(), scores, strict=True):
             twin.tree.rebuilt_tokens += twin.feed(count, twin.tree.lease)
             if twin.missing:
                 continue
-            if twin in self._queue:
-                self._queue.remove(twin)
             if twin.parent is not None and twin.score is None:
                 self._take_back_tail(twin)
-                twin.score = score
-                for node in twin.nodes:
-                    node.score = score
-                done += twin.nodes
+            self._settle(twin, score)
             if not twin.missing:
-                self.kv.tree.seal(twin.open(self.kv))
+                self._seal(twin, score)
+        done, self._known = self._known, []
         return done
 
     def _take_back_tail(self, twin: Twin) -> None:
@@ -194,6 +198,24 @@ class Scorer:
         self.kv.take_back([twin.open(self.kv)], [twin.tail])
         twin.feed(-twin.tail, twin.tree.lease)
         twin.tokens = twin.ids
+
+    def _settle(self, twin: Twin, score: float) -> None:
+        """What was wanted of a step is in the KV, and its score known."""
+        if twin in self._queue:
+            self._queue.remove(twin)
+        if twin.parent is not None and twin.score is None:
+            twin.score = score
+            for node in twin.nodes:
+                node.score = score
+            self._known += twin.nodes
+
+    def _seal(self, twin: Twin, score: float) -> None:
+        """A step is whole: it is kept with its score for those that say the same; a prompt has none that matters."""
+        handle = twin.open(self.kv)
+        self.kv.tree.seal(handle)
+        if twin.tree.reuse:
+            known = score if twin.score is None else twin.score
+            self.kv.prefixes.offer(handle, twin.tokens[self.kv.tree.start(handle) - twin.start :], known)
 
     def _forward(self, batch: dict[Twin, int]) -> list[float]:
         backend = self.prm.model.backend
@@ -232,24 +254,68 @@ class Scorer:
                 return None
             shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, scored, strict=False)))
             twin = parent.children[node.text] = Twin(
-                parent, scored, start, tree, [node], node.text, ids, len(scored) - shared, len(ids) - shared
+                parent, scored, start, tree, [node], node, node.text, ids, len(scored) - shared, len(ids) - shared
             )
             node.cost.prm_tokens = len(scored) + parent.rest
             parent.rest = 0
             parent.holders += 1
             self._queue.append(twin)
+            self._take_kept(twin)
         tree.twins[node] = twin
         return twin
+
+    def _take_kept(self, twin: Twin, *, feeding: Collection[Twin] | None = None) -> Twin | None:
+        """Take steps on the path to this one from the cache of prefixes, as long as they are there whole.
+
+        feeding: what is going to be fed; then a prompt may also be taken in part
+        Returns the first step that has to be fed, or this one; None: it has to wait for what is fed already.
+        """
+        prefixes = self.kv.prefixes
+        while True:
+            step = next_to_feed(twin)
+            if step.handle is not None or not step.tree.reuse:
+                return step
+            above = None if step.parent is None else step.parent.handle
+            match = prefixes.match(step.ids, exact=True) if above is None else prefixes.follow(above, step.ids)
+            if any(self._gives_more(other, step, match.length) for other in feeding or ()):
+                return None
+            whole = match.length == len(step.ids)
+            if whole or feeding is not None:
+                self._start_from(step, match)
+            if not whole:
+                return step
+
+    def _gives_more(self, other: Twin, step: Twin, length: int) -> bool:
+        """Whether a step that is being fed saves feeding more of `step` than `length` tokens, which are kept."""
+        if other is step or not other.tree.reuse:
+            return False
+        if step.parent is None:
+            return other.parent is None and self.kv.prefixes.shared(step.tokens, other.tokens, exact=True) > length
+        return other.parent is not None and other.parent.handle == step.parent.handle and other.tokens == step.tokens
+
+    def _start_from(self, step: Twin, match: Match) -> None:
+        first_time, wanted, tree = step.most_fed == 0, len(step.tokens), step.tree
+        if match.length == len(step.ids):
+            step.tokens, step.rest = step.ids, 0
+        step.start_from(match, tree.lease)
+        if first_time and step.parent is None:
+            tree.prompt_tokens, tree.cached_tokens = tree.prompt_tokens - step.fed, step.fed
+        elif first_time and step.fed:
+            step.payer.cost.prm_tokens -= wanted
+            step.payer.cost.cached_tokens = step.fed
+        if not step.missing:
+            assert isinstance(match.known, float)
+            self._settle(step, match.known)
 
     def _next_batch(self, most: int) -> dict[Twin, int]:
         """Twins to feed for `most` in the queue, and how many tokens of each: parents first, `batch_rows` in all."""
         batch: dict[Twin, int] = {}
         room = self.batch_rows
-        for wanted in islice(self._queue, most):
+        for wanted in list(islice(self._queue, most)):
             if room <= 0:
                 break
-            twin = next_to_feed(wanted)
-            if twin not in batch:
+            twin = self._take_kept(wanted, feeding=batch)
+            if twin is not None and twin.missing and twin not in batch:
                 batch[twin] = min(room, twin.missing)
                 room -= batch[twin]
         return batch

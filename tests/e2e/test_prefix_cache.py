@@ -1,0 +1,90 @@
+"""The cache of prefixes through the public engine: the same bits with and without, in a quarter of the memory, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import branchwise as bw
+from branchwise.engine.kv import KvCache
+from branchwise.errors import ConfigError
+from branchwise.tree import total_cost
+from e2e.test_bundled_pair import facts, facts_and_costs
+
+QUESTIONS = [f"{first}+3*{second}-5+60=?" for first in (12, 34, 56, 78) for second in (4, 5, 6, 7, 8, 9)]
+OPTIONS: dict[str, Any] = {"max_tokens": 300, "max_step_tokens": 48}
+STRATEGIES: list[tuple[str, dict[str, Any]]] = [("beam", {"n": 4, "expand": 2}), ("weighted_best_of_n", {"n": 3})]
+LINE = "12+3*4-5+60=?\n"
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[bw.Engine]:
+    with bw.Engine(kv_memory=256 << 20, prefix_cache=False, **OPTIONS) as engine:
+        yield engine
+
+
+def caches(engine: bw.Engine) -> list[KvCache]:
+    assert engine.judge is not None
+    return [engine.policy.kv, engine.judge.kv]
+
+
+def check_memory(engine: bw.Engine) -> None:
+    """Nothing is held but by the caches."""
+    for kv in caches(engine):
+        kv.tree.check()
+        assert kv.n_blocks - kv.tree.n_free_blocks == kv.prefixes.n_blocks == kv.prefixes.n_evictable
+
+
+@pytest.mark.parametrize(("name", "options"), STRATEGIES)
+def test_searches_are_the_same_again_and_in_little_memory(plain: bw.Engine, name: str, options: dict[str, Any]) -> None:
+    expected = {each.problem.text: each for each in plain.solve_many(QUESTIONS, name, **options)}
+    assert all(len(kv.prefixes) == 0 for kv in caches(plain))
+    check_memory(plain)
+    with bw.Engine(kv_memory=256 << 20, **OPTIONS) as engine:
+        for again in range(2):
+            for result in engine.solve_many(QUESTIONS, name, **options):
+                assert facts(result) == facts(expected[result.problem.text])
+                assert again == 0 or (result.cost.prefill_tokens, result.cost.prm_tokens) == (0, 0)
+            check_memory(engine)
+        used = sum(kv.prefixes.n_blocks * kv.block_slots * kv.slot_bytes for kv in caches(engine))
+        for result in engine.solve_many(QUESTIONS, name, reuse=False, **options):
+            assert facts_and_costs(result) == facts_and_costs(expected[result.problem.text])
+    with bw.Engine(kv_memory=used // 4, **OPTIONS) as engine:
+        for _ in range(2):
+            for result in engine.solve_many(QUESTIONS, name, **options):
+                assert facts(result)["nodes"] == facts(expected[result.problem.text])["nodes"]
+            check_memory(engine)
+
+
+def grown(engine: bw.Engine, prompt: list[int], **options: Any) -> tuple[object, bw.types.Cost, list[int]]:
+    """Steps under a prompt with their scores, what they cost, and the ids of the likeliest one."""
+    with engine.open(prompt, branches=4, seed=3, **options) as tree:
+        kids = tree.expand(tree.root, 4, max_tokens=20, score=True, stop="\n")
+        best = max(kids, key=lambda kid: (kid.score or 0, kid.index))
+        found = [(kid.tokens, kid.logprob, kid.score) for kid in kids]
+    return found, total_cost(tree.root), best.tokens
+
+
+def test_a_loop_that_sends_prompts_that_grow(plain: bw.Engine) -> None:
+    """Each prompt is the one before it with one step more: as programs do that know no trees."""
+    with bw.Engine(kv_memory=64 << 20, **OPTIONS) as engine:
+        prompt = engine.policy.tokenizer.encode(LINE * 20)
+        for turn in range(8):
+            found, cost, step = grown(engine, prompt)
+            expected, whole, _ = grown(plain, prompt)
+            assert found == expected
+            assert cost.prefill_tokens == whole.prefill_tokens - 256 * (turn > 0)
+            prompt = [*prompt, *step]
+        check_memory(engine)
+        assert grown(engine, prompt, reuse=False)[1].cached_tokens == 0
+
+
+def test_wrong_options_are_refused(plain: bw.Engine) -> None:
+    with pytest.raises(ConfigError, match="prefix_cache=1: expected True or False"):
+        bw.Engine(prefix_cache=1)
+    with pytest.raises(ConfigError, match="reuse='no': expected True or False"):
+        plain.solve(QUESTIONS[0], reuse="no")
+    with pytest.raises(ConfigError, match="reuse=None"):
+        plain.open(QUESTIONS[0], reuse=None)  # type: ignore[arg-type]
