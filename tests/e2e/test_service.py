@@ -1,4 +1,5 @@
-"""Searches and trees grown by hand, mixed on one engine from threads and event loops: each is what it is alone."""
+"""Searches, completions and trees grown by hand, mixed on one engine from threads and event loops: each is what it is
+alone."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import branchwise as bw
+from branchwise.completions import Completion
 from e2e.test_bundled_pair import facts
 
 QUESTIONS = ["12+3*4-5+60=?", "7*8+5-20=?", "(31+4)*2-9=?", "90-4*7+11=?", "5*6-8+14=?"]
@@ -23,22 +25,38 @@ SEARCHES: list[tuple[str, dict[str, Any]]] = [
     ("best_of_n", {"n": 4, "delimiter": "=", "max_step_tokens": 9}),
     ("weighted_best_of_n", {"n": 4, "max_tokens": 40, "top_k": 5}),
 ]
+COMPLETIONS: list[dict[str, Any]] = [
+    {"n": 3},
+    {"n": 2, "stop": ["=", "\n\n"], "top_p": 0.9, "temperature": 1.3},
+    {"n": 4, "min_tokens": 5, "max_tokens": 12, "stop_token_ids": [24, 36], "repetition_penalty": 1.2},
+    {"n": 2, "ignore_eos": True, "max_tokens": 33, "stop": ["\\boxed", "0; "], "include_stop": True},
+    {"n": 3, "temperature": 0.0, "max_tokens": 50},
+    {"top_k": 3, "min_p": 0.05, "stop": []},
+]
 THREADS, LOOPS = 8, 2
 
 
 @dataclass(frozen=True)
 class Work:
-    """One ticket: a search with settings of its own, or a tree grown by hand."""
+    """A ticket or a few: a search with settings of its own, completions, or a tree grown by hand."""
 
     number: int
     question: str
     search: tuple[str, dict[str, Any]] | None = None
+    completion: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of completions; the first one again as the last."""
+        return [f"{self.question}\n\n", f"{QUESTIONS[self.number * 3 % len(QUESTIONS)]}\n\n1", f"{self.question}\n\n"]
 
     def outcome(self, engine: bw.Engine) -> object:
         if self.search is not None:
             name, options = self.search
             return facts(engine.solve(self.question, name, seed=self.number % 3, **options))
+        if self.completion is not None:
+            return samples(engine.complete(self.prompts, seed=self.number % 3, **self.completion))
         with engine.open(self.question, branches=4, seed=self.number % 3) as tree:
             kids = tree.expand(tree.root, 3, score=True, **self.options)
             below = engine.expand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
@@ -49,6 +67,8 @@ class Work:
         if self.search is not None:
             name, options = self.search
             return facts(await engine.asolve(self.question, name, seed=self.number % 3, **options))
+        if self.completion is not None:
+            return samples(await engine.acomplete(self.prompts, seed=self.number % 3, **self.completion))
         with await engine.aopen(self.question, branches=4, seed=self.number % 3) as tree:
             kids = await tree.aexpand(tree.root, 3, score=True, **self.options)
             below = await engine.aexpand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
@@ -60,11 +80,26 @@ def steps(nodes: list[bw.Node]) -> list[tuple[object, ...]]:
     return [(node.lineage_path, node.tokens, node.logprob, node.text, node.finish, node.score) for node in nodes]
 
 
+def samples(completions: list[Completion]) -> list[tuple[object, ...]]:
+    return [
+        (each.text, each.tokens, each.logprob, each.finish, each.stop_reason, each.cut, each.repeat)
+        for completion in completions
+        for each in completion.samples
+    ]
+
+
 def mixed(count: int) -> list[Work]:
-    by_hand = [{}, {"temperature": 0.0}, {"stop": "+", "max_tokens": 7}, {"top_p": 0.8, "temperature": 1.5}]
-    kinds: list[tuple[Any, dict[str, Any]]] = [(search, {}) for search in SEARCHES]
-    kinds += [(None, options) for options in by_hand]
-    return [Work(i, QUESTIONS[i % len(QUESTIONS)], *kinds[i * 7 % len(kinds)]) for i in range(count)]
+    by_hand = [
+        {},
+        {"temperature": 0.0},
+        {"stop": "+", "max_tokens": 7},
+        {"top_p": 0.8, "temperature": 1.5},
+        {"stop": []},
+    ]
+    kinds: list[dict[str, Any]] = [{"search": search} for search in SEARCHES]
+    kinds += [{"completion": options} for options in COMPLETIONS]
+    kinds += [{"options": options} for options in by_hand]
+    return [Work(i, QUESTIONS[i % len(QUESTIONS)], **kinds[i * 7 % len(kinds)]) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
