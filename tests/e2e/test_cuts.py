@@ -44,6 +44,18 @@ def test_a_limit_that_ends_every_branch_is_counted(
     assert LIFTS[cut] == next(iter(options))
 
 
+@pytest.mark.parametrize("cap", [1, 2, 9])
+def test_caps_are_exact_wherever_they_are_given(engine: bw.Engine, cap: int) -> None:
+    """No token more, and none less: the solution is far longer than any of them, and no blank line ends a step."""
+    for options in ({"max_tokens": cap}, {"max_tokens": cap, "max_step_tokens": cap}, {"max_step_tokens": cap}):
+        result = engine.solve(QUESTION, "majority", n=3, delimiter=[], **options)
+        assert [len(node.tokens) for node in result.tree.children] == [cap] * 3
+    with engine.open(QUESTION) as tree:
+        assert [len(node.tokens) for node in tree.expand(tree.root, 3, stop=[], max_tokens=cap)] == [cap] * 3
+    (found,) = engine.complete(QUESTION, n=3, max_tokens=cap, ignore_eos=True)
+    assert [len(sample.tokens) for sample in found.samples] == [cap] * 3
+
+
 def test_what_ended_by_itself_counts_nowhere(engine: bw.Engine) -> None:
     assert cuts(engine.solve(QUESTION, "beam", n=4)) == {}
 
