@@ -185,7 +185,7 @@ def test_completions_in_bursts():
             samples = [sample for ticket in tickets for sample in ticket.result().samples]
             found[device] = [(each.tokens, each.text, each.finish, each.stop_reason, each.cut) for each in samples]
             logprobs[device] = [each.logprob for each in samples]
-            assert engine.policy.kv.tree.n_free_blocks == engine.policy.kv.n_blocks
+            assert engine.policy.kv.free_blocks == engine.policy.kv.n_blocks
     assert found["interpreter"] == found["cpu"]
     assert logprobs["interpreter"] == pytest.approx(logprobs["cpu"], abs=1e-3)
     assert {finish for _, _, finish, *_ in found["cpu"]} >= {"stop", "length"}

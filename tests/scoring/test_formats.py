@@ -170,7 +170,7 @@ def test_a_tail_is_no_part_of_the_path(kind: str) -> None:
     assert below[0].score != below[1].score
     assert [first.score, below[0].score] == scores_of(prm, [text.strip() for text in steps])
     scorer.close(tree)
-    assert scorer.kv.tree.n_free_blocks == scorer.kv.n_blocks
+    assert scorer.kv.free_blocks == scorer.kv.n_blocks
 
 
 def test_a_tail_needs_room_in_the_context() -> None:
