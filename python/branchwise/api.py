@@ -82,9 +82,10 @@ class Engine:
         self._service = Service(pair, partial(torch.set_num_threads, self.resolved.threads))
         self._grader = AnswerGrader()
         stops, words = check_texts("stop", self.config.stop) or (), self.policy.model.config.vocab_size
-        self._completions = Completions(
-            self._service, Defaults(self.sampling(), stops, self.config.max_tokens, self.config.seed, words)
+        defaults = Defaults(
+            self.sampling(), stops, self.config.max_tokens, self.config.seed, words, self.config.prefix_cache
         )
+        self._completions = Completions(self._service, defaults)
 
     # --- searches ----------------------------------------------------------------------------------------------
 
@@ -212,6 +213,8 @@ class Engine:
         max_tokens: at most, within the context; None: the engine's    temperature, top_p, ...: see `Sampling`
         seed: sample i is that of n=1 with seed + i; None: another one for each prompt of each call, from the engine's
             seed; `Completion.seed` tells it
+        reuse: False: as if there were no `prefix_cache`. With it bits depend, by rounding, on where KV that was there
+            is cut; `cost.cached_tokens` says how much that was
 
         At temperature 0 all samples are equal: one is computed, the others are its `repeat`. A prompt that fails raises
         its error, and the others are given up: `submit_completion` keeps them apart.

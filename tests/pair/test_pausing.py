@@ -86,7 +86,7 @@ def solved(pair: ModelPair[Any], given: list[Problem], chance: random.Random | N
             for kv in (pair.policy.kv, pair.judge.kv):
                 kv.tree.check()
                 leases = [lease for tree in pair._trees.values() for lease in tree.leases if lease.cache is kv]
-                assert sum(lease.blocks for lease in leases) == kv.n_blocks - kv.tree.n_free_blocks
+                assert sum(lease.blocks for lease in leases) == kv.n_blocks - kv.free_blocks
     clean(pair)
     return [ticket.result() for ticket in tickets]
 

@@ -22,6 +22,7 @@ class Wanted:
 
     seeds    one for each time that a call has the prompt; each time has n samples of its own
     options  of every sample, but for its seed    name: of the prompt in messages, where there are several
+    reuse    take what is kept of the prompt, and leave prompt and samples for later ones
     """
 
     prompt: Prompt | None
@@ -29,6 +30,7 @@ class Wanted:
     seeds: Sequence[int]
     options: StepOptions
     name: str = ""
+    reuse: bool = True
 
 
 class CompletionJob(Generic[TreeT]):
@@ -72,7 +74,8 @@ class CompletionJob(Generic[TreeT]):
         if prompt is None or prompt == "":  # though a BOS of the model would be one
             raise InputError("the prompt is empty: give some text, or the id of the token to begin with")
         settings = Settings(
-            options.sampling, options.endings, options.max_tokens, options.max_tokens, speculate=False
+            options.sampling, options.endings, options.max_tokens, options.max_tokens, speculate=False,
+            reuse=self.wanted.reuse, exact=False,
         )  # fmt: skip
         return self._service.pair.open(Problem("", "", prompt), Demand(branches, branches, 1, scores=False), settings)
 

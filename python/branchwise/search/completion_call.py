@@ -19,7 +19,7 @@ from branchwise.search.ticket import Ticket
 from branchwise.strategies.options import check_count, nearest
 from branchwise.types import Endings, Sampling, StepOptions
 
-OPTIONS = ("seed", "stop", "stop_token_ids", "include_stop", "ignore_eos", "min_tokens", "max_tokens")
+OPTIONS = ("seed", "stop", "stop_token_ids", "include_stop", "ignore_eos", "min_tokens", "max_tokens", "reuse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Defaults:
     max_tokens: int
     seed: int
     words: int
+    reuse: bool
 
 
 class Call:
@@ -65,18 +66,23 @@ class Completions:
         jobs = []
         for places in groups.values():
             name = f"prompt {places[0]}" if len(given) > 1 else ""
-            wanted = Wanted(given[places[0]], n, [seeds[place] for place in places], made, name)
+            wanted = Wanted(
+                given[places[0]], n, [seeds[place] for place in places], made, name, self._reuses(options)
+            )  # fmt: skip
             jobs.append(CompletionJob(self._service, wanted))
         return Call([self._service.submit(job) for job in jobs], list(groups.values()))
 
     def one(self, prompt: object, n: int, options: dict[str, Any]) -> Wanted:
         """The samples of a single prompt, checked but not queued."""
         made, seeds = self._read(n, options, 1)
-        return Wanted(plain(prompt), n, seeds, made)
+        return Wanted(plain(prompt), n, seeds, made, reuse=self._reuses(options))
 
     def submit_one(self, prompt: object, n: int, options: dict[str, Any]) -> Ticket[Completion]:
         """Queue them."""
         return self._service.submit(OneCompletion(self._service, self.one(prompt, n, options)))
+
+    def _reuses(self, options: dict[str, Any]) -> bool:
+        return self._defaults.reuse and options.get("reuse") is not False
 
     def _read(self, n: int, options: dict[str, Any], prompts: int) -> tuple[StepOptions, list[int]]:
         """What holds for every sample, and a seed for each prompt."""
@@ -145,7 +151,7 @@ def step_options(defaults: Defaults, options: dict[str, Any]) -> StepOptions:
 
 def _endings(defaults: Defaults, given: dict[str, Any]) -> Endings:
     texts = check_texts("stop", given.get("stop"))
-    for name in ("include_stop", "ignore_eos"):
+    for name in ("include_stop", "ignore_eos", "reuse"):
         if not isinstance(given.get(name, False), bool):
             raise ConfigError(f"{name}={given[name]!r}: expected True or False")
     tokens = plain(given.get("stop_token_ids", ()))
