@@ -81,10 +81,55 @@ def test_a_loop_that_sends_prompts_that_grow(plain: bw.Engine) -> None:
         assert grown(engine, prompt, reuse=False)[1].cached_tokens == 0
 
 
+@pytest.mark.parametrize("memory", [64 << 20, 6 << 20])
+def test_completions_that_send_everything_again_feed_what_is_new(plain: bw.Engine, memory: int) -> None:
+    """A beam search as programs do it that know no trees: prompts with all that was written, again at every step."""
+    kept, steps, branches = 4, 12, 4
+    with bw.Engine(kv_memory=memory, **OPTIONS) as engine:
+        assert engine.judge is not None
+        beams = [f"{LINE}{number}+3=" for number in range(kept)]
+        fed = new = before = 0
+        for step in range(steps):
+            prompts = [beam for beam in beams for _ in range(branches)]
+            found = engine.complete(
+                prompts, temperature=0.0 if step % 2 else 1.0, max_tokens=24, ignore_eos=True, stop="\n"
+            )
+            if step:
+                lengths = [len(each.prompt) for each in found[::branches]]
+                fed += sum(each.cost.prefill_tokens for each in found)
+                new += sum(lengths) - before
+                taken = [each.cost.prefill_tokens + each.cost.cached_tokens for each in found[::branches]]
+                assert taken == lengths
+            before = sum(len(each.prompt) for each in found[::branches])
+            if step % 2:
+                texts = [each.samples[0].text for each in found]
+                without = plain.complete(prompts, temperature=0.0, max_tokens=24, ignore_eos=True, stop="\n")
+                assert texts == [each.samples[0].text for each in without]
+            chosen = [found[place * branches] for place in range(kept)]
+            beams = [beam + each.samples[0].text + "\n" for beam, each in zip(beams, chosen, strict=True)]
+        check_memory(engine)
+        if memory == 64 << 20:
+            assert fed <= 1.1 * new + engine.policy.kv.block_slots * kept * (steps - 1)
+
+
+def test_a_completion_again_is_what_it_was(plain: bw.Engine) -> None:
+    with bw.Engine(kv_memory=64 << 20, **OPTIONS) as engine:
+        first, second, third = (
+            engine.complete(LINE, seed=5, reuse=reuse, max_tokens=20)[0] for reuse in (True, True, False)
+        )
+        texts = [sample.text for each in (first, second, third) for sample in each.samples]
+        assert texts == [plain.complete(LINE, seed=5, max_tokens=20)[0].samples[0].text] * 3
+        costs = [(each.cost.prefill_tokens, each.cost.cached_tokens) for each in (first, second, third)]
+        length = len(first.prompt)
+        assert costs == [(length, 0), (0, length), (length, 0)]
+
+
 def test_wrong_options_are_refused(plain: bw.Engine) -> None:
     with pytest.raises(ConfigError, match="prefix_cache=1: expected True or False"):
         bw.Engine(prefix_cache=1)
     with pytest.raises(ConfigError, match="reuse='no': expected True or False"):
         plain.solve(QUESTIONS[0], reuse="no")
+    with pytest.raises(ConfigError, match="reuse=1: expected True or False"):
+        plain.complete(LINE, reuse=1)
     with pytest.raises(ConfigError, match="reuse=None"):
         plain.open(QUESTIONS[0], reuse=None)  # type: ignore[arg-type]

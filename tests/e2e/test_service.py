@@ -56,7 +56,7 @@ class Work:
             name, options = self.search
             return facts(engine.solve(self.question, name, seed=self.number % 3, **options))
         if self.completion is not None:
-            return samples(engine.complete(self.prompts, seed=self.number % 3, **self.completion))
+            return samples(engine.complete(self.prompts, seed=self.number % 3, reuse=False, **self.completion))
         with engine.open(self.question, branches=4, seed=self.number % 3) as tree:
             kids = tree.expand(tree.root, 3, score=True, **self.options)
             below = engine.expand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
@@ -68,7 +68,7 @@ class Work:
             name, options = self.search
             return facts(await engine.asolve(self.question, name, seed=self.number % 3, **options))
         if self.completion is not None:
-            return samples(await engine.acomplete(self.prompts, seed=self.number % 3, **self.completion))
+            return samples(await engine.acomplete(self.prompts, seed=self.number % 3, reuse=False, **self.completion))
         with await engine.aopen(self.question, branches=4, seed=self.number % 3) as tree:
             kids = await tree.aexpand(tree.root, 3, score=True, **self.options)
             below = await engine.aexpand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
