@@ -105,11 +105,12 @@ class Recording:
         return [0]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        step = self.steps[tokens[-1]]
-        return str(step.same_as) if step.prm_tokens else ""
+        return b"".join(map(self.token_bytes, tokens)).decode().strip()
 
     def token_bytes(self, token: int) -> bytes:
-        return b"x\n\n" if token and not self.steps[token].ends else b"x"
+        step = self.steps[token]
+        text = b"%d" % step.same_as if step.prm_tokens else b""
+        return text if step.ends or not token else text + b"\n\n"
 
     # --- as a PRM format: the text of a step is its number
     def prompt(self, problem: str) -> list[int]:
