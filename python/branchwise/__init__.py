@@ -29,6 +29,9 @@ if TYPE_CHECKING:
         TokenizerError,
     )
     from branchwise.prm_format import PrmFormat
+    from branchwise.scoring.function import PythonJudge
+    from branchwise.scoring.generating import GeneratingJudge
+    from branchwise.scoring.verdicts import prompt_verdict
     from branchwise.strategies.ab_mcts import AbMcts
     from branchwise.strategies.beam import BeamSearch
     from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
@@ -63,6 +66,7 @@ __all__ = [
     "Engine",
     "EngineStateError",
     "Finish",
+    "GeneratingJudge",
     "Greedy",
     "InputError",
     "Limits",
@@ -73,6 +77,7 @@ __all__ = [
     "ParticleGibbs",
     "PrmFormat",
     "Problem",
+    "PythonJudge",
     "Random",
     "Rebase",
     "Reply",
@@ -86,6 +91,7 @@ __all__ = [
     "StrategyError",
     "TokenizerError",
     "WeightedBestOfN",
+    "prompt_verdict",
 ]
 
 _MODULES = {
@@ -96,6 +102,9 @@ _MODULES = {
     " ParticleFilter ParticleGibbs Rebase WeightedBestOfN",
     "strategies.protocol": "Ask Demand Drop Finish Limits Random Reply State Strategy",
     "prm_format": "PrmFormat",
+    "scoring.function": "PythonJudge",
+    "scoring.generating": "GeneratingJudge",
+    "scoring.verdicts": "prompt_verdict",
     "api": "Engine",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -19,9 +19,9 @@ from branchwise.completions import Completion, Piece, Prompt
 from branchwise.config import SAMPLING, EngineConfig, check_flag, check_sampling, check_seed, check_texts, is_number
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
+from branchwise.pair.judges import read_judges
 from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import INSTRUCTION
-from branchwise.scoring.scorer import Scorer
 from branchwise.search.by_hand import Opening, StepTree, await_all, expand_all, wait_for
 from branchwise.search.completion_call import Completions, Defaults
 from branchwise.search.driver import run, submit
@@ -47,6 +47,9 @@ class Engine:
     """A policy model and, for strategies that use scores, a process reward model, ready to search.
 
     policy, prm   folder, `.gguf` file or hub id; without a policy the bundled arithmetic pair is used
+    judge         what scores steps beside the PRM or in its place, one or a list: a function of (question, branches), a
+                  `PythonJudge`, a `GeneratingJudge`; a text or a path is a PRM
+    judge_rule    what becomes of the scores of several: "product", "mean", "min" or "first"
     instruction   system message of every question; "" for none. Ignored for prompts given as messages or ids
     options       fields of `EngineConfig`: dtype, kv_memory, max_rows, max_tokens, temperature, seed, ...
 
@@ -59,6 +62,8 @@ class Engine:
         policy: str | Path | None = None,
         prm: str | Path | None = None,
         *,
+        judge: Any = None,
+        judge_rule: str | None = None,
         instruction: str | None = None,
         config: EngineConfig | None = None,
         **options: Any,
@@ -66,13 +71,14 @@ class Engine:
         enter()
         if instruction is not None and not isinstance(instruction, str):
             raise ConfigError(f"instruction={instruction!r}: expected the text of a system message, '' for none")
+        prm, judges = read_judges(judge, prm)
         if policy is None:
             from branchwise.assets import asset_path
 
-            policy, prm = asset_path("policy-small"), asset_path("prm") if prm is None else prm
+            policy, prm = asset_path("policy-small"), asset_path("prm") if prm is None and not judges else prm
             instruction = instruction or ""
         self.config = make_config(config, options)
-        models = load_models(str(policy), None if prm is None else str(prm), self.config)
+        models = load_models(str(policy), None if prm is None else str(prm), self.config, judges, judge_rule)
         self.resolved = models.resolved
         enter(self.resolved.threads)
         self.recommended = models.recommended  # how the policy's makers would sample: never applied
@@ -276,9 +282,9 @@ class Engine:
         return cast(StepEngine, self.pair.policy)
 
     @property
-    def judge(self) -> Scorer | None:
-        """The PRM with its KV, if there is one."""
-        return cast("Scorer | None", self.pair.judge)
+    def judge(self) -> Any:
+        """What scores steps, None where nothing does: the PRM with its KV (`Scorer`), or another `Judge`."""
+        return self.pair.judge
 
     # --- options -----------------------------------------------------------------------------------------------
 
@@ -319,7 +325,10 @@ class Engine:
         if on_event is not None and not callable(on_event):
             raise ConfigError(f"on_event={on_event!r}: expected a function that takes a Progress")
         if demand_of(chosen, settings).scores and not self._service.pair.scores:
-            raise ConfigError(f"strategy {chosen.name!r} needs step scores: give the engine a PRM with prm=...")
+            raise ConfigError(
+                f"strategy {chosen.name!r} needs step scores: give the engine a PRM with prm=..., or another judge with"
+                " judge=..."
+            )
         return SearchOptions(chosen, settings, on_event, self._grader.submit)
 
 

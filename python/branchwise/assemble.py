@@ -21,10 +21,14 @@ from branchwise.engine.memory import LOWER, check_memory, kv_blocks, resolve_dty
 from branchwise.errors import ConfigError
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
-from branchwise.scoring.prm import load_prm
+from branchwise.pair.judges import OwnJudge, check_rule, make_judge
+from branchwise.pair.protocol import Judge
+from branchwise.scoring.generating import GeneratingJudge
+from branchwise.scoring.prm import Prm, load_prm
 from branchwise.scoring.scorer import Scorer
 from branchwise.strategies.options import nearest
 from branchwise.text.chat import check_options
+from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights import open_checkpoint
 from branchwise.weights.checkpoint import Checkpoint
 from branchwise.weights.recommended import Recommended
@@ -37,7 +41,7 @@ class Models:
     """What an engine runs."""
 
     policy: StepEngine
-    judge: Scorer | None
+    judge: Judge | None
     chat: ChatOptions
     recommended: Recommended
     resolved: ResolvedConfig
@@ -62,8 +66,14 @@ class Place:
         return self.backend.with_memory(made, f"lower kv_memory, which is {memory / 2**20:,.0f} MiB"), memory
 
 
-def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
-    """Read both models, each to its device, and give them KV."""
+def load_models(
+    policy: str, prm: str | None, config: EngineConfig, judges: Sequence[OwnJudge] = (), rule: str | None = None
+) -> Models:
+    """Read all models, each to its device, and give them KV. judges: beside the PRM, in their order; rule: see `RULES`.
+
+    ConfigError: several judges without a rule, or a rule without several.
+    """
+    check_rule(judges if prm is None else [prm, *judges], rule)
     check_isa()
     threads = config.threads if config.threads is not None else env.threads()
     if threads is not None:
@@ -75,38 +85,68 @@ def load_models(policy: str, prm: str | None, config: EngineConfig) -> Models:
     chat = ChatOptions.make(config.date, config.chat_template_kwargs)
     check_options(tokenizer, chat)
     return_freed()
-    load = partial(load_decoder, checkpoint, place.dtype, place.backend, weights=config.weights, cache=place.cache)
-    model = place.backend.with_memory(load, f"{SMALLER} for {checkpoint.source}")
+    model = _load_decoder(checkpoint, place, config)
     tokenizer.check_fits(model.config.vocab_size, checkpoint.source)
-    prm_model = None
-    if judge_checkpoint is not None:
-        judge_on = judge_place.backend, config.prm_format, config.weights, judge_place.cache
-        load_judge = partial(load_prm, judge_checkpoint, judge_place.dtype, *judge_on)
-        prm_model = judge_place.backend.with_memory(load_judge, f"{SMALLER} for {judge_checkpoint.source}")
-        check_options(prm_model.tokenizer, NO_OPTIONS)
+    prm_model = None if judge_checkpoint is None else _load_prm(judge_checkpoint, judge_place, config)
+    writers = [
+        _load_writer(each, place, config, model, tokenizer) for each in judges if isinstance(each, GeneratingJudge)
+    ]
     judged = [] if prm_model is None else [prm_model.model]
+    beside = [decoder for decoder, _ in writers]
     if judge_place is place:
-        (kv, *judge_kv), memory = place.kv([model, *judged], config.kv_memory)
+        (kv, *other_kv), memory = place.kv([model, *judged, *beside], config.kv_memory)
     else:
-        (kv,), memory = place.kv([model], config.kv_memory)
+        (kv, *other_kv), memory = place.kv([model, *beside], config.kv_memory)
         judge_kv, judge_memory = judge_place.kv(judged, config.kv_memory)
-        memory += judge_memory
+        other_kv, memory = judge_kv + other_kv, memory + judge_memory
     engine = partial(
         StepEngine, model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows,
         speculate=config.speculate, source=policy,
     )  # fmt: skip
     steps = place.backend.with_memory(engine, LOWER)
-    judge = None
+    scorer = None
     if prm_model is not None:
-        scorer = partial(Scorer, prm_model, judge_kv[0], batch_rows=config.prefill_rows)
-        judge = judge_place.backend.with_memory(scorer, LOWER)
+        made = partial(Scorer, prm_model, other_kv.pop(0), batch_rows=config.prefill_rows)
+        scorer = judge_place.backend.with_memory(made, LOWER)
+    engines = [
+        StepEngine(decoder, words, cache, max_rows=config.max_rows, prefill_rows=config.prefill_rows)
+        for (decoder, words), cache in zip(writers, other_kv, strict=True)
+    ]
     notes = [note for note in (prm_model and prm_model.note,) if note]
     resolved = ResolvedConfig(
         str(place.backend.device), str(judge_place.backend.device), str(place.dtype).removeprefix("torch."),
-        config.weights, kv.n_blocks, judge.kv.n_blocks if judge is not None else 0, memory, torch.get_num_threads(),
+        config.weights, kv.n_blocks, scorer.kv.n_blocks if scorer is not None else 0, memory, torch.get_num_threads(),
         chat.date, tuple(notes),
     )  # fmt: skip
+    judge = make_judge(scorer, judges, engines, rule, tokenizer)
     return Models(steps, judge, chat, checkpoint.recommended(), resolved)
+
+
+def _load_decoder(checkpoint: Checkpoint, place: Place, config: EngineConfig) -> Decoder:
+    load = partial(load_decoder, checkpoint, place.dtype, place.backend, weights=config.weights, cache=place.cache)
+    return place.backend.with_memory(load, f"{SMALLER} for {checkpoint.source}")
+
+
+def _load_prm(checkpoint: Checkpoint, place: Place, config: EngineConfig) -> Prm:
+    load = partial(
+        load_prm, checkpoint, place.dtype, place.backend, config.prm_format, config.weights, place.cache
+    )  # fmt: skip
+    prm = place.backend.with_memory(load, f"{SMALLER} for {checkpoint.source}")
+    check_options(prm.tokenizer, NO_OPTIONS)
+    return prm
+
+
+def _load_writer(
+    judge: GeneratingJudge, place: Place, config: EngineConfig, policy: Decoder, tokenizer: Tokenizer
+) -> tuple[Decoder, Tokenizer]:
+    """The model of a judge that writes: the policy's own where none is named."""
+    if judge.model is None:
+        return policy, tokenizer
+    checkpoint = open_checkpoint(str(judge.model))
+    words = checkpoint.tokenizer()
+    check_options(words, NO_OPTIONS)
+    check_memory(place.backend, [checkpoint], place.dtype, config.weights, config.kv_memory)
+    return _load_decoder(checkpoint, place, config), words
 
 
 def _places(config: EngineConfig, checkpoint: Checkpoint, judge_checkpoint: Checkpoint | None) -> tuple[Place, Place]:

@@ -232,7 +232,9 @@ class Node:
     text: str = ""
     logprob: float = 0.0  # sum over this step's tokens, model distribution at temperature 1
     logprobs: list[TokenLogprob] | None = None  # of each token, where that was asked for; of the root: of the prompt
-    score: float | None = None  # PRM's P(good) of this step; None until scored, or when it has no text
+    score: float | None = None  # judge's P(good) of this step; None until scored, or when it has no text
+    scores_by: dict[str, float | None] | None = None  # what each of several judges said
+    unjudged: str | None = None  # why a judge that was asked gave no score: the branch ranks last
     finish: FinishReason | None = None
     stopped_by: str | int | None = None  # the text or token of `Endings` that ended the solution
     cut: Cut | None = None  # the limit that ended the branch here
@@ -301,7 +303,7 @@ class Result:
 
     A search that failed has an `error` and no answer; one that was cut short by its deadline has the best answer so
     far. `cuts` counts the branches that each limit ended (see `Cut`, and `LIFTS` for what to raise), `equal` those that
-    went on beside one of the same text (see `State.equal`).
+    went on beside one of the same text (see `State.equal`), `unjudged` steps that a judge gave no score, by the reason.
     """
 
     problem: Problem
@@ -318,6 +320,7 @@ class Result:
     correct: bool | None = None  # graded against `problem.answer` when that is known
     cuts: dict[Cut, int] = field(default_factory=dict)
     equal: int = 0
+    unjudged: dict[str, int] = field(default_factory=dict)
     error: BranchwiseError | None = None
 
     @property

@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXPECTED = {
     "my_strategy.py": ("12+3*4-5+60=? 79", "7*8+5-20=? 41"),
     "beam_by_hand.py": ("12+3*4-5+60=?    79", "(31+4)*2-9=?     61", "61+2*13-40=?     47"),
+    "my_judge.py": ("[1.0, 0.0, 0.5]", "12+3*4-5+60=? 79", "7*8+5-20=? 41"),
     "async_requests.py": ("'12+3*4-5+60=?', '79', {}", "4*7=28", "cancelled"),
 }
 

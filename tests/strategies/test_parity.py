@@ -137,6 +137,14 @@ def test_sal_duplicates_are_filtered_over_all_branches() -> None:
     assert {path[0] for path in paths(filtered, 2)} == {0, 2}
 
 
+def test_sal_the_last_round_has_no_delimiter() -> None:
+    """Q13."""
+    _, engine = solve(SalBeam(n=2, expand=2, max_steps=2), Given(depth=9))
+    assert len(engine.trees[0].options) == 2
+    first, last = engine.trees[0].options
+    assert first.endings != last.endings
+
+
 # --- search-and-learn: DVTS ------------------------------------------------------------------------------------------
 
 

@@ -131,7 +131,7 @@ class ModelPair:
             tree.cancelled_flops += len(node.tokens) * self.policy.flops_per_token
             if self.judge is not None and node.score is not None:
                 tree.policy.cost.cancelled_tokens += node.cost.prm_tokens
-                tree.cancelled_flops += node.cost.prm_tokens * self.judge.flops_per_token
+                tree.cancelled_flops += node.cost.prm_flops
 
     def close(self, tree: PairTree) -> None:
         """Free everything, and complete the cost record of the root."""
@@ -149,7 +149,7 @@ class ModelPair:
             cost.prm_tokens = tree.judge.prompt_tokens
             cost.rebuilt_tokens += tree.judge.rebuilt_tokens
             cost.cached_tokens += tree.judge.cached_tokens
-            cost.prm_flops = (cost.prm_tokens + tree.judge.rebuilt_tokens) * self.judge.flops_per_token
+            cost.prm_flops = self.judge.flops(tree.judge)
             cost.flops += cost.prm_flops
         self._waiting = {node: owner for node, owner in self._waiting.items() if owner is not tree}
         self._events = [event for event in self._events if event.tree is not tree]
@@ -251,8 +251,9 @@ class ModelPair:
         """Report the scores that became known; whether there are any."""
         for node in nodes:
             tree = self._waiting.pop(node, None)
-            node.cost.prm_flops = node.cost.prm_tokens * judge.flops_per_token
-            node.cost.flops += node.cost.prm_flops
+            spent = node.cost.prm_tokens * judge.flops_per_token
+            node.cost.prm_flops += spent
+            node.cost.flops += spent
             if tree is not None:  # an ancestor scored on the way was not asked for
                 self._events.append(Event("scored", tree, node))
         return bool(nodes)

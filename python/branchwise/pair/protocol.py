@@ -70,7 +70,9 @@ class JudgeTree(Protocol):
         ...
 
     @property
-    def lease(self) -> Lease | None: ...
+    def leases(self) -> Sequence[Lease]:
+        """Of the caches that it holds KV in."""
+        ...
 
 
 class RowLoad(Protocol):
@@ -172,6 +174,10 @@ class Judge(Protocol):
     @property
     def pending(self) -> int:
         """Tokens that have not been fed."""
+        ...
+
+    def flops(self, tree: Any) -> float:
+        """What a tree cost beside its steps: the question, and what was fed once more."""
         ...
 
     def room(self, question: str) -> int:

@@ -32,8 +32,8 @@ class PairTree:
     @property
     def leases(self) -> list[Lease]:
         """What it holds of the models' caches."""
-        leases = [self.policy.lease, None if self.judge is None else self.judge.lease]
-        return [lease for lease in leases if lease is not None]
+        own = [] if self.policy.lease is None else [self.policy.lease]
+        return own if self.judge is None else [*own, *self.judge.leases]
 
     def expanded(self, node: Node, first: int, n: int) -> None:
         """Remember which children were asked for together."""

@@ -26,6 +26,7 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
         "prompt_digest": result.prompt_digest,
         "cuts": result.cuts,
         "equal": result.equal,
+        "unjudged": result.unjudged,
         "error": None if result.error is None else str(result.error),
         "cost": asdict(result.cost),
         "candidates": [
@@ -54,6 +55,8 @@ def _node(node: Node) -> dict[str, Any]:
         "tokens": len(node.tokens),
         "logprob": node.logprob,
         "score": node.score,
+        "scores_by": node.scores_by,
+        "unjudged": node.unjudged,
         "finish": node.finish,
         "cut": node.cut,
         "pruned": node.pruned,

@@ -52,6 +52,10 @@ class PrmTree:
     twins: dict[Node, Twin] = field(default_factory=dict)
     closed: bool = False
 
+    @property
+    def leases(self) -> list[Lease]:
+        return [self.lease]
+
 
 class Scorer:
     """Batched incremental scoring of one PRM on one KV cache."""
@@ -69,6 +73,10 @@ class Scorer:
         # Markers and turns that a step costs beside its text.
         step = max(prm.format.step(1, "x"), prm.format.scored(1, "x"), key=len)
         self._step_overhead = len(step) - len(prm.tokenizer.encode("x", after="\n"))
+
+    def flops(self, tree: PrmTree) -> float:
+        """What a tree cost beside its steps: the question, and what was fed once more."""
+        return (tree.prompt_tokens + tree.rebuilt_tokens) * self.flops_per_token
 
     def room(self, question: str) -> int:
         """PRM tokens of text that a solution of one step may have in this PRM's context; each further one costs more.

@@ -156,7 +156,8 @@ class Scoring(Generic[TreeT]):
 
 def check_score(node: Node, name: str) -> None:
     """Raise CheckpointError for NaN, and for no score of a step that has text."""
-    missing = node.score is None and node.cut != "prm_context" and bool(node.text.strip())
+    told = node.cut == "prm_context" or node.unjudged is not None
+    missing = node.score is None and not told and bool(node.text.strip())
     if missing or (node.score is not None and math.isnan(node.score)):
         raise CheckpointError(
             f"{name}, step {node.lineage_path}: the reward model gave the score {node.score}; its checkpoint is damaged"

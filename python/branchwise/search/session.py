@@ -263,6 +263,7 @@ class Session(Generic[TreeT]):
             why=selection.why,
             cuts=self._cuts(selection),
             equal=0 if self._state is None else self._state.equal,
+            unjudged=dict(Counter(node.unjudged for node in walk(self._root) if node.unjudged is not None)),
             error=error,
         )
 

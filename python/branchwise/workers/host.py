@@ -25,6 +25,7 @@ class Worker:
     """One process that answers requests, one at a time, from any thread.
 
     task     Python file with a function `answer(request)`, JSON in and JSON out
+    setup    what its function `prepare(setup)` is given when the process starts, where it has one
     package  what the file imports, for the message when that is missing
     seconds  of a request at most; then the process is killed, and the next request starts another
     memory   bytes of address space at most
@@ -32,8 +33,9 @@ class Worker:
     It starts with the first request and ends with `close()`, with this object, or with the interpreter.
     """
 
-    def __init__(self, task: Path, package: str, *, seconds: float, memory: int) -> None:
+    def __init__(self, task: Path, package: str, *, seconds: float, memory: int, setup: object = None) -> None:
         self.task = task
+        self.setup = setup
         self.package = package
         self.seconds = seconds
         self.memory = memory
@@ -91,7 +93,8 @@ class Worker:
         self._process, self._owner, self._ready = process, os.getpid(), False
         self._end = weakref.finalize(self, _end, process, os.getpid())
         try:
-            self._send({"path": sys.path, "task": str(self.task), "seconds": self.seconds, "memory": self.memory})
+            task = {"path": sys.path, "task": str(self.task), "setup": self.setup}
+            self._send({**task, "seconds": self.seconds, "memory": self.memory})
         except BaseException:
             self._stop()
             raise

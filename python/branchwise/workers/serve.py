@@ -1,7 +1,7 @@
 """The process behind `host.Worker`: answers requests one JSON line at a time, and may be killed at any time.
 
 Run as a script. Imports nothing of branchwise, so that it starts fast and holds little memory; the task it serves is a
-Python file with a function `answer(request)`.
+Python file with a function `answer(request)`, and perhaps one `prepare(setup)`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ def main() -> None:
     sys.path[:] = settings["path"]
     try:
         task = _load(settings["task"])
+        if hasattr(task, "prepare"):
+            task.prepare(settings["setup"])
     except ImportError as error:
         _reply(replies, json.dumps({"error": str(error)}))
         return

@@ -1,0 +1,76 @@
+"""From what users name as judges to the one judge of a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from branchwise.engine.engine import StepEngine
+from branchwise.errors import ConfigError
+from branchwise.pair.protocol import Judge
+from branchwise.pair.several import RULES, SeveralJudges
+from branchwise.scoring.function import FunctionScorer, PythonJudge
+from branchwise.scoring.generating import GeneratingJudge, GeneratingScorer
+from branchwise.scoring.scorer import Scorer
+from branchwise.strategies.options import nearest
+from branchwise.text.tokenizer import Tokenizer
+
+OwnJudge: TypeAlias = PythonJudge | GeneratingJudge
+
+
+def read_judges(judge: Any, prm: str | Path | None) -> tuple[str | Path | None, list[OwnJudge]]:
+    """The PRM, and the other judges, of `judge=` and `prm=`: one of them or a list, a text or a path is a PRM.
+
+    ConfigError: something that cannot judge, or more than one PRM.
+    """
+    given = [] if judge is None else list(judge) if isinstance(judge, list | tuple) else [judge]
+    prms = [each for each in given if isinstance(each, str | Path)]
+    if prm is not None:
+        prms.insert(0, prm)
+    if len(prms) > 1:
+        raise ConfigError(f"{len(prms)} PRMs were named, {', '.join(map(str, prms))}: expected one")
+    own = [each for each in given if not isinstance(each, str | Path)]
+    made = [each if isinstance(each, PythonJudge | GeneratingJudge) else PythonJudge(each) for each in own]
+    return (prms[0] if prms else None), made
+
+
+def check_rule(judges: Sequence[object], rule: str | None) -> None:
+    """Raise ConfigError for several judges without a rule, and for a rule that is not known or has no use."""
+    known = ", ".join(RULES)
+    if rule is not None and rule not in RULES:
+        raise ConfigError(f"judge_rule={rule!r}: expected one of {known}{nearest(rule, RULES)}")
+    if len(judges) > 1 and rule is None:
+        raise ConfigError(
+            f"{len(judges)} judges without a rule to combine their scores: say judge_rule=, one of {known}"
+        )
+    if len(judges) < 2 and rule is not None:
+        raise ConfigError(f"judge_rule={rule!r} combines several judges, there is {len(judges)}: leave it out")
+
+
+def make_judge(
+    prm: Scorer | None, own: Sequence[OwnJudge], engines: Sequence[StepEngine], rule: str | None, tokenizer: Tokenizer
+) -> Judge | None:
+    """The judge of a pair. engines: of the judges that write, in order    tokenizer: the policy's"""
+    writers = iter(engines)
+    judges: dict[str, Judge] = {} if prm is None else {"prm": prm}
+    for each in own:
+        judges[_free_name(each.name, judges)] = _scorer(each, writers, tokenizer)
+    if len(judges) > 1:
+        assert rule is not None
+        return SeveralJudges(judges, rule)
+    return next(iter(judges.values()), None)
+
+
+def _scorer(judge: OwnJudge, writers: Iterator[StepEngine], tokenizer: Tokenizer) -> Judge:
+    if isinstance(judge, PythonJudge):
+        return FunctionScorer(judge, tokenizer)
+    return GeneratingScorer(next(writers), judge)
+
+
+def _free_name(name: str, taken: dict[str, Judge]) -> str:
+    place = 2
+    free = name
+    while free in taken:
+        free, place = f"{name}-{place}", place + 1
+    return free
