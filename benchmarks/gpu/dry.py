@@ -17,8 +17,8 @@ from benchmarks.gpu.trace import Launch, TraceBackend
 from benchmarks.vs.taped import taped
 from benchmarks.vs.workloads import Question, SearchTask, Tape
 from branchwise._C import AttentionPlan
-from branchwise.backend.base import BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
-from branchwise.backend.gpu.backend import DeviceLinear
+from branchwise.backend.base import BurstArrays, DrawArrays, Floats, HeadKind, Ids, LoopKey, LoopParts
+from branchwise.backend.gpu.backend import DeviceLinear, TritonPrmHead
 from branchwise.backend.gpu.loop import TritonLoop
 from branchwise.backend.gpu.sampler import TritonSampler
 from branchwise.engine.runner import Feed, Runner
@@ -95,25 +95,25 @@ def is_tree(launch: Launch) -> bool:
 
 
 class DryLinear(DeviceLinear):
-    """A product that is counted, not computed."""
+    """A product that is recorded, not computed."""
 
-    backend: DryBackend
+    launches: list[Launch]
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        self.backend.launches.append(Launch("product", (0, 0, 0), 0, 0, ()))
+        self.launches.append(Launch("product", (0, 0, 0), 0, 0, ()))
         return x.new_empty(x.shape[0], self.out_features) if out is None else out
 
 
-def words(draws: DrawArrays) -> Ids:
+def words(draws: DrawArrays, known: int) -> Ids:
     """A word for every row, siblings' own ones: equal steps would be scored once."""
-    return (draws.lineage % np.uint64(WORDS)).astype(np.int64)
+    return (draws.lineage % np.uint64(min(WORDS, known))).astype(np.int64)
 
 
 class DrySampler(TritonSampler):
     """Draws nothing of the logits."""
 
     def draw(self, hidden: Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
-        return words(draws), np.zeros(len(draws), np.float32)
+        return words(draws, len(self.weight)), np.zeros(len(draws), np.float32)
 
 
 class DryLoop(TritonLoop):
@@ -123,30 +123,29 @@ class DryLoop(TritonLoop):
         super().start(plan, arrays, iterations)
         left = np.minimum(arrays.max_step - arrays.generated, iterations)
         running = np.arange(iterations)[:, None] < left
-        self._drawn = np.where(running, words(arrays.draws), -1)
-        dry = cast(DryBackend, self.backend)
-        dry.tally.add("iteration", dry.policy, plan, self.path, dry.recorded[id(self)], times=int(left.max()))
+        self._drawn = np.where(running, words(arrays.draws, len(self.iteration.sampler.weight)), -1)
 
     def finish(self) -> tuple[Ids, Floats]:
         return self._drawn, np.zeros(self._drawn.shape, np.float32)
+
+
+class DryPrmHead(TritonPrmHead):
+    """Finds all steps as good."""
+
+    def __call__(self, hidden: Tensor) -> Floats:
+        return np.full_like(super().__call__(hidden), 0.5)
 
 
 class DryBackend(TraceBackend):
     """Records launches for a chosen architecture; weights are memory that nobody touches."""
 
     name = "dry"
-    policy: Decoder
-
-    def __init__(self, arch: int) -> None:
-        super().__init__(arch)
-        self.tally = Tally()
-        self.recorded: dict[int, list[Launch]] = {}
 
     def linear(self, parts: Any, bias: Tensor | None = None) -> DeviceLinear:
         made = DryLinear(
             torch.empty(sum(part.shape[0] for part in parts), parts[0].shape[1], dtype=torch.bfloat16), bias
         )
-        made.backend = self
+        made.launches = self.launches
         return made
 
     def kv_pool(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
@@ -155,19 +154,46 @@ class DryBackend(TraceBackend):
     def sampler(self, head: Tensor, words: int, softcap: float) -> TritonSampler:
         return DrySampler(head, softcap)
 
+    def prm_head(self, kind: HeadKind, tensors: list[Tensor]) -> TritonPrmHead:
+        return DryPrmHead(kind, tensors, self.device)
+
     def graph(self, function: Callable[[], None]) -> Callable[[], None]:
-        self.launches.clear()
         function()
-        self._last = list(self.launches)
         return lambda: None
 
     def loop(self, key: LoopKey, parts: LoopParts) -> TritonLoop:
-        made = DryLoop(self, key, parts)
-        self.recorded[id(made)] = self._last
+        return DryLoop(self, key, parts)
+
+
+class CountedLoop(DryLoop):
+    """Tells what its iterations launch."""
+
+    launches: list[Launch]
+
+    def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
+        super().start(plan, arrays, iterations)
+        counting = cast(CountingBackend, self.backend)
+        times = int((self._drawn >= 0).any(1).sum())
+        counting.tally.add("iteration", counting.policy, plan, self.path, self.launches, times)
+
+
+class CountingBackend(DryBackend):
+    """Counts what iterations of `policy`, to be set, launch."""
+
+    policy: Decoder
+
+    def __init__(self, arch: int) -> None:
+        super().__init__(arch)
+        self.tally = Tally()
+
+    def loop(self, key: LoopKey, parts: LoopParts) -> TritonLoop:
+        self.launches.clear()
+        made = CountedLoop(self, key, parts)
+        made.launches = list(self.launches)
         return made
 
 
-def watch(backend: DryBackend, kind: str, runner: Runner) -> None:
+def watch(backend: CountingBackend, kind: str, runner: Runner) -> None:
     """Count the passes of a runner."""
     forward, planner = runner.forward, runner.kv.planner
     seen: list[Any] = []
@@ -192,7 +218,7 @@ def watch(backend: DryBackend, kind: str, runner: Runner) -> None:
 
 def dry_search(strategy: str, n: int, lengths: list[int], steps: int, arch: int = 90) -> list[Pass]:
     """The passes of one search of n branches, each `steps` steps long."""
-    backend = DryBackend(arch)
+    backend = CountingBackend(arch)
     policy = synthetic.policy(POLICY, backend, torch.bfloat16, KV_MEMORY, draw=False)
     judge = synthetic.judge(PRM, backend, torch.bfloat16, KV_MEMORY, draw=False)
     backend.policy = policy.model

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from branchwise.backend.gpu.backend import TritonBackend
 
@@ -123,3 +126,27 @@ class TraceBackend(TritonBackend):
     def launches(self) -> list[Launch]:
         """What was launched so far; clear it to begin anew."""
         return self.driver.launches
+
+
+class LiveTensors(TorchDispatchMode):
+    """Knows all memory that torch gives out while it is on, on whatever device, and what of it is still held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: dict[int, StorageWeakRef] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, torch.Tensor):
+                memory = StorageWeakRef(each.untyped_storage())
+                self._given[memory.cdata] = memory  # the address of one that is gone may be taken again
+        return result
+
+    def given(self) -> int:
+        """Pieces of memory that were given out, as far as they lay at different places."""
+        return len(self._given)
+
+    def held(self) -> int:
+        """Pieces of memory that somebody holds now."""
+        return sum(not each.expired() for each in self._given.values())

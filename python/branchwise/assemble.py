@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -80,6 +81,7 @@ def load_models(
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(policy)
     judge_checkpoint = open_checkpoint(prm) if prm is not None else None
+    gc.collect()  # engines that nobody holds: an error's frames may have made cycles of them
     place, judge_place = _places(config, checkpoint, judge_checkpoint)
     tokenizer = checkpoint.tokenizer()
     chat = ChatOptions.make(config.date, config.chat_template_kwargs)

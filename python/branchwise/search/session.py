@@ -127,8 +127,9 @@ class Session(Generic[TreeT]):
         return result
 
     def failed(self, error: BranchwiseError) -> Result:
-        """The result of a search that ended with an error."""
-        return self._result(Selection(None, [], [], "the search failed"), error=error)
+        """The result of a search that ended with an error, without the frames that would keep models alive with it."""
+        error.__context__ = None
+        return self._result(Selection(None, [], [], "the search failed"), error=error.with_traceback(None))
 
     def abort(self) -> None:
         """Free everything; again, it does nothing."""

@@ -58,42 +58,47 @@ def loop_key(plan: AttentionPlan, draws: DrawArrays, path: AttentionPath) -> Loo
     return (LoopSize(rows, partials, path, draws.filtered, draws.penalties is not None),)
 
 
+class Iteration:
+    """One token for every running row, and all that it reads and writes; nothing here waits for, or asks, the host."""
+
+    def __init__(self, backend: Recorder, wanted: LoopSize, parts: LoopParts) -> None:
+        rows, device = wanted.rows, backend.device
+        size = PlanSize.for_rows(rows, wanted.partials_per_row, parts.shape.group, parts.blocks)
+        self.parts, self.filtered = parts, wanted.filtered
+        self.plan = TritonPlan.empty(size, parts.shape, wanted.path, backend.scratch)
+        arrays = self.plan.arrays
+        self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst, len(parts.table.first))
+        self.sampler: TritonSampler = parts.sampler
+        self.draws = self.sampler.draw_tensors(rows, wanted.penalised, backend.scratch)
+        self.space = self.sampler.workspace(rows, self.filtered, wanted.penalised, backend.scratch)
+        self.tokens = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.logprobs = torch.zeros(rows, device=device)
+
+    def __call__(self) -> None:
+        state, table = self.state, self.parts.table
+        hidden = self.parts.forward(state.token, self.plan)
+        torch.add(state.positions, 1, out=self.draws.position)
+        self.sampler.draw_into(hidden, self.draws, self.space, self.filtered, self.tokens, self.logprobs)
+        step_state(self.tokens, self.logprobs, state, table.functions, table.transitions, self.plan.arrays.pages)
+
+
 class TritonLoop:
-    """Buffers for up to `rows` branches and the iteration over them."""
+    """An iteration over up to `rows` branches, recorded."""
 
     def __init__(self, backend: Recorder, key: LoopKey, parts: LoopParts) -> None:
         (wanted,) = key
         assert isinstance(wanted, LoopSize)
-        self._filtered, self.path, rows = wanted.filtered, wanted.path, wanted.rows
-        self._group = parts.shape.group
-        size = PlanSize.for_rows(rows, wanted.partials_per_row, self._group, parts.blocks)
-        device = backend.device
-        self.backend, self._parts = backend, parts
-        self.plan = TritonPlan.empty(size, parts.shape, self.path, backend.scratch)
-        arrays = self.plan.arrays
-        self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst, len(parts.table.first))
-        self._sampler: TritonSampler = parts.sampler
-        self._draws = self._sampler.draw_tensors(rows, wanted.penalised, backend.scratch)
-        self._space = self._sampler.workspace(rows, self._filtered, wanted.penalised, backend.scratch)
-        self._tokens = torch.zeros(rows, dtype=torch.int32, device=device)
-        self._logprobs = torch.zeros(rows, device=device)
-        self._run = backend.graph(self.iterate)
+        self.path, self.backend = wanted.path, backend
+        self.iteration = Iteration(backend, wanted, parts)
+        self._run = backend.graph(self.iteration)  # not a method of this, which would hold itself for ever
         self._result: Callable[[], list[NDArray[Any]]] | None = None
-
-    def iterate(self) -> None:
-        """One token for every running row; nothing here waits for, or asks, the host."""
-        state = self.state
-        hidden = self._parts.forward(state.token, self.plan)
-        torch.add(state.positions, 1, out=self._draws.position)
-        self._sampler.draw_into(hidden, self._draws, self._space, self._filtered, self._tokens, self._logprobs)
-        table = self._parts.table
-        step_state(self._tokens, self._logprobs, state, table.functions, table.transitions, self.plan.arrays.pages)
 
     def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
         """Fill the buffers and queue so many iterations."""
         growth = Growth(arrays.node_start, arrays.rewind)
-        page_begin = update(self.plan.arrays, plan, self._group, growth)
-        state, n = self.state, plan.n_rows
+        one = self.iteration
+        page_begin = update(one.plan.arrays, plan, one.parts.shape.group, growth)
+        state, n = one.state, plan.n_rows
         columns = {
             "token": arrays.token,
             "automata": arrays.automata,
@@ -108,7 +113,7 @@ class TritonLoop:
         state.finish.fill_(LENGTH)
         state.finish[:n].fill_(RUNNING)
         state.iteration.zero_()
-        fill(self._draws, arrays.draws)
+        fill(one.draws, arrays.draws)
         for _ in range(iterations):
             self._run()
         ring = state.ring_tokens[:iterations, :n], state.ring_logprobs[:iterations, :n]
