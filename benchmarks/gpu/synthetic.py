@@ -108,6 +108,8 @@ class Numbers:
     def step(self, index: int, text: str) -> list[int]:
         return [*self.encode(text), 2]
 
+    scored = step
+
 
 def prompt_tokens(name: str) -> list[int]:
     """A prompt for a model of that shape."""
