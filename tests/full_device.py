@@ -20,7 +20,7 @@ from branchwise.strategies import make_strategy
 from branchwise.types import Endings, Node, Problem, Result, Sampling, Settings
 
 ENDS = Endings(tuple(f"{digit} " for digit in (1, 3, 5, 7)))  # the text of a token is its number
-SETTINGS = Settings(Sampling(1.0, top_p=0.9), ENDS, max_tokens=9, max_step_tokens=4)
+SETTINGS = Settings(Sampling(1.0, top_p=0.9), ENDS, max_tokens=9, max_step_tokens=4, reuse=False)
 SAID = "Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.02 GiB is free."
 
 
