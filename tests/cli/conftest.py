@@ -46,7 +46,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The engine that every command gets."""
     fake = FakeEngine()
-    monkeypatch.setattr(models, "open_engine", lambda options: fake)
+    monkeypatch.setattr(models, "open_engine", fake.open)
     monkeypatch.setattr(models, "identity", lambda source: (source, source))
     monkeypatch.setattr(models, "resolved", lambda engine: {"kernels": engine.kernels})
     return fake

@@ -8,8 +8,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from branchwise.errors import InputError
-from branchwise.types import Problem, Result
+from branchwise.pair.protocol import Event
+from branchwise.types import Problem, Result, Sampling, Settings
 from search.scripted import ScriptedPair, run
+
+
+class SeededPair(ScriptedPair):
+    """Its texts depend on the seed, and greedy steps do not; every token costs something."""
+
+    def _complete(self, event: Event) -> None:
+        tree, node = event.tree, event.node
+        greedy = bool(tree.options) and tree.options[0].sampling.is_greedy
+        about = tree.problem
+        tree.problem = replace(about, text=f"{about.text}|{'greedy' if greedy else tree.settings.seed}")
+        super()._complete(event)
+        tree.problem = about
+        if event.kind == "scored":
+            node.cost.prm_tokens, node.cost.prm_flops = 2, 4e5
+            node.cost.flops += node.cost.prm_flops
+        else:
+            node.cost.flops += 1e6
 
 
 @dataclass
@@ -25,6 +43,12 @@ class FakeEngine:
     before_each: Callable[[], None] = lambda: None
     seen: list[str] = field(default_factory=list)
     opened: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def open(self, options: Any) -> FakeEngine:
+        """Stands for `models.open_engine`."""
+        self.sampling = Sampling(temperature=options.temperature)
+        return self
 
     def __enter__(self) -> FakeEngine:
         self.opened += 1
@@ -41,8 +65,9 @@ class FakeEngine:
 
     def solve_many(self, problems: Any, strategy: Any, **options: Any) -> Iterator[Result]:
         options["max_in_flight"] = options.get("max_in_flight") or 2
-        pair = ScriptedPair(order=random.Random(0))
-        found = run(problems, strategy, pair, grade=lambda answer, gold: answer == gold, **options)
+        settings = Settings(self.sampling, seed=options.pop("seed", None) or 0)
+        pair = SeededPair(order=random.Random(0))
+        found = run(problems, strategy, pair, grade=lambda answer, gold: answer == gold, settings=settings, **options)
         for count, result in enumerate(found):
             if count == self.interrupt_after:
                 raise KeyboardInterrupt
@@ -50,5 +75,4 @@ class FakeEngine:
             self.seen.append(result.problem.id)
             if result.problem.id in self.failing:
                 result = replace(result, answer=None, correct=None, votes=[], error=InputError("it is too long"))
-            result.cost.flops = 1e6 * result.cost.generated_tokens
             yield result

@@ -13,14 +13,21 @@ from pathlib import Path
 import pytest
 
 from branchwise.cli import evaluate, models
-from branchwise.cli.records import resumed
 from branchwise.errors import ConfigError
 
-RESULTS = "sums-beam.results.jsonl"
+FOLDER = "sums.results"
+RESULTS = f"{FOLDER}/beam-n4-seed0.jsonl"
+
+LATENCY = ("latency_p50", "latency_p95")
 
 
 def ids(path: Path) -> list[str]:
     return [json.loads(line)["id"] for line in path.read_text().splitlines()[1:]]
+
+
+def untimed(rows: list[dict]) -> list[dict]:
+    """Rows of a table without what a clock says."""
+    return [{name: fact for name, fact in row.items() if name not in ("seconds", *LATENCY)} for row in rows]
 
 
 def test_a_run_ends_with_a_table_and_a_file(command, engine, problems):
@@ -29,30 +36,32 @@ def test_a_run_ends_with_a_table_and_a_file(command, engine, problems):
     assert "strategy" in done.out
     assert "6 of" not in done.err
     assert "6/6" in done.err
-    assert f"results: {RESULTS}" in done.out
+    assert f"results: {FOLDER}" in done.out
     assert sorted(ids(problems.parent / RESULTS)) == [f"p{i}" for i in range(6)]
     assert len(engine.seen) == 6
 
 
 def test_json_is_all_that_stdout_holds(command, engine, problems):
-    done = command("eval", problems, "-n", 4, "--json", "--limit", 3, "--out", "r.jsonl")
+    done = command("eval", problems, "-n", 4, "--json", "--limit", 3, "--out", "r")
     document = done.document
-    assert (document["problems"], document["graded"], document["results"]) == (3, 3, "r.jsonl")
-    assert document["settings"]["n"] == 4
-    assert document["generated_tokens"] > 0
-    rows = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()[1:]]
-    assert sum(row["correct"] for row in rows) == document["right"]
-    assert sum(row["wall_seconds"] for row in rows) == pytest.approx(document["seconds"])
+    (row,) = document["rows"]
+    assert (row["strategy"], row["n"], row["seeds"], document["results"]) == ("beam", 4, [0], "r")
+    assert (row["results"], row["graded"]) == (3, 3)
+    assert document["settings"]["temperature"] == 0.8
+    assert document["total"]["generated_tokens"] == row["generated_tokens"] > 0
+    records = [json.loads(line) for line in Path("r/beam-n4-seed0.jsonl").read_text().splitlines()[1:]]
+    assert sum(each["correct"] for each in records) == row["right"]
+    assert sum(each["wall_seconds"] for each in records) == pytest.approx(row["seconds"])
 
 
 def test_an_interrupted_run_goes_on_where_it_was(command, engine, problems):
-    whole = command("eval", problems, "-n", 4, "--json", "--out", "whole.jsonl").document
+    whole = command("eval", problems, "-n", 4, "--json", "--out", "whole").document
     engine.seen.clear()
     engine.interrupt_after = 2
     done = command("eval", problems, "-n", 4)
     assert done.code == 130
     assert done.err.count("interrupted") == 1
-    assert "2 results are safe in sums-beam.results.jsonl; run the same command again" in done.err
+    assert "2 results are safe in sums.results; run the same command again" in done.err
     assert not done.out
     engine.interrupt_after = None
     again = command("eval", problems, "-n", 4, "--json")
@@ -60,10 +69,7 @@ def test_an_interrupted_run_goes_on_where_it_was(command, engine, problems):
     assert "holds 2 of 6 results" in again.err
     assert sorted(engine.seen) == [f"p{i}" for i in range(6)]  # each asked once, over both runs
     assert sorted(ids(Path(RESULTS))) == sorted(engine.seen)
-    timed = ("results", "seconds", "problems_per_hour")
-    assert {k: v for k, v in again.document.items() if k not in timed} == {
-        k: v for k, v in whole.items() if k not in timed
-    }
+    assert untimed(again.document["rows"]) == untimed(whole["rows"])
 
 
 def test_a_finished_run_loads_no_model(command, engine, problems):
@@ -86,21 +92,19 @@ def test_a_torn_line_is_repaired_and_said(command, engine, problems):
         file.write(b'{"id": "p3", "answer')
     done = command("eval", problems, "-n", 4)
     assert done.code == 0
-    assert "note: sums-beam.results.jsonl: its last line was torn off" in done.err
+    assert f"note: {RESULTS}: its last line was torn off" in done.err
     assert sorted(ids(Path(RESULTS))) == [f"p{i}" for i in range(6)]
 
 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("-n", 8), "n=4, this run has n=8"),
-        (("-n", 4, "--seed", 1), "seed=0, this run has seed=1"),
         (("-n", 4, "--temperature", 0.5), "temperature=0.8, this run has temperature=0.5"),
         (
             ("-n", 4, "--policy", "m.gguf", "--prm", "m.gguf"),
             'policy="bundled policy-small", this run has policy="m.gguf"',
         ),
-        (("-n", 4, "--strategy", "dvts", "--out", RESULTS), 'strategy="beam", this run has strategy="dvts"'),
+        (("-s", "greedy", "--temperature", 0.5), "temperature=0.8, this run has temperature=0.5"),
     ],
 )
 def test_other_settings_are_refused_before_anything_runs(command, engine, problems, words, named):
@@ -166,9 +170,11 @@ def test_a_result_without_its_cost_is_named(command, engine, problems):
 def test_a_full_disk_is_one_line(command, engine, problems):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    done = command("eval", problems, "-n", 4, "--out", "/dev/full")
+    Path(FOLDER).mkdir()
+    Path(RESULTS).symlink_to("/dev/full")
+    done = command("eval", problems, "-n", 4)
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("error: cannot write to /dev/full: No space left on device. 0 results are safe")
+    assert done.err.startswith(f"error: cannot write to {RESULTS}: No space left on device. 0 results are safe")
     assert len(done.err.splitlines()) == 1
 
 
@@ -176,11 +182,11 @@ def test_the_results_file_cannot_be_the_problems(command, engine, problems):
     before = problems.read_bytes()
     done = command("eval", problems, "--out", problems)
     assert done.code == 2
-    assert "no results file of branchwise" in done.err
+    assert "results go into a folder" in done.err
     assert problems.read_bytes() == before
 
 
-@pytest.mark.parametrize("wrong", [("--policy", "no-such-model"), ("--prm", "no-such.gguf"), ("--out", "no/r.jsonl")])
+@pytest.mark.parametrize("wrong", [("--policy", "no-such-model"), ("--prm", "no-such.gguf"), ("--out", "no/r")])
 def test_a_typo_binds_no_file(command, problems, wrong):
     """The real engine, so that the models are looked for."""
     words = ("eval", problems, "-s", "majority", "-n", 4)
@@ -206,10 +212,12 @@ def test_output_that_goes_in_mid_run_is_an_error_that_says_where_results_are(com
     engine.before_each = lambda: Path(RESULTS).unlink() if len(engine.seen) == 4 else None
     done = command("eval", problems, "-n", 4)
     assert (done.code, done.out) == (2, "")
-    assert "sums-beam.results.jsonl was removed or renamed while it was being written" in done.err
+    assert f"{RESULTS} was removed or renamed while it was being written" in done.err
     assert "All 5 results are in" in done.err
     engine.before_each = lambda: None
-    again = command("eval", problems, "-n", 4, "--out", done.err.split("--out ")[1].strip())
+    rescued, place = done.err.split(" results are in ")[1].strip().split(": go on by moving it to ")
+    Path(rescued).rename(place)
+    again = command("eval", problems, "-n", 4)
     assert again.code == 0
     assert len(engine.seen) == 6
 
@@ -226,7 +234,7 @@ def test_an_interrupt_says_where_results_are_though_their_file_is_gone(command, 
 
 def test_output_that_goes_after_the_last_result_is_noticed(command, engine, problems, monkeypatch):
     done = command("eval", problems, "-n", 4)
-    monkeypatch.setattr(evaluate, "resumed", lambda *given: (Path(RESULTS).unlink(), resumed(*given))[1])
+    monkeypatch.setattr(evaluate, "_say_what_is_there", lambda *given: Path(RESULTS).unlink())
     done = command("eval", problems, "-n", 4)
     assert done.code == 2
     assert "All 6 results are in" in done.err
@@ -249,7 +257,8 @@ def test_a_signal_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems,
         pipe = subprocess.PIPE
         return subprocess.Popen([*words, "--out", out], stdout=pipe, stderr=pipe, text=True, env=environment)
 
-    process, path, end = run("cut.jsonl"), Path("cut.jsonl"), time.monotonic() + 300
+    file = "beam-n8-seed0.jsonl"
+    process, path, end = run("cut"), Path("cut") / file, time.monotonic() + 300
     while not (path.exists() and path.read_bytes().count(b"\n") > 3):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -261,13 +270,13 @@ def test_a_signal_in_a_real_run_keeps_results_and_the_next_run_goes_on(problems,
     assert f"{len(kept)} results are safe" in err
     assert "Traceback" not in err
     assert 3 <= len(kept) < total
-    again, whole = run("cut.jsonl"), run("whole.jsonl")
+    again, whole = run("cut"), run("whole")
     assert again.wait(600) == whole.wait(600) == 0
     for process in (again, whole):
         process.communicate()
     rows = [
-        {row["id"]: row for row in map(json.loads, Path(name).read_text().splitlines()[1:])}
-        for name in ("cut.jsonl", "whole.jsonl")
+        {row["id"]: row for row in map(json.loads, (Path(name) / file).read_text().splitlines()[1:])}
+        for name in ("cut", "whole")
     ]
     assert ids(path)[: len(kept)] == kept
     assert len(ids(path)) == len(rows[0]) == total

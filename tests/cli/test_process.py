@@ -40,8 +40,8 @@ def test_a_signal_ends_a_run_with_its_file_whole_and_a_word_on_how_to_go_on(comm
     engine.before_each = lambda: os.kill(os.getpid(), number) if len(engine.seen) == 3 else None
     done = command("eval", problems, "-n", 4)
     assert (done.code, done.out) == (CODES[number], "")
-    assert "3 results are safe in sums-beam.results.jsonl; run the same command again" in done.err
-    assert len(Path("sums-beam.results.jsonl").read_text().splitlines()) == 4
+    assert "3 results are safe in sums.results; run the same command again" in done.err
+    assert len(Path("sums.results/beam-n4-seed0.jsonl").read_text().splitlines()) == 4
     engine.before_each = lambda: None
     assert command("eval", problems, "-n", 4).code == 0
     assert len(engine.seen) == 6
@@ -98,7 +98,7 @@ def test_a_signal_while_a_result_is_written_waits_until_it_is_counted(command, e
     monkeypatch.setattr(os, "fsync", fsync)
     assert done.code == 143
     assert "3 results are safe" in done.err
-    assert len(Path("sums-beam.results.jsonl").read_text().splitlines()) == 4
+    assert len(Path("sums.results/beam-n4-seed0.jsonl").read_text().splitlines()) == 4
 
 
 def test_a_signal_before_a_command_runs_ends_the_process_at_once():
@@ -178,7 +178,7 @@ def test_what_could_steer_a_terminal_never_reaches_it(command, engine, problems,
     if terminal:
         monkeypatch.setattr("rich.console.Console.is_terminal", True)
         monkeypatch.setenv("TERM", "dumb")  # no cursor movements of our own
-    shown = [command("solve", STEERING, "-n", 4), command("eval", problems, "-n", 4, "--out", "\x1b[2J.jsonl")]
+    shown = [command("solve", STEERING, "-n", 4), command("eval", problems, "-n", 4, "--out", "\x1b[2J")]
     shown += [command("solve", STEERING, "-n", 4, "--json"), command("solve", "q", "-s", STEERING)]
     for done in shown:
         for bad in ("\x1b[2J", "\x9b", "\u202e", "\x07"):

@@ -16,7 +16,7 @@ from branchwise.cli.problems import BadRow, read_rows
 from branchwise.errors import InputError
 from branchwise.types import Problem
 
-RESULTS = "sums-beam.results.jsonl"
+RESULTS = "sums.results/beam-n4-seed0.jsonl"
 
 BAD = [
     (b"{", "no valid JSON"),
@@ -155,7 +155,7 @@ def records(path: str = RESULTS) -> dict[str, dict[str, object]]:
 
 
 def test_failures_are_results_and_the_others_are_as_without_them(command, engine, problems):
-    command("eval", problems, "-n", 4, "--out", "clean.jsonl")
+    command("eval", problems, "-n", 4, "--out", "clean")
     engine.failing = {"p2"}
     problems.write_bytes(problems.read_bytes() + b"{\n")
     done = command("eval", problems, "-n", 4)
@@ -163,15 +163,16 @@ def test_failures_are_results_and_the_others_are_as_without_them(command, engine
     assert "note: 1 of 7 rows are no problems. The first: line 7: no valid JSON" in done.err
     assert "2 rows failed and count as neither right nor wrong" in done.out
     assert "7/7" in done.err
-    clean, found = records("clean.jsonl"), records()
+    clean, found = records("clean/beam-n4-seed0.jsonl"), records()
     assert found["p2"]["error"] == "it is too long"
     assert found["line-7"]["error"].startswith("line 7: no valid JSON")
     assert {id_: row for id_, row in clean.items() if id_ != "p2"} == {
         id_: row for id_, row in found.items() if id_ not in ("p2", "line-7")
     }
     document = command("eval", problems, "-n", 4, "--json").document
-    assert (document["problems"], document["failed"], document["graded"]) == (7, 2, 5)
-    assert document["errors"]["p2"] == "it is too long"
+    (row,) = document["rows"]
+    assert (row["results"], row["failed"], row["graded"]) == (7, 2, 5)
+    assert document["errors"]["beam-n4-seed0"]["p2"] == "it is too long"
 
 
 def test_strict_says_it_with_the_exit_code_in_every_run(command, engine, problems):
@@ -199,13 +200,13 @@ def test_failed_rows_are_tried_again_on_demand_only(command, engine, problems):
     assert "holds 6 of 6 results (2 failed: --retry-failed tries them again): nothing is left" in again.err
     done = command("eval", problems, "-n", 4, "--retry-failed", "--json")
     assert sorted(engine.seen) == ["p2", "p4"]
-    assert done.document["errors"] == {"p4": "it is too long"}
+    assert done.document["errors"] == {"beam-n4-seed0": {"p4": "it is too long"}}
     assert len(Path(RESULTS).read_text().splitlines()) == 7  # one line for each, whatever was tried
 
 
 def test_a_row_that_was_mended_is_tried_again(command, engine, problems):
     problems.write_text(problems.read_text().replace('"problem": "3+1=?"', '"problem": 3'))
-    assert command("eval", problems, "-n", 4, "--json").document["errors"].keys() == {"p3"}
+    assert command("eval", problems, "-n", 4, "--json").document["errors"]["beam-n4-seed0"].keys() == {"p3"}
     problems.write_text(problems.read_text().replace('"problem": 3', '"problem": "3+1=?"'))
     assert command("eval", problems, "-n", 4, "--json").document["errors"] == {}
     assert len(engine.seen) == 6
@@ -240,8 +241,9 @@ def test_ten_broken_rows_of_a_hundred_are_ten_errors_and_ninety_results(command,
     clean = command("eval", "clean.jsonl", *options, "--out", "clean.out")
     done = command("eval", "mixed.jsonl", *options, "--out", "mixed.out", "--strict")
     assert (clean.code, done.code) == (0, 1)
-    assert (done.document["problems"], done.document["failed"], len(done.document["errors"])) == (100, 10, 10)
-    assert done.document["right"] == clean.document["right"] > 0
-    whole, found = records("clean.out"), records("mixed.out")
+    (row,), (errors,) = done.document["rows"], done.document["errors"].values()
+    assert (row["results"], row["failed"], len(errors)) == (100, 10, 10)
+    assert row["right"] == clean.document["rows"][0]["right"] > 0
+    whole, found = (records(f"{name}.out/best_of_n-n2-seed0.jsonl") for name in ("clean", "mixed"))
     assert {id_: row for id_, row in found.items() if row["error"] is None} == whole
     assert command("eval", "mixed.jsonl", *options, "--out", "mixed.out").code == 0

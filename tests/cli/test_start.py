@@ -38,7 +38,7 @@ def test_importing_loads_nothing_heavy(module):
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-@pytest.mark.parametrize("words", [(), ("solve",), ("eval",), ("demo",), ("doctor",)])
+@pytest.mark.parametrize("words", [(), ("solve",), ("eval",), ("votes",), ("demo",), ("doctor",)])
 def test_help_of_every_command_says_what_it_does(command, words):
     done = command(*words, "--help")
     assert done.code == 0

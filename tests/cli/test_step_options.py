@@ -50,11 +50,11 @@ def test_several_are_taken_and_recorded(command, engine, tmp_path, monkeypatch) 
     monkeypatch.chdir(tmp_path)
     Path("p.jsonl").write_text('{"id": "1", "problem": "1+1=?", "answer": "2"}\n')
     words = ("--delimiter", r"\n", "--delimiter", "=", "--stop", "end", "--max-step-tokens", 9, "--threads", 1)
-    done = command("eval", "p.jsonl", "-s", "majority", "-n", 2, "--out", "r.jsonl", *words)
+    done = command("eval", "p.jsonl", "-s", "majority", "-n", 2, "--out", "r", *words)
     assert done.code == 0, done.err
-    settings = json.loads(Path("r.jsonl").read_text().splitlines()[0])["settings"]
+    settings = json.loads(Path("r/majority-n2-seed0.jsonl").read_text().splitlines()[0])["settings"]
     assert (settings["delimiter"], settings["stop"], settings["max_step_tokens"]) == ([r"\n", "="], ["end"], 9)
     assert "threads" not in settings
-    again = command("eval", "p.jsonl", "-s", "majority", "-n", 2, "--out", "r.jsonl", *words[2:])
+    again = command("eval", "p.jsonl", "-s", "majority", "-n", 2, "--out", "r", *words[2:])
     assert again.code == 2
     assert "delimiter" in again.err

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchwise.report.intervals import Z95, wilson
+from branchwise.report.intervals import Z95, clustered, wilson
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,32 @@ def test_holds_the_share_and_mirrors(counts):
 
 def test_nothing_seen_is_no_knowledge():
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 5))
+def test_one_try_of_each_problem_or_equal_ones_are_wilsons_interval(right, tries):
+    shares = [float(each) for each in right]
+    assert clustered(shares, most=tries) == pytest.approx(wilson(sum(right), len(right)))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60))
+def test_more_tries_of_each_problem_make_it_narrower_within_limits(counts):
+    low, high = clustered([count / 3 for count in counts], most=3)
+    widest, narrowest = wilson(sum(counts) / 3, len(counts)), wilson(sum(counts), 3 * len(counts))
+    assert widest[0] - 1e-9 <= low <= sum(counts) / 3 / len(counts) + 1e-9
+    assert low <= narrowest[0] + 1e-9 or sum(counts) in (0, 3 * len(counts))
+    assert high <= widest[1] + 1e-9
+
+
+def test_an_interval_over_problems_and_seeds_covers_what_it_claims():
+    """Problems of different difficulty, three seeds each: 95 % of the intervals hold the mean over all problems."""
+    generator, hits, runs = random.Random(1), 0, 1000
+    for _ in range(runs):
+        chances = [generator.betavariate(1, 1) for _ in range(50)]
+        low, high = clustered([sum(generator.random() < p for _ in range(3)) / 3 for p in chances], most=3)
+        hits += low <= 0.5 <= high
+    assert 0.93 < hits / runs < 0.97
+
+
+def test_no_problem_is_no_knowledge():
+    assert clustered([], most=3) == (0.0, 1.0)

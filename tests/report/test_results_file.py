@@ -310,7 +310,7 @@ def test_a_file_that_somebody_changes_is_noticed_and_its_results_are_saved(tmp_p
             results.append(record("b")) if at == "append" else results.check()
     assert what in str(raised.value)
     assert str(path) in str(raised.value)
-    saved = Path(str(raised.value).split("--out ")[1])
+    saved = Path(str(raised.value).split(" results are in ")[1].split(": go on")[0])
     assert saved.parent == tmp_path
     with ResultsFile(saved, SETTINGS) as results:
         assert list(results.done) == ["a", "b"][: 2 if at == "append" else 1]

@@ -1,4 +1,4 @@
-"""The command line: `branchwise demo | solve | eval | doctor`. Nothing heavy is imported before a command runs."""
+"""The command line: `branchwise demo | solve | eval | votes | doctor`. Nothing heavy is imported before they run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from branchwise import signals
-from branchwise.cli import demo, doctor, evaluate, solve
+from branchwise.cli import demo, doctor, evaluate, solve, votes
 from branchwise.cli.output import LEAST_WIDTH, guarded_streams
 from branchwise.cli.teaching import TeachingCommand
 from branchwise.errors import BranchwiseError
@@ -61,8 +61,12 @@ app.command(
 app.command(
     "eval",
     cls=TeachingCommand,
-    epilog="Example: branchwise eval problems.jsonl --limit 20 --policy policy.gguf --prm prm.gguf -n 16",
+    epilog="Examples: branchwise eval problems.jsonl -s greedy,majority,beam,dvts -n 4,16 --seeds 3"
+    " | branchwise eval problems.jsonl --limit 20 --policy policy.gguf --prm prm.gguf -n 16",
 )(evaluate.evaluate)
+app.command("votes", epilog="Example: branchwise votes problems.results -n 1,4,16 --vote majority,weighted")(
+    votes.votes
+)
 app.command("doctor", epilog="Example: branchwise doctor --json")(doctor.doctor)
 
 

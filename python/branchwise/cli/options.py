@@ -23,7 +23,8 @@ _PATHS = ("policy", "prm", "weight_cache")  # of any bytes
 _MODELS, _SEARCH, _SAMPLING = "Models", "Search", "Sampling"
 
 
-def _option(panel: str, help_: str, *names: str, metavar: str | None = None) -> Any:
+def option(panel: str, help_: str, *names: str, metavar: str | None = None) -> Any:
+    """An option of a command, in a panel of its help."""
     return typer.Option(*names, help=help_, metavar=metavar, rich_help_panel=panel)
 
 
@@ -36,69 +37,69 @@ class SearchOptions:
 
     policy: Annotated[
         str | None,
-        _option(
+        option(
             _MODELS, "Model that writes steps: folder, .gguf file or hub id (org/name). Default: the bundled one.",
             metavar="MODEL",
         ),
     ] = None  # fmt: skip
     prm: Annotated[
         str | None,
-        _option(
+        option(
             _MODELS, "Process reward model that scores them; what votes without scores needs none.",
             metavar="MODEL",
         ),
     ] = None  # fmt: skip
     prm_format: Annotated[
         str,
-        _option(
+        option(
             _MODELS, "Format of the PRM, such as rlhflow or trl-lines (see docs/prms.md); auto: by its head.",
             metavar="NAME",
         ),
     ] = "auto"  # fmt: skip
     instruction: Annotated[
         str | None,
-        _option(
+        option(
             _MODELS, "System message of every question, '' for none. Default: solve it step by step, box the answer."
         ),
     ] = None
     date: Annotated[
         str | None,
-        _option(
+        option(
             _MODELS, "Day that the policy's chat template is told: 2026-11-30, or today. Default: 2024-07-26, always.",
             metavar="DATE",
         ),
     ] = None  # fmt: skip
     template_var: Annotated[
         list[str] | None,
-        _option(
+        option(
             _MODELS, "Variable of the policy's chat template, such as enable_thinking=false; may be repeated.",
             metavar="NAME=VALUE",
         ),
     ] = None  # fmt: skip
     device: Annotated[
         str,
-        _option(_MODELS, "cpu, cuda, one GPU of several as in cuda:1; auto: a GPU where there is one.", metavar="NAME"),
+        option(_MODELS, "cpu, cuda, one GPU of several as in cuda:1; auto: a GPU where there is one.", metavar="NAME"),
     ] = "auto"
     prm_device: Annotated[
-        str | None, _option(_MODELS, "Device of the PRM, where it has one of its own.", metavar="NAME")
+        str | None, option(_MODELS, "Device of the PRM, where it has one of its own.", metavar="NAME")
     ] = None
     dtype: Annotated[
         str,
-        _option(
+        option(
             _MODELS, "Type of weights and KV: float32, bfloat16, float16 (GPU), or auto by the policy's size.",
             metavar="TYPE",
         ),
     ] = "auto"  # fmt: skip
     weights: Annotated[
         str,
-        _option(
+        option(
             _MODELS, "Form of matrices on the CPU: dense, stored (a GGUF file's blocks as they are), int8, q8 or q4.",
             metavar="FORM",
         ),
     ] = "dense"  # fmt: skip
     weight_cache: Annotated[
         str | None,
-        _option(
+        option(
             _MODELS, "Folder for weights as the CPU reads them, a file for each model: later starts take a fraction of"
             " the time.",
             metavar="DIR",
@@ -106,41 +107,41 @@ class SearchOptions:
     ] = None  # fmt: skip
     kv_memory: Annotated[
         str | None,
-        _option(
+        option(
             _MODELS, "Memory of both KV caches, as 512M or 4G. Default: a quarter of what is free, at most 8G.",
             metavar="SIZE",
         ),
     ] = None  # fmt: skip
     prefix_cache: Annotated[
         bool,
-        _option(
+        option(
             _MODELS, "Keep the KV of prompts and judged steps, as long as there is room, for later ones that begin"
             " alike; results are the same.",
         ),
     ] = True  # fmt: skip
     threads: Annotated[
-        int | None, _option(_MODELS, "Threads on the CPU; results are the same with any. Default: physical cores.")
+        int | None, option(_MODELS, "Threads on the CPU; results are the same with any. Default: physical cores.")
     ] = None
     strategy: Annotated[
         str,
-        _option(
+        option(
             _SEARCH, "One of those below, or your own: a class of a file, as in my.py:MyStrategy.", "--strategy", "-s",
             metavar="NAME",
         ),
     ] = "beam"  # fmt: skip
     n: Annotated[
         int | None,
-        _option(_SEARCH, "How many solutions are grown. Default: that of the strategy, 16 or 40.", "--n", "-n"),
+        option(_SEARCH, "How many solutions are grown. Default: that of the strategy, 16 or 40.", "--n", "-n"),
     ] = None
     expand: Annotated[
-        int | None, _option(_SEARCH, "Children of every step that is kept, as in beam: n/expand are kept. Default: 4.")
+        int | None, option(_SEARCH, "Children of every step that is kept, as in beam: n/expand are kept. Default: 4.")
     ] = None
     max_steps: Annotated[
-        int | None, _option(_SEARCH, "Steps of a solution at most. Default: 40 where branches are pruned.")
+        int | None, option(_SEARCH, "Steps of a solution at most. Default: 40 where branches are pruned.")
     ] = None
     aggregate: Annotated[
         str | None,
-        _option(
+        option(
             _SEARCH,
             "Score of a branch from those of its steps: last, min, prod or mean. Default: last.",
             metavar="NAME",
@@ -148,57 +149,57 @@ class SearchOptions:
     ] = None
     vote: Annotated[
         str | None,
-        _option(
+        option(
             _SEARCH, "Weight of an answer: majority (how many gave it), max (best score), weighted (sum of scores)."
             " Default: that of the strategy.", metavar="NAME",
         ),
     ] = None  # fmt: skip
     strategy_option: Annotated[
         list[str] | None,
-        _option(
+        option(
             _SEARCH, "Any other option of the strategy, as listed below; may be repeated.", "--strategy-option", "-O",
             metavar="NAME=VALUE",
         ),
     ] = None  # fmt: skip
-    temperature: Annotated[float, _option(_SAMPLING, "0 takes the likeliest token; higher is more diverse.")] = 0.8
-    top_p: Annotated[
-        float, _option(_SAMPLING, "Likeliest tokens that hold this share in all; 1 keeps every token.")
-    ] = 1.0
-    top_k: Annotated[int, _option(_SAMPLING, "That many likeliest tokens; 0 keeps every token.")] = 0
+    temperature: Annotated[float, option(_SAMPLING, "0 takes the likeliest token; higher is more diverse.")] = 0.8
+    top_p: Annotated[float, option(_SAMPLING, "Likeliest tokens that hold this share in all; 1 keeps every token.")] = (
+        1.0
+    )
+    top_k: Annotated[int, option(_SAMPLING, "That many likeliest tokens; 0 keeps every token.")] = 0
     min_p: Annotated[
-        float, _option(_SAMPLING, "Tokens with this share of the likeliest one's; 0 keeps every token.")
+        float, option(_SAMPLING, "Tokens with this share of the likeliest one's; 0 keeps every token.")
     ] = 0.0
     repetition_penalty: Annotated[
         float,
-        _option(_SAMPLING, "Above 1: tokens of prompt and solution become less likely, as in transformers."),
+        option(_SAMPLING, "Above 1: tokens of prompt and solution become less likely, as in transformers."),
     ] = 1.0
     presence_penalty: Annotated[
-        float, _option(_SAMPLING, "Taken once from the logit of every token that the solution has, as in vLLM.")
+        float, option(_SAMPLING, "Taken once from the logit of every token that the solution has, as in vLLM.")
     ] = 0.0
-    frequency_penalty: Annotated[float, _option(_SAMPLING, "The same, for each time that the solution has it.")] = 0.0
-    max_tokens: Annotated[int, _option(_SAMPLING, "Tokens of one solution at most.")] = 2048
-    max_step_tokens: Annotated[int, _option(_SAMPLING, "Tokens of one step at most.")] = 512
+    frequency_penalty: Annotated[float, option(_SAMPLING, "The same, for each time that the solution has it.")] = 0.0
+    max_tokens: Annotated[int, option(_SAMPLING, "Tokens of one solution at most.")] = 2048
+    max_step_tokens: Annotated[int, option(_SAMPLING, "Tokens of one step at most.")] = 512
     delimiter: Annotated[
         list[str] | None,
-        _option(
+        option(
             _SAMPLING, "Text that ends a step, taken literally but for \\n, \\t, \\r and \\\\; may be given several"
             " times. Default: a blank line outside of code fences and formulas.", metavar="TEXT",
         ),
     ] = None  # fmt: skip
     stop: Annotated[
         list[str] | None,
-        _option(
+        option(
             _SAMPLING, "Text that ends the solution, as for --delimiter; may be given several times.", metavar="TEXT"
         ),
     ] = None
     end_at_answer: Annotated[
         bool | None,
-        _option(
+        option(
             _SAMPLING, 'End a solution after its box, or at a new "Problem:" or "Question:". Default: for models'
             " without a chat template.",
         ),
     ] = None  # fmt: skip
-    seed: Annotated[int, _option(_SAMPLING, "The same seed gives the same tree, bit for bit.")] = 0
+    seed: Annotated[int, option(_SAMPLING, "The same seed gives the same tree, bit for bit.")] = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -275,18 +276,20 @@ class SearchOptions:
 
 
 def with_search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every option of `SearchOptions`; its parameter `options` receives them in one piece."""
-    own = inspect.signature(command, eval_str=True).parameters.values()
+    """Give a command every option of `SearchOptions`; its parameter `options` receives them in one piece.
+
+    What the command declares by itself it gets by itself.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+    shared = [field for field in fields(SearchOptions) if field.name not in own]
     hints = get_type_hints(SearchOptions, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
-    shared = [
-        inspect.Parameter(field.name, keyword, default=field.default, annotation=hints[field.name])
-        for field in fields(SearchOptions)
+    parameters = [each.replace(kind=keyword) for each in own.values() if each.name != "options"] + [
+        inspect.Parameter(field.name, keyword, default=field.default, annotation=hints[field.name]) for field in shared
     ]
-    parameters = [each.replace(kind=keyword) for each in own if each.name != "options"] + shared
 
     def run(**given: Any) -> None:
-        chosen = {field.name: given.pop(field.name) for field in fields(SearchOptions)}
+        chosen = {field.name: given.pop(field.name) for field in shared}
         command(options=SearchOptions(**chosen), **given)
 
     run.__doc__ = command.__doc__

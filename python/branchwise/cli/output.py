@@ -19,10 +19,12 @@ from branchwise.report.plain import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from branchwise.report.text_tree import Glyphs
 
 PLAIN_WIDTH = 100  # columns where stdout is no terminal
+_WIDEST = 1000  # columns of a table there
 LEAST_WIDTH = 40  # where a terminal claims to be narrower, lines wrap
 NOBODY_READS = 141  # exit code of a program that a closed pipe ended
 
@@ -45,6 +47,14 @@ def make_console(*, stderr: bool = False) -> Console:
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Print a sentence on a line of its own, however long."""
     console.print(printable(text), style=style, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; where stdout is no terminal, as wide as it is."""
+    if not console.is_terminal:
+        wide = console.options.update(max_width=_WIDEST)
+        console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
 
 
 def glyphs_of(console: Console) -> Glyphs:

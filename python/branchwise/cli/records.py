@@ -1,4 +1,4 @@
-"""Records of a results file: what is written of a row, and what a later run makes of it."""
+"""Records of a results file: what is written of a row, and which rows are tried again."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING
 
 from branchwise.cli.problems import BadRow
 from branchwise.errors import ResultsError
+from branchwise.report.kept import keep
 from branchwise.types import Cost, Problem, Result
 
 if TYPE_CHECKING:
-    from branchwise.report.results_file import Record, ResultsFile
-    from branchwise.report.tally import Tally
+    from branchwise.report.lines import Record
+    from branchwise.report.results_file import ResultsFile
 
 Row = Problem | BadRow
 
-_RESULT = "id, question, error, correct, cuts, cost, wall_seconds"
+NEEDED = ("id", "question", "error", "answer", "correct", "cuts", "equal", "cost", "wall_seconds", "shared")
 
 
 def result_record(result: Result, wall_seconds: float) -> Record:
     """The record of a search; wall_seconds: since the result before it."""
     return {
         "id": result.problem.id,
-        "question": _digest(result.problem),
+        "question": digest(result.problem),
         "prompt_digest": result.prompt_digest,
         "error": None if result.error is None else str(result.error),
         "answer": result.answer,
@@ -34,9 +35,21 @@ def result_record(result: Result, wall_seconds: float) -> Record:
         "score": result.score,
         "votes": result.votes,
         "cuts": result.cuts,
+        "equal": result.equal,
         "cost": asdict(result.cost),
         "wall_seconds": wall_seconds,  # the sum is the time that the run took
+        "shared": None,
+        "candidates": keep(result),
     }
+
+
+def bad_record(row: BadRow) -> Record:
+    """The record of a row that could not be searched: as that of a search that failed at once."""
+    nothing = dict.fromkeys(("prompt_digest", "answer", "gold", "correct", "text", "score"))
+    spent = {"votes": [], "cuts": {}, "equal": 0, "cost": asdict(Cost()), "wall_seconds": 0.0}
+    return {
+        "id": row.id, "question": digest(row), "error": row.error, **nothing, **spent, "shared": None, "candidates": [],
+    }  # fmt: skip
 
 
 def settings_digest(header: Record) -> str:
@@ -45,56 +58,42 @@ def settings_digest(header: Record) -> str:
     return hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def bad_record(row: BadRow) -> Record:
-    """The record of a row that could not be searched: as that of a search that failed at once."""
-    nothing = dict.fromkeys(("prompt_digest", "answer", "gold", "correct", "text", "score"))
-    spent = {"votes": [], "cuts": {}, "cost": asdict(Cost()), "wall_seconds": 0.0}
-    return {"id": row.id, "question": _digest(row), "error": row.error, **nothing, **spent}
-
-
-def to_retry(results: ResultsFile, rows: list[Row], retry_failed: bool) -> set[str]:
-    """Rows that failed and are to be tried again: all of them on demand, those that have been mended anyway."""
+def to_retry(results: ResultsFile, rows: list[Row], *, failed: bool, shared: bool) -> set[str]:
+    """Rows that are tried again: on demand those that failed or were shared, those that have been mended anyway."""
     again = set()
     for row in rows:
         record = results.done.get(row.id, {})
-        if record.get("error") is not None and (retry_failed or record.get("question") != _digest(row)):
+        mended = record.get("question") != digest(row)
+        if record.get("error") is not None and (failed or mended):
+            again.add(row.id)
+        if shared and record.get("shared") is not None:
             again.add(row.id)
     return again
 
 
-def resumed(results: ResultsFile, rows: list[Row]) -> tuple[Tally, list[Row]]:
-    """The tally of the rows that are done, and those that are not."""
-    from branchwise.report.tally import Tally
-
-    tally, left = Tally(), []
+def left_of(results: ResultsFile, rows: list[Row]) -> list[Row]:
+    """The rows without a record. ResultsError: a record lacks something, or is one of another row."""
+    left = []
     for row in rows:
         record = results.done.get(row.id)
         if record is None:
             left.append(row)
             continue
-        try:
-            question = record["question"]
-            count(tally, record)
-        except (KeyError, TypeError) as error:
+        missing = [name for name in NEEDED if name not in record]
+        if missing or not set(record["cost"]) <= set(asdict(Cost())):
             raise ResultsError(
-                f"{results.path}: the result of {row.id!r} lacks what this version writes ({_RESULT});"
-                " remove its line or choose another --out"
-            ) from error
-        if question != _digest(row):
+                f"{results.path}: the result of {row.id!r} lacks what this version writes"
+                f" ({', '.join(missing) or 'cost'}); remove its line or choose another --out"
+            )
+        if record["question"] != digest(row):
             raise ResultsError(
                 f"{results.path} holds a result of {row.id!r} for another question or gold answer:"
                 " choose another --out for this file of problems"
             )
-    return tally, left
+    return left
 
 
-def count(tally: Tally, record: Record) -> None:
-    """Add a record to the tally. KeyError, TypeError: it lacks something."""
-    tally.add(record["correct"], Cost(**record["cost"]), record["cuts"], failed=record["error"] is not None)
-    tally.wall_seconds += record["wall_seconds"]
-
-
-def _digest(row: Row) -> str:
+def digest(row: Row) -> str:
     """Tells rows apart that share an id."""
     about = row.text if isinstance(row, BadRow) else f"{row.text}\0{row.answer}\0{row.seed}"
     return hashlib.blake2b(about.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()

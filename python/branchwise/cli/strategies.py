@@ -98,22 +98,13 @@ def check_known(recipes: Sequence[Recipe], options: Mapping[str, object]) -> Non
         raise ConfigError(f"none of {names} has an option {name!r}: they have {', '.join(valid)}{nearest(name, valid)}")
 
 
-def options_of(strategy: Any) -> dict[str, Any]:
-    """The options that a strategy was made with, as far as it says."""
-    if not is_dataclass(strategy):
-        return {"n": strategy.n} if hasattr(strategy, "n") else {}
-    return {each.name: getattr(strategy, each.name) for each in fields(strategy) if each.init}
-
-
-def unusual(strategy: Any) -> dict[str, Any]:
-    """The options that differ from their defaults."""
-    if not is_dataclass(strategy):
-        return {}
-    return {
-        each.name: getattr(strategy, each.name)
-        for each in fields(strategy)
-        if each.init and getattr(strategy, each.name) != _default(each)
-    }
+def options_of(strategy: Any, given: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All options of a strategy, and those that differ from their defaults. given: those that it was made with."""
+    known = [each for each in fields(strategy) if each.init] if is_dataclass(strategy) else []
+    values = {each.name: getattr(strategy, each.name) for each in known}
+    others = {name: value for name, value in given.items() if name not in values}
+    unusual = {each.name: values[each.name] for each in known if values[each.name] != _default(each)}
+    return values | others, unusual | others
 
 
 def strategy_rows() -> list[tuple[str, str, str, str]]:

@@ -16,12 +16,11 @@ from typing import Any
 
 from branchwise.errors import ResultsError
 from branchwise.report.journal import Changed, Journal
+from branchwise.report.lines import Lines, Record, line, parse
 from branchwise.signals import Delay
 
 HEADER = "branchwise_results"  # key of the header line: the version of the format
-FORMAT = 2
-
-Record = dict[str, Any]
+FORMAT = 3
 
 
 class ResultsFile:
@@ -36,7 +35,7 @@ class ResultsFile:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
         self.path = path
-        self.done: dict[str, Record] = {}
+        self.done = Lines()
         self.notes: list[str] = []
         self._header: Record = {HEADER: FORMAT, "settings": dict(settings), **(about or {})}
         self._begun = False  # the header is there, and is ours
@@ -68,7 +67,7 @@ class ResultsFile:
             self._compare(self._header["resolved"], resolved)
         else:
             self._header["resolved"] = dict(resolved)
-            self._write(_line(self._header), replace=True)
+            self._write(line(self._header), replace=True)
         self._begun = True
 
     def append(self, record: Record) -> None:
@@ -80,13 +79,13 @@ class ResultsFile:
         assert self._begun, "append before begin"
         assert record["id"] not in self.done, f"{record['id']!r} is done already"
         with Delay():
-            self._write(_line(record), record)
-            self.done[record["id"]] = record
+            self._write(line(record), record)
+            self.done.put(record)
 
     def drop(self, ids: Collection[str]) -> None:
         """Forget some results, so that they can come again. ResultsError: all are still there."""
         if ids:
-            kept = {id_: record for id_, record in self.done.items() if id_ not in ids}
+            kept = Lines(record for id_, record in self.done.items() if id_ not in ids)
             self._write(self._whole(kept), replace=True)
             self.done = kept
 
@@ -114,9 +113,9 @@ class ResultsFile:
         header = self._parse_header(whole[: whole.find(b"\n")]) if whole else None
         if header is None and torn and not torn.startswith(f'{{"{HEADER}"'.encode()[: len(torn)]):
             raise self._foreign()
-        for number, line in enumerate(whole[:-1].split(b"\n")[1:], start=2):
-            self._take(line, number)
-        is_whole = header is not None and torn != b"" and _parse(torn) is not None
+        for number, text in enumerate(whole[:-1].split(b"\n")[1:], start=2):
+            self._take(text, number)
+        is_whole = header is not None and torn != b"" and parse(torn) is not None
         if is_whole:
             self._take(torn, len(self.done) + 2)
         if header is not None and self.done:
@@ -134,12 +133,12 @@ class ResultsFile:
         except ResultsError:
             if any(record.get("error") is None for record in self.done.values()):
                 raise
-            self.done = {}
+            self.done = Lines()
         else:
             self._header = header
 
-    def _parse_header(self, line: bytes) -> Record:
-        header = _parse(line)
+    def _parse_header(self, text: bytes) -> Record:
+        header = parse(text)
         if header is None or HEADER not in header or not isinstance(header.get("settings"), dict):
             raise self._foreign()
         if header[HEADER] != FORMAT or not isinstance(header.get("resolved"), dict):
@@ -157,13 +156,13 @@ class ResultsFile:
                     f" {name}={_show(now.get(name))}: use the same settings to go on with it, or choose another --out"
                 )
 
-    def _take(self, line: bytes, number: int) -> None:
-        record = _parse(line)
+    def _take(self, text: bytes, number: int) -> None:
+        record = parse(text)
         if record is None or not isinstance(record.get("id"), str):
             raise ResultsError(f"{self.path}, line {number}: not a result; remove that line or choose another --out")
         if record["id"] in self.done:
             raise ResultsError(f"{self.path}, line {number}: a second result of {record['id']!r}; remove one of them")
-        self.done[record["id"]] = record
+        self.done.put(record)
 
     def _foreign(self) -> ResultsError:
         return ResultsError(f"{self.path} exists and is no results file of branchwise: choose another --out")
@@ -181,7 +180,7 @@ class ResultsFile:
                 self._journal.append(data)
         except Changed as change:
             if record is not None:
-                self.done[record["id"]] = record
+                self.done.put(record)
             raise self._rescued(str(change)) from None
         except OSError as error:
             hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "repair that"
@@ -204,23 +203,11 @@ class ResultsFile:
                     os.fsync(fd)
             except OSError:
                 continue
-            return ResultsError(f"{what} All {len(self.done)} results are in {name}: go on with --out {name}")
+            return ResultsError(f"{what} All {len(self.done)} results are in {name}: go on by moving it to {self.path}")
         return ResultsError(f"{what} Its {len(self.done)} results could not be written anywhere else and are lost")
 
     def _whole(self, records: Mapping[str, Record]) -> bytes:
-        return b"".join(map(_line, (self._header, *records.values())))
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
-def _parse(line: bytes) -> Record | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):  # of JSON and of UTF-8
-        return None
-    return value if isinstance(value, dict) else None
+        return b"".join(map(line, (self._header, *records.values())))
 
 
 def _show(value: object) -> str:

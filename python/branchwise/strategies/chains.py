@@ -29,6 +29,7 @@ class Chains:
     name: ClassVar[str] = "chains"
     uses_scores: ClassVar[bool] = False
     sampling: ClassVar[Sampling | None] = None  # None: the run's
+    independent: ClassVar[bool] = True  # of n: chain i is the same in a search of more, or fewer
 
     def demand(self, limits: Limits) -> Demand:
         """n whole paths."""

@@ -34,6 +34,7 @@ class Waves(Chains, ABC):
 
     n: int = 40
     wave: int = field(default=5, kw_only=True)
+    independent: ClassVar[bool] = False  # how many are drawn depends on n
 
     def __post_init__(self) -> None:
         for option in ("n", "wave"):

@@ -1,0 +1,193 @@
+"""`branchwise votes`: the votes of an evaluation taken again, from its files and without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from branchwise.cli.options import Json
+from branchwise.cli.output import make_console, print_json, print_table, say
+from branchwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from branchwise.report.again import Rule
+    from branchwise.report.comparison import Line
+    from branchwise.report.votes import AtK, Run
+
+_HEADERS = (
+    "strategy",
+    "vote",
+    "aggregate",
+    "N",
+    "accuracy",
+    "95 % interval",
+    "no answer",
+    "tokens",
+    "judge tokens",
+    "FLOPs",
+)
+
+
+def votes(
+    folder: Annotated[Path, typer.Argument(help="A folder that branchwise eval has written.", show_default=False)],
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", "-s", help="Of these strategies only.", metavar="NAMES")
+    ] = None,
+    vote: Annotated[
+        str | None, typer.Option(help="majority, max, weighted, or several. Default: all.", metavar="NAMES")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="last, min, prod, mean, or several. Default: as it was.", metavar="NAMES")
+    ] = None,
+    n: Annotated[
+        str | None,
+        typer.Option("--n", "-n", help="Of the first N solutions, one number or several.", metavar="NUMBERS"),
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="k of pass@k and maj@k. Default: powers of two.", metavar="NUMBERS")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take the votes of an evaluation again, under other rules or with fewer solutions, and compute pass@k and maj@k.
+
+    All of it is exactly what a fresh run would say; what would not be is refused.
+    """
+    from branchwise.answers.grade import Grader
+    from branchwise.report.votes import Grades, read_runs
+
+    with make_console(stderr=True).status("reading"), Grader() as grader:
+        runs = _chosen(read_runs(folder), strategy, folder)
+        grades, refused = Grades(grader), list[str]()
+        lines = _vote(runs, vote, aggregate, n, grades, refused)
+        estimates = _at(runs, at, grades, refused)
+    if not lines and not estimates:
+        raise ConfigError(refused[0])
+    for reason in dict.fromkeys(refused):
+        say(make_console(stderr=True), f"note: {reason}")
+    if json:
+        print_json({
+            "results": str(folder),
+            "votes": [
+                {**line.as_dict(), "vote": rule.vote, "aggregate": rule.aggregate, "answers": answers}
+                for rule, line, answers in lines
+            ],
+            "at": [{"strategy": run.label, "n": run.n, **_estimate(found)} for run, found in estimates],
+            "refused": list(dict.fromkeys(refused)),
+        })  # fmt: skip
+    else:
+        _print(lines, estimates)
+
+
+Voted = tuple["Rule", "Line", list[dict[str, Any]]]
+
+
+def _chosen(runs: Sequence[Run], strategies: str | None, folder: Path) -> list[Run]:
+    """The runs that are asked for. ConfigError: there is none of a name."""
+    from branchwise.strategies.options import nearest
+
+    if strategies is None:
+        return list(runs)
+    known = {run.label: run.label.split()[0] for run in runs}
+    chosen = _words(strategies)
+    for name in chosen:
+        if name not in (*known, *known.values()):
+            raise ConfigError(f"{folder} has no results of {name!r} of its own: it has {', '.join(known)}"
+                              f"{nearest(name, known)}")  # fmt: skip
+    return [run for run in runs if run.label in chosen or known[run.label] in chosen]
+
+
+def _vote(
+    runs: Sequence[Run], vote: str | None, aggregate: str | None, n: str | None, grades: Any, refused: list[str]
+) -> list[Voted]:
+    """All votes that are asked for; why some are not possible goes to `refused`."""
+    from branchwise.answers.aggregate import AGGREGATES
+    from branchwise.answers.vote import VOTES
+    from branchwise.cli.cells import whole_numbers
+    from branchwise.report.votes import vote_again
+    from branchwise.strategies.options import check_choice
+
+    votes, aggregates = (None if words is None else _words(words) for words in (vote, aggregate))
+    for name, words, known in (("--vote", votes, VOTES), ("--aggregate", aggregates, AGGREGATES)):
+        for word in words or []:
+            check_choice("votes", name, word, known)
+    numbers = None if n is None else whole_numbers("-n", n)
+    made: list[Voted] = []
+    for run in runs:
+        have = run.rule
+        if have is None:
+            refused.append(f"{run.name}: its answer is no vote of its candidates alone")
+            continue
+        for size in [have.n] if numbers is None else numbers:
+            for kind in [have.aggregate] if aggregates is None else aggregates:
+                for each in VOTES if votes is None else votes:
+                    want = replace(have, n=size, aggregate=kind, vote=each)  # type: ignore[arg-type]  # checked
+                    reason = run.why_not(want)
+                    if not reason:
+                        made.append((want, *vote_again(run, want, grades)))
+                    elif votes is not None or numbers is not None or aggregates is not None:
+                        asked = " ".join([f"n={size}", f"vote={each}", f"aggregate={kind}"])
+                        refused.append(f"{run.name} cannot be taken again with {asked}: {reason}")
+    return made
+
+
+def _at(runs: Sequence[Run], at: str | None, grades: Any, refused: list[str]) -> list[tuple[Run, AtK]]:
+    from branchwise.cli.cells import whole_numbers
+    from branchwise.report.votes import at_k
+
+    made = []
+    for run in runs:
+        if at is None and (run.rule is None or not run.rule.independent):
+            continue
+        most = run.rule.n if run.rule is not None else 1
+        powers = [1 << power for power in range(most.bit_length())]
+        for k in whole_numbers("--at", at) if at is not None else dict.fromkeys([*powers, most]):
+            try:
+                made.append((run, at_k(run, k, grades)))
+            except ConfigError as error:
+                refused.append(str(error))
+    return [(run, found) for run, found in made if found.problems]
+
+
+def _print(lines: Sequence[Voted], estimates: Sequence[tuple[Run, AtK]]) -> None:
+    from branchwise.report.table import table
+
+    console = make_console()
+    if lines:
+        rows = []
+        for rule, line, _ in lines:
+            name, number, accuracy, interval, silent, _, *spent = line.cells(equal=False)
+            judged = rule.aggregate if rule.judged else "-"
+            rows.append([name, rule.vote, judged, number, accuracy, interval, silent, *spent[:3]])
+        print_table(console, table(_HEADERS, rows, names=3))
+    if estimates:
+        headers = ["strategy", "N", "k", "pass@k", "95 % interval", "maj@k", "95 % interval", "problems"]
+        print_table(console, table(headers, [_cells(run, found) for run, found in estimates]))
+
+
+def _cells(run: Run, found: AtK) -> list[str]:
+    shares = [(found.passes, found.pass_interval), (found.majority, found.majority_interval)]
+    words = [
+        word
+        for share, (low, high) in shares
+        for word in (f"{100 * share:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}")
+    ]
+    return [run.label, "-" if run.n is None else str(run.n), str(found.k), *words, str(found.problems)]
+
+
+def _estimate(found: AtK) -> dict[str, Any]:
+    return {
+        "k": found.k,
+        "problems": found.problems,
+        "pass": found.passes,
+        "pass_interval95": list(found.pass_interval),
+        "majority": found.majority,
+        "majority_interval95": list(found.majority_interval),
+    }
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,97 @@
+"""The cells of an evaluation at work: each has a file, and is filled by searches, or by what another one has found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from branchwise.cli.cells import Cell, sources
+from branchwise.cli.problems import BadRow
+from branchwise.cli.records import Row, bad_record, digest, left_of, result_record, settings_digest, to_retry
+from branchwise.report.again import retake
+from branchwise.report.folder import ResultsFolder
+from branchwise.report.results_file import ResultsFile
+from branchwise.types import Problem
+
+if TYPE_CHECKING:
+    from branchwise.api import Engine
+    from branchwise.cli.eval_progress import EvalProgress
+    from branchwise.report.lines import Record
+
+Grade = Callable[[str | None, str], bool]
+
+
+class Work:
+    """One cell.
+
+    source: the work whose records say what it would find    place: among the cells as they were asked for
+    """
+
+    def __init__(
+        self, cell: Cell, results: ResultsFile, rows: Sequence[Row], *, source: Work | None, place: int
+    ) -> None:
+        self.cell, self.results, self.source, self.place = cell, results, source, place
+        self.rows = [cell.row(row) for row in rows]
+
+    @property
+    def left(self) -> list[Row]:
+        """Rows without a result. ResultsError: a result is damaged, or one of another row."""
+        return left_of(self.results, self.rows)
+
+    def forget(self, *, failed: bool, shared: bool) -> None:
+        """Drop results that are to come again."""
+        self.results.drop(to_retry(self.results, self.rows, failed=failed, shared=shared))
+
+    def share(self, grade: Grade, took: Callable[[Record], None]) -> None:
+        """Take what the source knows of the rows that are left."""
+        left = self.left if self.source is not None and self.source.results.done else []
+        if self.source is None or not left:
+            return
+        have, want = self.source.cell.rule, self.cell.rule
+        assert have is not None
+        assert want is not None
+        self.results.begin(self.source.results.header["resolved"])
+        for row in left:
+            record = self.source.results.done.get(row.id)
+            made = None if record is None or isinstance(row, BadRow) else retake(record, have, want, grade)
+            if made is not None:
+                shared = {**made, "question": digest(row), "shared": self.source.cell.name}
+                self._take(shared, took)
+
+    def run(self, engine: Engine, in_flight: int | None, progress: EvalProgress) -> None:
+        """Search what is left, and write each result as it comes."""
+        left = self.left
+        for row in left:
+            if isinstance(row, BadRow):
+                self._take(bad_record(row), progress.took)
+        last = time.monotonic()
+        problems = [row for row in left if isinstance(row, Problem)]
+        found = engine.solve_many(
+            problems, self.cell.strategy, max_in_flight=in_flight, on_event=progress.event,
+            seed=self.cell.seed,
+        )  # fmt: skip
+        for result in found:
+            now = time.monotonic()
+            self._take(result_record(result, now - last), progress.took)
+            last = now
+
+    def _take(self, record: Record, took: Callable[[Record], None]) -> None:
+        record = {**record, "settings": settings_digest(self.results.header)}
+        self.results.append(record)
+        took(record)
+
+
+def make_works(
+    cells: Sequence[Cell], folder: ResultsFolder, rows: Sequence[Row], *, share: bool, without_chance: bool
+) -> list[Work]:
+    """The work of each cell, those first whose records say what others would find."""
+    shared = sources(cells, without_chance=without_chance) if share else {}
+    made: dict[str, Work] = {}
+    for cell in sorted(cells, key=lambda cell: cell.name in shared):
+        source = shared.get(cell.name)
+        made[cell.name] = Work(
+            cell, folder.open(cell.name, cell.own, cell.label), rows,
+            source=None if source is None else made[source.name], place=cells.index(cell),
+        )  # fmt: skip
+    return list(made.values())

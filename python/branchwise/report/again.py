@@ -1,0 +1,106 @@
+"""Votes taken again from what records keep, wherever that is exactly what a fresh run would say.
+
+Searches whose candidates are drawn one by one, each whatever the others are (`Chains.independent`), are known for every
+vote, aggregate and smaller n: the first of the candidates are those of a search of fewer. Of all others only the vote
+comes after the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from branchwise.answers.vote import Vote, choose
+from branchwise.report.kept import Kept, candidates, cuts, first
+from branchwise.report.lines import Record
+from branchwise.strategies.chains import Chains
+from branchwise.strategies.registry import STRATEGIES
+from branchwise.types import Aggregate
+
+JUDGED_CUT = "prm_context"  # ends what would have gone on without a judge
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a search ends: so many candidates, one score of each, and a vote.
+
+    judged: whether it has scores    independent: whether each candidate is what it is whatever the others are
+    """
+
+    n: int
+    aggregate: Aggregate
+    vote: Vote
+    judged: bool
+    independent: bool
+
+
+def rule_of(settings: Mapping[str, Any]) -> Rule | None:
+    """That of a results file, by its settings; None where more than a vote makes the answer of its candidates."""
+    strategy, options = STRATEGIES.get(settings["strategy"]), settings["options"]
+    if strategy is None or settings["source"] is not None:
+        return None
+    made = strategy(**options)
+    independent = isinstance(made, Chains) and made.independent
+    if not independent and "vote" not in options:
+        return None
+    kind, vote = options.get("aggregate", "last"), options.get("vote", "majority")
+    return Rule(made.n, kind, vote, not independent or made.uses_scores, independent)
+
+
+def why_not(have: Rule | None, want: Rule) -> str:
+    """Why a vote cannot be taken again in another way, or ""."""
+    if have is None:
+        return "its answer is no vote of its candidates alone"
+    if want.n > have.n:
+        return f"it drew {have.n}"
+    if want.n < have.n and not have.independent:
+        return f"a search of n={have.n} grows other branches than one of n={want.n}"
+    if want.aggregate != have.aggregate and not have.independent:
+        return f"it was searched by aggregate={have.aggregate}"
+    if not have.judged and (want.judged or want.vote != "majority"):
+        return "its candidates have no scores"
+    return ""
+
+
+def retake(record: Record, have: Rule, want: Rule, grade: Callable[[str | None, str], bool]) -> Record | None:
+    """The record that a search by `want` would have; None where this one cannot say: it failed, or its judge's context
+    cut what another search would have gone on with.
+
+    grade: asked about answers that the record did not choose
+    """
+    same = (want.n, want.judged) == (have.n, have.judged)
+    if record["error"] is not None or (not same and JUDGED_CUT in record["cuts"]):
+        return None
+    kept = first(record["candidates"], want.n) if have.independent else record["candidates"]
+    kind = want.aggregate if have.independent else None
+    selection = choose(candidates(kept, kind, judged=want.judged), want.vote)
+    answer = selection.chosen.answer if selection.chosen else None
+    correct, gold = record["correct"], record["gold"]
+    if correct is not None and answer != record["answer"]:
+        correct = grade(answer, gold)
+    return {
+        **{name: record[name] for name in ("id", "question", "prompt_digest", "error", "gold")},
+        "answer": answer,
+        "correct": correct,
+        "score": selection.chosen.score if selection.chosen else None,
+        "votes": [list(vote) for vote in selection.votes],
+        "cuts": record["cuts"] if same else cuts(kept),
+        "equal": record["equal"],
+        "cost": record["cost"] if same else _cost(record, kept, want.judged),
+        "wall_seconds": record["wall_seconds"] if same else None,
+    }
+
+
+def _cost(record: Record, kept: Sequence[Kept], judged: bool) -> dict[str, Any]:
+    """What a search of these candidates alone would have cost, as far as that is known: not how long it takes."""
+    whole, of_all = record["cost"], record["candidates"]
+    names = {"generated_tokens": "tokens", "prm_tokens": "prm_tokens", "flops": "flops", "prm_flops": "prm_flops"}
+    cost = {
+        name: whole[name] - sum(each[part] for each in of_all) + sum(each[part] for each in kept)
+        for name, part in names.items()
+    }
+    if not judged:
+        cost["flops"] -= cost["prm_flops"]
+        cost["prm_tokens"], cost["prm_flops"] = 0, 0.0
+    return {**cost, "prefill_tokens": whole["prefill_tokens"]}
