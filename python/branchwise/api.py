@@ -15,7 +15,7 @@ import torch
 
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
-from branchwise.completions import Completion, Piece, Prompt
+from branchwise.completions import Completion, Likelihood, Piece, Prompt
 from branchwise.config import SAMPLING, EngineConfig, check_flag, check_sampling, check_seed, check_texts, is_number
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
@@ -25,6 +25,7 @@ from branchwise.pair.prompts import INSTRUCTION
 from branchwise.search.by_hand import Opening, StepTree, await_all, expand_all, wait_for
 from branchwise.search.completion_call import Completions, Defaults
 from branchwise.search.driver import run, submit
+from branchwise.search.likelihood import as_likelihood, submit_likelihoods
 from branchwise.search.problems import as_problem, prompt_problem
 from branchwise.search.process import enter
 from branchwise.search.protocol import Callback
@@ -219,6 +220,8 @@ class Engine:
         max_tokens: at most, within the context; None: the engine's    temperature, top_p, ...: see `Sampling`
         seed: sample i is that of n=1 with seed + i; None: another one for each prompt of each call, from the engine's
             seed; `Completion.seed` tells it
+        logprobs: of every token its log-probability (temperature 1, before filters), its rank and so many likeliest
+            words, 20 at most, in `Sample.logprobs`    prompt_logprobs: the same of the prompt
         reuse: False: as if there were no `prefix_cache`. With it bits depend, by rounding, on where KV that was there
             is cut; `cost.cached_tokens` says how much that was
 
@@ -246,6 +249,20 @@ class Engine:
     def submit_completion(self, prompt: Prompt, n: int = 1, **options: Any) -> Ticket[Completion]:
         """Queue the samples of one prompt and return its ticket, whatever becomes of others; options as `complete`."""
         return self._completions.submit_one(prompt, n, options)
+
+    def log_likelihoods(self, pairs: Iterable[Sequence[Any]], *, reuse: bool = True) -> list[Likelihood]:
+        """What the policy thinks of given continuations: one `Likelihood` for each (context, continuation).
+
+        Both are texts or token ids; a text is cut into tokens behind its context. Contexts that pairs share are fed
+        once, unless `reuse` is False.
+        """
+        tickets = submit_likelihoods(self._service, self.policy.tokenizer, pairs, reuse=reuse)
+        return [as_likelihood(completion) for completion in wait_for(tickets)]
+
+    async def alog_likelihoods(self, pairs: Iterable[Sequence[Any]], *, reuse: bool = True) -> list[Likelihood]:
+        """As `log_likelihoods`, without blocking the event loop."""
+        tickets = submit_likelihoods(self._service, self.policy.tokenizer, pairs, reuse=reuse)
+        return [as_likelihood(completion) for completion in await await_all(tickets)]
 
     # --- its life ----------------------------------------------------------------------------------------------
 

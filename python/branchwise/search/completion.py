@@ -13,7 +13,7 @@ from branchwise.pair.protocol import TreeT
 from branchwise.search.request import Expansion
 from branchwise.search.service import Service
 from branchwise.strategies.protocol import Demand
-from branchwise.types import Cost, Node, Problem, Settings, StepOptions
+from branchwise.types import Cost, Node, Problem, PromptLogprobs, Settings, StepOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Wanted:
     seeds    one for each time that a call has the prompt; each time has n samples of its own
     options  of every sample, but for its seed    name: of the prompt in messages, where there are several
     reuse    take what is kept of the prompt, and leave prompt and samples for later ones
+    prompt_logprobs  tell what the policy thinks of the prompt
     """
 
     prompt: Prompt | None
@@ -31,6 +32,7 @@ class Wanted:
     options: StepOptions
     name: str = ""
     reuse: bool = True
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class CompletionJob(Generic[TreeT]):
@@ -75,7 +77,7 @@ class CompletionJob(Generic[TreeT]):
             raise InputError("the prompt is empty: give some text, or the id of the token to begin with")
         settings = Settings(
             options.sampling, options.endings, options.max_tokens, options.max_tokens, speculate=False,
-            reuse=self.wanted.reuse, exact=False,
+            reuse=self.wanted.reuse, exact=False, prompt_logprobs=self.wanted.prompt_logprobs,
         )  # fmt: skip
         return self._service.pair.open(Problem("", "", prompt), Demand(branches, branches, 1, scores=False), settings)
 
@@ -104,7 +106,9 @@ class CompletionJob(Generic[TreeT]):
         for seed in self.wanted.seeds:
             nodes = drawn.get(seed) or drawn[self.wanted.seeds[0]]  # greedy: one for all
             samples = [as_sample(nodes[min(i, len(nodes) - 1)], told) for i in range(self.wanted.n)]
-            found.append(Completion(list(tree.prompt), samples, seed))
+            given = tree.root.logprobs
+            known = None if given is None else [*[None] * (len(tree.prompt) - len(given)), *given]
+            found.append(Completion(list(tree.prompt), samples, seed, known))
         found[0].cost.add(tree.root.cost)
         found[0].cost.seconds = time.perf_counter() - self._begun
         for completion in found:
@@ -137,5 +141,5 @@ def as_sample(node: Node, told: set[Node]) -> Sample:
     told.add(node)
     return Sample(
         node.text, list(node.tokens), node.logprob, node.finish if node.stopped_by is None else "stop",
-        node.stopped_by, node.cut, Cost() if repeat else replace(node.cost), repeat,
+        node.stopped_by, node.cut, node.logprobs, Cost() if repeat else replace(node.cost), repeat,
     )  # fmt: skip

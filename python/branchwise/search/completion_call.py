@@ -17,9 +17,13 @@ from branchwise.search.completion import CompletionJob, OneCompletion, Wanted
 from branchwise.search.service import Service
 from branchwise.search.ticket import Ticket
 from branchwise.strategies.options import check_count, nearest
-from branchwise.types import Endings, Sampling, StepOptions
+from branchwise.types import Endings, PromptLogprobs, Sampling, StepOptions
 
-OPTIONS = ("seed", "stop", "stop_token_ids", "include_stop", "ignore_eos", "min_tokens", "max_tokens", "reuse")
+OPTIONS = (
+    "seed", "stop", "stop_token_ids", "include_stop", "ignore_eos", "min_tokens", "max_tokens", "logprobs",
+    "prompt_logprobs", "reuse",
+)  # fmt: skip
+MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ class Completions:
         for places in groups.values():
             name = f"prompt {places[0]}" if len(given) > 1 else ""
             wanted = Wanted(
-                given[places[0]], n, [seeds[place] for place in places], made, name, self._reuses(options)
+                given[places[0]], n, [seeds[place] for place in places], made, name, self._reuses(options),
+                _of_prompt(options),
             )  # fmt: skip
             jobs.append(CompletionJob(self._service, wanted))
         return Call([self._service.submit(job) for job in jobs], list(groups.values()))
@@ -75,7 +80,9 @@ class Completions:
     def one(self, prompt: object, n: int, options: dict[str, Any]) -> Wanted:
         """The samples of a single prompt, checked but not queued."""
         made, seeds = self._read(n, options, 1)
-        return Wanted(plain(prompt), n, seeds, made, reuse=self._reuses(options))
+        return Wanted(
+            plain(prompt), n, seeds, made, reuse=self._reuses(options), prompt_logprobs=_of_prompt(options)
+        )  # fmt: skip
 
     def submit_one(self, prompt: object, n: int, options: dict[str, Any]) -> Ticket[Completion]:
         """Queue them."""
@@ -146,7 +153,24 @@ def step_options(defaults: Defaults, options: dict[str, Any]) -> StepOptions:
     check_whole("max_tokens", most, 1)
     if least > most:
         raise ConfigError(f"min_tokens={least} is more than max_tokens={most}: lower it, or raise max_tokens")
-    return StepOptions(sampling, _endings(defaults, given), most, min_tokens=least)
+    return StepOptions(
+        sampling, _endings(defaults, given), most, logprobs=_count(given, "logprobs"), min_tokens=least
+    )  # fmt: skip
+
+
+def _count(given: dict[str, Any], name: str) -> int | None:
+    """How many likeliest words are wanted of each token; None: nothing is."""
+    count = given.get(name)
+    if count is None:
+        return None
+    if not is_number(Integral, count) or not 0 <= count <= MOST_LOGPROBS:
+        raise ConfigError(f"{name}={count!r}: expected 0 to {MOST_LOGPROBS} likeliest words of each token, or None")
+    return int(count)
+
+
+def _of_prompt(options: dict[str, Any]) -> PromptLogprobs | None:
+    most = _count(options, "prompt_logprobs")
+    return None if most is None else PromptLogprobs(most)
 
 
 def _endings(defaults: Defaults, given: dict[str, Any]) -> Endings:
