@@ -77,8 +77,11 @@ def parse_search(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def open_engine(options: argparse.Namespace, **more: Any) -> bw.Engine:
-    """Policy and PRM of a search; the policy itself judges through "+"/"-" turns, like any causal model."""
-    more = {"prm_format": "rlhflow" if options.prm == options.policy else "auto", **more}
+    """Policy and PRM of a search; the policy itself judges through "+"/"-" turns, like any causal model.
+
+    Nothing is kept from one run for the next: each does all of its work.
+    """
+    more = {"prm_format": "rlhflow" if options.prm == options.policy else "auto", "prefix_cache": False, **more}
     return bw.Engine(
         options.policy, options.prm, dtype=options.dtype, weights=options.weights, threads=options.threads,
         kv_memory=options.kv_memory, max_tokens=options.max_tokens, **more,

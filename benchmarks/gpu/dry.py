@@ -228,7 +228,7 @@ def dry_search(strategy: str, n: int, lengths: list[int], steps: int, arch: int 
     forced, forced_judge = taped(policy, judge, task)
     watch(backend, "opening", forced.runner)
     watch(backend, "PRM pass", forced_judge.runner)
-    settings = Settings(Sampling(0.8), max_tokens=most + 1, max_step_tokens=max(lengths) + 1)
+    settings = Settings(Sampling(0.8), max_tokens=most + 1, max_step_tokens=max(lengths) + 1, reuse=False)
     options = SearchOptions(make_strategy(strategy, n=n, expand=EXPAND, max_steps=steps), settings)
     problem = Problem(question.id, question.text, prompt=question.prompt)
     checked(run([problem], Service(ModelPair(forced, forced_judge, instruction="")), options, max_in_flight=1))

@@ -79,7 +79,9 @@ def searches(strategy: str, n: int, prompt: list[int], length: int, steps: int, 
 def solve(pair: ModelPair[Scorer], task: SearchTask) -> list:
     """All problems of a task side by side."""
     problems = [Problem(each.id, each.text, prompt=each.prompt) for each in task.questions]
-    settings = Settings(Sampling(0.8), max_tokens=task.max_tokens + 1, max_step_tokens=task.max_step_tokens + 1)
+    settings = Settings(
+        Sampling(0.8), max_tokens=task.max_tokens + 1, max_step_tokens=task.max_step_tokens + 1, reuse=False
+    )
     options = SearchOptions(
         make_strategy(task.strategy, n=task.n, expand=task.expand, max_steps=task.max_steps), settings
     )

@@ -94,7 +94,7 @@ def search(
 def live(options: argparse.Namespace, strategy: Strategy) -> list[dict[str, Any]]:
     """With the models; `--record` keeps the trees."""
     with open_engine(options, max_rows=options.rows[0]) as engine:
-        how = SearchOptions(strategy, Settings(max_tokens=options.max_tokens))
+        how = SearchOptions(strategy, Settings(max_tokens=options.max_tokens, reuse=False))
         results, counts = search(engine.pair, load_problems(options), how, options.in_flight[0], options.rows[0])
         if options.record:
             save_recording(options.record, options, record(engine, results))

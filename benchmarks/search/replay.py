@@ -31,7 +31,7 @@ from branchwise.types import Problem, Result, Settings
 
 Json = dict[str, Any]
 ROOM = 1 << 18  # KV blocks of either model: admission is not what is replayed
-SETTINGS = Settings(max_tokens=1 << 12, max_step_tokens=1 << 12)  # no cap ends a step of a recording
+SETTINGS = Settings(max_tokens=1 << 12, max_step_tokens=1 << 12, reuse=False)  # no cap ends a step of a recording
 
 
 def record(engine: bw.Engine, results: Iterable[Result]) -> list[Json]:

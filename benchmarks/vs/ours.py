@@ -31,7 +31,7 @@ class Ours:
 
     def __init__(self, policy: str, prm: str | None, **options: Any) -> None:
         limits = {"max_tokens": 1 << 20, "max_step_tokens": 1 << 20}
-        self.engine = bw.Engine(policy, prm, **limits, **options)
+        self.engine = bw.Engine(policy, prm, prefix_cache=False, **limits, **options)
         self.options = options
 
     def about(self) -> Json:
@@ -63,7 +63,7 @@ class Ours:
         strategy = make_strategy(work.strategy, n=work.n, expand=work.expand, max_steps=work.max_steps)
         settings = Settings(
             Sampling(TEMPERATURE, work.top_p), max_tokens=work.max_tokens, max_step_tokens=work.max_step_tokens,
-            seed=work.seed,
+            seed=work.seed, reuse=False,
         )  # fmt: skip
         service = Service(ModelPair(policy, judge, instruction=""))
         before, prm_rows = replace(policy.runner.stats), judge.runner.stats.rows

@@ -24,7 +24,7 @@ from branchwise.types import Result, Settings
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[bw.Engine]:
-    with bw.Engine(kv_memory=512 << 20, max_rows=16, max_tokens=128) as engine:
+    with bw.Engine(kv_memory=512 << 20, max_rows=16, max_tokens=128, prefix_cache=False) as engine:
         yield engine
 
 
@@ -35,7 +35,7 @@ def scores_by_path(result: Result) -> dict[tuple[int, ...], list[float]]:
 @pytest.mark.parametrize("strategy", [BeamSearch(n=8, expand=4), DVTS(n=8, expand=4)], ids=["beam", "dvts"])
 def test_a_recording_replays_the_same_trees_on_any_rows(engine: bw.Engine, strategy: Strategy) -> None:
     problems = [replace(problem, seed=7) for problem in bundled_problems(3)]
-    live = SearchOptions(strategy, Settings(max_tokens=128))
+    live = SearchOptions(strategy, Settings(max_tokens=128, reuse=False))
     results, counts = search(engine.pair, problems, live, in_flight=2, max_rows=16)
     recording = Recording(record(engine, results))
     for rows in (4, 16, 64):
