@@ -25,6 +25,7 @@ from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import problem_lineage, prompt_ids
+from branchwise.scoring.prm import Prm
 from branchwise.scoring.scorer import Scorer
 from branchwise.tree import walk
 from branchwise.types import Problem, Result, Settings
@@ -118,6 +119,8 @@ class Recording:
     def step(self, index: int, text: str) -> list[int]:
         return [0] * (self.steps[int(text)].prm_tokens - 1) + [int(text)] if text.isdigit() else [0]
 
+    scored = step
+
     # --- as sampler and PRM head: a row's hidden state is its token
     def draw(self, hidden: Tensor, draws: Sequence[Any]) -> tuple[list[int], list[float]]:
         ends = [self.by_lineage[draw.lineage] for draw in draws]
@@ -153,5 +156,5 @@ def replay_pair(recording: Recording, *, max_rows: int, batch_rows: int = 512, s
     tokenizer = cast(Any, recording)
     policy = StepEngine(cast(Any, model), tokenizer, caches[0], max_rows=max_rows, speculate=speculate)
     policy.sampler = tokenizer
-    prm = SimpleNamespace(model=model, head=recording.head, format=recording, tokenizer=recording, source="recording")
-    return ModelPair(policy, Scorer(cast(Any, prm), caches[1], batch_rows=batch_rows), instruction="")
+    prm = Prm(cast(Any, model), recording.head, recording, tokenizer, "recording")
+    return ModelPair(policy, Scorer(prm, caches[1], batch_rows=batch_rows), instruction="")
