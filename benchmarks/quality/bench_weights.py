@@ -19,7 +19,7 @@ import branchwise as bw
 from benchmarks import common
 from benchmarks.options import POLICY
 from branchwise.assets import asset_path
-from branchwise.cli.problems import read_problems
+from branchwise.cli.problems import read_rows
 from branchwise.config import Weights
 from branchwise.engine.kv import KvCache
 from branchwise.models.decoder import Decoder
@@ -99,7 +99,8 @@ def main() -> None:
         options.limit, options.text_chars = 4, 300
     if not Path(options.policy).exists():
         parser.exit(0, f"skipped: no model at {options.policy}; name one with --policy\n")
-    problems = read_problems(options.problems or asset_path("problems.jsonl"))
+    rows = read_rows(options.problems or asset_path("problems.jsonl"))
+    problems = [row for row in rows if isinstance(row, Problem)]
     text = options.text.read_text() if options.text else "\n\n".join(problem.text for problem in problems)
     text = text[: options.text_chars]
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]

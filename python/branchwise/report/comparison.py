@@ -102,7 +102,7 @@ class Line:
             str(self.silent),
             str(tally.cut),
             *([numbers.count(self.equal)] if equal else []),
-            *(_amount(value) for value in (cost.generated_tokens, cost.prm_tokens, cost.flops)),
+            *(amount(value) for value in (cost.generated_tokens, cost.prm_tokens, cost.flops)),
         ]
         times = (self.seconds, self.latency(0.5), self.latency(0.95))
         return cells + ["-" if value is None else _short(value) for value in times]
@@ -133,7 +133,8 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
-def _amount(value: float) -> str:
+def amount(value: float) -> str:
+    """A count, or from a thousand on three digits and an SI prefix."""
     return f"{value:.0f}" if value < 999.5 else numbers.large(value)
 
 
