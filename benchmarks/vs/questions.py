@@ -14,7 +14,7 @@ from branchwise.answers.vote import choose
 from branchwise.models.config import decoder_config
 from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.formats import make_format
-from branchwise.scoring.inputs import RunningFormat
+from branchwise.scoring.inputs import WrittenSteps
 from branchwise.text.chat import render_chat
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Candidate, Message, Node
@@ -31,7 +31,7 @@ def make_questions(policy: str, problems: Iterable[Json]) -> list[Question]:
     checkpoint = open_checkpoint(policy)
     tokenizer = checkpoint.tokenizer()
     turns, _ = make_format("rlhflow", checkpoint, decoder_config(checkpoint.config, policy), tokenizer)
-    assert isinstance(turns, RunningFormat)
+    assert isinstance(turns, WrittenSteps)
     to_verdict = tokenizer.encode(turns.end, special=True, after="x")
     to_user = tokenizer.encode(turns.between, special=True, after=turns.end)
     found = []

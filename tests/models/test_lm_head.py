@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ import torch
 from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.errors import CheckpointError
 from branchwise.models.config import decoder_config
-from branchwise.scoring.heads import pair_head
+from branchwise.prm_format import Words
+from branchwise.scoring.heads import Source, read_head
 from branchwise.weights import open_checkpoint
 from branchwise.weights.matrix import EMBEDDING, HEAD, head_name, weight_bytes
 from checkpoints import MemoryCheckpoint, random_checkpoint
@@ -21,6 +24,13 @@ from weights.samples import tiny_model, write_gguf
 from weights.test_safetensors_file import save_file
 
 TOKENS = list(range(3, 40))
+
+
+def word_rows(checkpoint: Any, config: Any) -> torch.Tensor:
+    """What a PRM that says word 5 or word 9 reads of the matrix: [2, hidden]."""
+    written: Any = SimpleNamespace(word=int, name="words")
+    (rows,) = read_head(Words("5", "9"), Source(checkpoint, config, written)).tensors
+    return rows
 
 
 def with_head(tied: bool, head: str) -> MemoryCheckpoint:
@@ -46,10 +56,10 @@ def test_a_stored_head_is_the_one_whatever_the_config_says(tied: bool, weights: 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_prm_reads_the_words_of_the_same_matrix(tied: bool) -> None:
     checkpoint = with_head(tied, "other")
-    (rows,) = pair_head(checkpoint, decoder_config(checkpoint.config, "x"), 5, 9).tensors
+    rows = word_rows(checkpoint, decoder_config(checkpoint.config, "x"))
     assert torch.equal(rows, checkpoint.tensors[HEAD][[5, 9]])
     checkpoint = with_head(True, "absent")
-    (rows,) = pair_head(checkpoint, decoder_config(checkpoint.config, "x"), 5, 9).tensors
+    rows = word_rows(checkpoint, decoder_config(checkpoint.config, "x"))
     assert torch.equal(rows, checkpoint.tensors[EMBEDDING][[5, 9]])
 
 
@@ -59,7 +69,7 @@ def test_no_head_at_all_is_an_error_for_whoever_needs_one() -> None:
     with pytest.raises(CheckpointError, match=message):
         cpu_decoder(checkpoint, torch.float32)
     with pytest.raises(CheckpointError, match=message):
-        pair_head(checkpoint, decoder_config(checkpoint.config, "x"), 5, 9)
+        word_rows(checkpoint, decoder_config(checkpoint.config, "x"))
     assert cpu_decoder(checkpoint, torch.float32, head=False).head is None
 
 
@@ -111,5 +121,5 @@ def test_memory_is_that_of_the_head_that_is_used() -> None:
 def test_words_of_a_prm_are_divided_as_the_logits_are() -> None:
     checkpoint = with_head(True, "other")
     config = replace(decoder_config(checkpoint.config, "x"), logit_divisor=4.0)
-    (rows,) = pair_head(checkpoint, config, 5, 9).tensors
+    rows = word_rows(checkpoint, config)
     assert torch.equal(rows, checkpoint.tensors[HEAD][[5, 9]] / 4)
