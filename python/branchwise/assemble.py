@@ -18,7 +18,7 @@ from branchwise.chat_options import NO_OPTIONS, ChatOptions
 from branchwise.config import EngineConfig, ResolvedConfig
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
-from branchwise.engine.memory import LOWER, check_memory, kv_blocks, resolve_dtype
+from branchwise.engine.memory import LOWER, Home, check_memory, kv_blocks, resolve_dtype
 from branchwise.errors import ConfigError
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
@@ -56,6 +56,10 @@ class Place:
     dtype: torch.dtype
     cache: WeightCache | None
 
+    def told(self) -> tuple[str, str, str]:
+        """Device, kernels and dtype, as `ResolvedConfig` has them."""
+        return str(self.backend.device), self.backend.kernels(), str(self.dtype).removeprefix("torch.")
+
     def kv(self, models: Sequence[Decoder], kv_memory: int | None) -> tuple[list[KvCache], int]:
         """A cache for each model, all of as many blocks, so that they hold the same problems; and bytes of them all."""
         memory = self.backend.kv_budget() if kv_memory is None else kv_memory
@@ -82,7 +86,8 @@ def load_models(
     checkpoint = open_checkpoint(policy)
     judge_checkpoint = open_checkpoint(prm) if prm is not None else None
     gc.collect()  # engines that nobody holds: an error's frames may have made cycles of them
-    place, judge_place = _places(config, checkpoint, judge_checkpoint)
+    places = _places(config, checkpoint, judge_checkpoint)
+    place, judge_place = places[0], places[-1]
     tokenizer = checkpoint.tokenizer()
     chat = ChatOptions.make(config.date, config.chat_template_kwargs)
     check_options(tokenizer, chat)
@@ -116,9 +121,8 @@ def load_models(
     ]
     notes = [note for note in (prm_model and prm_model.note,) if note]
     resolved = ResolvedConfig(
-        str(place.backend.device), str(judge_place.backend.device), str(place.dtype).removeprefix("torch."),
-        config.weights, kv.n_blocks, scorer.kv.n_blocks if scorer is not None else 0, memory, torch.get_num_threads(),
-        chat.date, tuple(notes),
+        *place.told(), *judge_place.told(), config.weights, kv.n_blocks,
+        scorer.kv.n_blocks if scorer is not None else 0, memory, torch.get_num_threads(), chat.date, tuple(notes),
     )  # fmt: skip
     judge = make_judge(scorer, judges, engines, rule, tokenizer)
     return Models(steps, judge, chat, checkpoint.recommended(), resolved)
@@ -147,27 +151,30 @@ def _load_writer(
     checkpoint = open_checkpoint(str(judge.model))
     words = checkpoint.tokenizer()
     check_options(words, NO_OPTIONS)
-    check_memory(place.backend, [checkpoint], place.dtype, config.weights, config.kv_memory)
+    check_memory([Home(place.backend, place.dtype, {"judge": checkpoint})], config.weights, config.kv_memory)
     return _load_decoder(checkpoint, place, config), words
 
 
-def _places(config: EngineConfig, checkpoint: Checkpoint, judge_checkpoint: Checkpoint | None) -> tuple[Place, Place]:
-    """Where policy and PRM run: the same place unless a device of its own was asked for. OutOfMemory: they cannot."""
-    backend = open_backend(config.device)
-    judge_backend = backend if config.prm_device is None else open_backend(config.prm_device)
-    together = (judge_backend.name, judge_backend.device) == (backend.name, backend.device)
-    given = [each for each in (checkpoint, judge_checkpoint) if each is not None]
+def homes(device: str, prm_device: str | None, dtype: str, policy: Checkpoint, prm: Checkpoint | None) -> list[Home]:
+    """Where policy and PRM shall live: in one place, or in two if the PRM was given a device of its own."""
+    backend = open_backend(device)
+    own = backend if prm_device is None else open_backend(prm_device, "prm_device")
+    judge = {} if prm is None else {"PRM": prm}
+    if prm is None or (own.name, own.device) == (backend.name, backend.device):
+        return [Home(backend, resolve_dtype(dtype, policy, backend), {"policy": policy} | judge)]
+    return [
+        Home(backend, resolve_dtype(dtype, policy, backend), {"policy": policy}),
+        Home(own, resolve_dtype(dtype, prm, own), judge),
+    ]
 
-    def place(backend: Backend, here: Sequence[Checkpoint]) -> Place:
-        dtype = resolve_dtype(config.dtype, here[0], backend)
-        cache = None if config.weight_cache is None else backend.weight_cache(config.weight_cache)
-        check_memory(backend, here, dtype, config.weights, config.kv_memory)
-        return Place(backend, dtype, cache)
 
-    if together or judge_checkpoint is None:
-        both = place(backend, given)
-        return both, both
-    return place(backend, [checkpoint]), place(judge_backend, [judge_checkpoint])
+def _places(config: EngineConfig, policy: Checkpoint, prm: Checkpoint | None) -> list[Place]:
+    """The homes of policy and PRM, as far as they differ. OutOfMemory: they cannot live there."""
+    found = homes(config.device, config.prm_device, config.dtype, policy, prm)
+    check_memory(found, config.weights, config.kv_memory)
+    folder = config.weight_cache
+    caches = [None if folder is None else home.backend.weight_cache(folder) for home in found]
+    return [Place(home.backend, home.dtype, cache) for home, cache in zip(found, caches, strict=True)]
 
 
 def make_config(config: EngineConfig | None, options: dict[str, Any]) -> EngineConfig:

@@ -195,9 +195,12 @@ def is_number(kind: type, value: object) -> bool:
 class ResolvedConfig:
     """What the engine runs with: no `None`, printable, never changed."""
 
-    device: str
+    device: str  # the policy's
+    kernels: str  # that run there
+    dtype: str
     prm_device: str
-    dtype: str  # of the policy
+    prm_kernels: str
+    prm_dtype: str
     weights: str
     policy_blocks: int
     prm_blocks: int

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import branchwise
+from branchwise import assemble
+from branchwise.api import Engine
 from branchwise.backend.select import check_versions, open_backend
 from branchwise.config import EngineConfig
-from branchwise.errors import ConfigError
+from branchwise.errors import ConfigError, OutOfMemory
+from small_device import SmallDevice
 
 
 @pytest.fixture
@@ -75,7 +78,11 @@ def test_an_old_driver(gpu, monkeypatch):
 
 
 def test_a_card_that_is_not_there(gpu):
-    assert "this machine has 1 GPU(s), cuda:0 to cuda:0" in refusal("cuda:7")
+    assert refusal("cuda:7") == (
+        "device='cuda:7': this machine has one GPU, cuda:0: choose from these, or use device='cpu'"
+    )
+    gpu(device_count=4)
+    assert "this machine has 4 GPUs, cuda:0 to cuda:3" in refusal("cuda:4")
 
 
 def test_an_old_card(gpu):
@@ -134,3 +141,30 @@ def test_the_name_of_the_prms_device():
     assert EngineConfig(prm_device="cuda:1").prm_device == "cuda:1"
     with pytest.raises(ConfigError, match="prm_device='gpu': expected auto, cpu"):
         EngineConfig(prm_device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("answers", "wish", "said"),
+    [
+        ({}, "cuda:7", "this machine has one GPU, cuda:0: choose from these, or use prm_device='cpu'"),
+        ({"get_device_capability": (7, 5)}, "cuda:0", "the kernels need 8.0 (Ampere) or later; use prm_device='cpu'"),
+        ({"is_available": False, "init": None}, "cuda", "no usable NVIDIA GPU: check nvidia-smi, or use prm_device="),
+        ({}, "interpreter", "needs TRITON_INTERPRET=1 in the environment before Python starts"),
+    ],
+)
+def test_a_device_of_the_prm_that_cannot_work(gpu, answers, wish, said, monkeypatch):
+    """The option is named that asks for it, before anything is loaded."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    gpu(**answers)
+    with pytest.raises(ConfigError) as error:
+        Engine(device="cpu", prm_device=wish)
+    assert str(error.value).startswith(f"prm_device={wish!r}")
+    assert said in str(error.value)
+
+
+def test_an_engine_whose_prm_finds_no_room(monkeypatch):
+    rooms = {"cuda:0": 4000 << 20, "cuda:1": 1 << 20}
+    monkeypatch.setattr(assemble, "open_backend", lambda name, option="device": SmallDevice(rooms[name], name))
+    said = r"\d+ \(policy\) MiB as bfloat16, 4,000 MiB are free on cuda:0; \d+ \(PRM\) MiB as bfloat16, 1 MiB are free"
+    with pytest.raises(OutOfMemory, match=said):
+        Engine(device="cuda:0", prm_device="cuda:1")

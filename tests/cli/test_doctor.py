@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from branchwise import assets
+from branchwise import assemble, assets
 from branchwise.cli.doctor import busy_hint
 from branchwise.env import VARIABLES
+from small_device import SmallDevice
 
 
 def test_report(command, monkeypatch):
@@ -70,8 +71,9 @@ def test_memory_is_split_before_anything_loads(command):
         "cpu",
     )
     memory = command("doctor", *pair, "--json").document["memory"]
-    assert memory["policy weights"] > 0 < memory["prm weights"]
-    assert memory["policy weights"] + memory["prm weights"] + memory["kv"] <= memory["free"]
+    (device,) = memory["devices"]
+    assert device["weights"]["policy"] > 0 < device["weights"]["PRM"]
+    assert sum(device["weights"].values()) + device["kv"] <= device["free"]
     assert memory["searches at once"] >= 1
     assert "searches at once" in command("doctor", *pair).out
     pruning = command("doctor", *pair, "--expand", "4", "--json").document["memory"]
@@ -80,6 +82,21 @@ def test_memory_is_split_before_anything_loads(command):
     refused = command("doctor", *pair, "-n", "1000000")
     assert refused.code == 2
     assert "is the most, or lower max_tokens" in repr(refused)
+
+
+def test_memory_of_two_devices(command, monkeypatch):
+    rooms = {"cpu": 3 << 30, "cuda:0": 2 << 30, "cuda:1": 1 << 30}
+    monkeypatch.setattr(assemble, "open_backend", lambda name, option="device": SmallDevice(rooms[name], name))
+    pair = ("--policy", str(assets.asset_path("policy-small")), "--prm", str(assets.asset_path("prm")))
+    on_two = command("doctor", *pair, "--device", "cuda:0", "--prm-device", "cuda:1", "--json").document["memory"]
+    first, second = on_two["devices"]
+    assert (first["device"], list(first["weights"]), first["free"]) == ("cuda:0", ["policy"], 2 << 30)
+    assert (second["device"], list(second["weights"]), second["free"]) == ("cuda:1", ["PRM"], 1 << 30)
+    assert on_two["searches at once"] == min(first["searches at once"], second["searches at once"])
+    printed = command("doctor", *pair, "--device", "cuda:0", "--prm-device", "cuda:1").out
+    assert all(word in printed for word in ("cuda:0, ", "cuda:1, ", "policy weights", "PRM weights"))
+    on_one = command("doctor", *pair, "--device", "cpu", "--prm-device", "cpu", "--json").document["memory"]
+    assert [list(each["weights"]) for each in on_one["devices"]] == [["policy", "PRM"]]
 
 
 def test_a_thread_count_that_cannot_work_is_a_problem(command, monkeypatch):
@@ -94,6 +111,7 @@ def test_a_thread_count_that_cannot_work_is_a_problem(command, monkeypatch):
     [
         (("--prm", "x"), "--prm x needs --policy"),
         (("--policy", "x", "--device", "abacus"), "device='abacus': expected"),
+        (("--policy", "x", "--prm-device", "abacus"), "prm_device='abacus': expected"),
         (("--policy", "x", "--dtype", "int3"), "dtype='int3'"),
         (("--policy", "x", "--weights", "gold"), "weights='gold'"),
         (("--policy", "x", "-n", "10", "--expand", "4"), "n=10 is no multiple of expand=4"),

@@ -36,6 +36,7 @@ def doctor(
     policy: Annotated[str | None, typer.Option(help="Also tell whether this policy fits into memory.")] = None,
     prm: Annotated[str | None, typer.Option(help="The PRM beside it.")] = None,
     device: Annotated[str, typer.Option(help="Where they would run: auto, cpu, cuda, cuda:1, ...")] = "auto",
+    prm_device: Annotated[str | None, typer.Option(help="The PRM's, where it has one of its own.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     weights: Annotated[str, typer.Option(help="dense, stored, int8, q8 or q4.")] = "dense",
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Branches of a search.")] = 16,
@@ -46,12 +47,14 @@ def doctor(
 ) -> None:
     """Report hardware, kernels, libraries, bundled models, caches and environment variables.
 
-    With --policy: how the device's memory would be split between weights and KV; exit code 2 when it cannot fit.
+    With --policy: how each device's memory would be split between weights and KV; exit code 2 when it cannot fit.
     """
     problems: list[str] = []
     if policy is None and prm is not None:
         raise ConfigError(f"--prm {prm} needs --policy: memory is split between both")
-    memory = memory_report(policy, prm, device, dtype, weights, n, expand, max_tokens) if policy is not None else None
+    devices, memory = (device, prm_device), None
+    if policy is not None:
+        memory = memory_report(policy, prm, devices, dtype, weights, n, expand, max_tokens)
     report = {
         "branchwise": __version__,
         "hardware": _hardware(),

@@ -10,49 +10,59 @@ PROMPT_TOKENS, MAX_STEPS = 512, 40  # of the search that the report is about
 
 
 def memory_report(
-    policy: str, prm: str | None, device: str, dtype: str, weights: str, n: int, expand: int, max_tokens: int
-) -> dict[str, Any]:
-    """The split of a device's memory, in bytes. Raises as `Engine` does when the models cannot work there."""
-    from branchwise.backend.select import open_backend
+    policy: str, prm: str | None, devices: tuple[str, str | None], dtype: str, weights: str, n: int, expand: int,
+    max_tokens: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The split of each device's memory, in bytes. Raises as `Engine` does when the models cannot work there.
+
+    devices: the policy's, and the PRM's where it has one of its own
+    """
+    from branchwise.assemble import homes
     from branchwise.config import EngineConfig
     from branchwise.engine.kv import KvDemand
-    from branchwise.engine.memory import plan_memory, resolve_dtype
+    from branchwise.engine.memory import plan_memory
     from branchwise.strategies.beam import BeamSearch
     from branchwise.weights import open_checkpoint
 
-    EngineConfig(device=device, dtype=dtype, weights=weights)  # type: ignore[arg-type]  # it checks them
-    BeamSearch(n=n, expand=expand)  # and it these
-    backend = open_backend(device)
-    checkpoints = [open_checkpoint(source) for source in (policy, prm) if source is not None]
-    chosen = resolve_dtype(dtype, checkpoints[0], backend)
+    device, prm_device = devices
+    EngineConfig(device=device, prm_device=prm_device, dtype=dtype, weights=weights)  # type: ignore[arg-type]  # checks
+    BeamSearch(n=n, expand=expand)  # as this does
+    found = homes(device, prm_device, dtype, open_checkpoint(policy), None if prm is None else open_checkpoint(prm))
     kept = max(1, n // expand)
     demand = KvDemand(PROMPT_TOKENS, n, kept, max_tokens, EngineConfig().max_step_tokens, MAX_STEPS)
-    plan = plan_memory(backend, checkpoints, chosen, demand, form=weights)
+    plans = plan_memory(found, demand, form=weights)
     return {
-        "device": str(backend.device),
-        "dtype": str(chosen).removeprefix("torch."),
+        "devices": [
+            {
+                "device": str(home.backend.device),
+                "dtype": str(home.dtype).removeprefix("torch."),
+                "free": plan.free,
+                "weights": plan.weights,
+                "kv": plan.kv,
+                "kv slots of each model": plan.blocks * plan.block_slots,
+                "searches at once": plan.problems,
+            }
+            for home, plan in zip(found, plans, strict=True)
+        ],
         "weights": weights,
-        "free": plan.free,
-        "policy weights": plan.weights[0],
-        "prm weights": plan.weights[1] if prm is not None else 0,
-        "kv": plan.kv,
-        "kv slots of each model": plan.blocks * plan.block_slots,
         "n": n,
         "expand": expand,
         "max_tokens": max_tokens,
-        "searches at once": plan.problems,
+        "searches at once": min(plan.problems for plan in plans),
     }
 
 
 def memory_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The report as lines of a table."""
-    sizes = [(name, numbers.size(report[name])) for name in ("free", "policy weights", "prm weights", "kv")]
-    return [
-        ("device", f"{report['device']}, {report['dtype']}, {report['weights']} weights"),
-        *sizes,
-        ("kv slots", f"{report['kv slots of each model']:,} tokens in each model"),
-        ("searches at once", f"{report['searches at once']}: {_shape(report)}"),
-    ]
+    rows = []
+    for each in report["devices"]:
+        rows += [
+            ("device", f"{each['device']}, {each['dtype']}, {report['weights']} weights"),
+            ("  free", numbers.size(each["free"])),
+            *((f"  {name} weights", numbers.size(size)) for name, size in each["weights"].items()),
+            ("  kv", f"{numbers.size(each['kv'])}: {each['kv slots of each model']:,} tokens in each model"),
+        ]
+    return [*rows, ("searches at once", f"{report['searches at once']}: {_shape(report)}")]
 
 
 def _shape(report: dict[str, Any]) -> str:

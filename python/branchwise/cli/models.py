@@ -43,13 +43,17 @@ def identity(source: str) -> tuple[str, str]:
 
 
 def resolved(engine: Engine) -> dict[str, str]:
-    """What else results depend on: the device, the kernels that run there, type and form of weights."""
+    """What else results depend on: the device, the kernels that run there, type and form of weights.
+
+    Those of the PRM, too, where they are others.
+    """
     made = engine.resolved
-    device, _, _ = made.device.partition(":")
-    return {
-        "device": device,
-        "kernels": engine.policy.model.backend.kernels(),
-        "dtype": made.dtype,
-        "weights": made.weights,
-        "date": made.date,
-    }
+    policy = {"device": _kind(made.device), "kernels": made.kernels, "dtype": made.dtype}
+    prm = {"prm_device": _kind(made.prm_device), "prm_kernels": made.prm_kernels, "prm_dtype": made.prm_dtype}
+    own = prm if list(prm.values()) != list(policy.values()) else {}
+    return {**policy, **own, "weights": made.weights, "date": made.date}
+
+
+def _kind(device: str) -> str:
+    """Any GPU of the same kernels will do."""
+    return device.partition(":")[0]

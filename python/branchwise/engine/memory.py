@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -24,11 +24,29 @@ RESERVE = 512 * MIB  # of a GPU: libraries, activations, logits
 
 
 @dataclass(frozen=True, slots=True)
+class Home:
+    """A device, and the models that shall live there by what they are to the engine: "policy", "PRM"."""
+
+    backend: Backend
+    dtype: torch.dtype
+    models: Mapping[str, Checkpoint]
+
+    def weight_bytes(self, form: str) -> dict[str, int]:
+        """Bytes of each model's weights. ConfigError: the device has none of that form."""
+        if form not in self.backend.weights:
+            raise ConfigError(
+                f"weights={form!r} cannot be multiplied on device {self.backend.name!r}: choose "
+                f"{', '.join(self.backend.weights)}, or device='cpu'"
+            )
+        return {name: weight_bytes(each, form, self.dtype) for name, each in self.models.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """Bytes on one device; `problems`: searches that fit at once, each at its longest."""
 
     free: int
-    weights: list[int]  # of policy and, where there is one, PRM
+    weights: dict[str, int]  # by model
     kv: int
     blocks: int
     block_slots: int
@@ -52,38 +70,38 @@ def parameter_count(checkpoint: Checkpoint) -> int:
     return sum(prod(checkpoint.shape(name)) for name in checkpoint.names())
 
 
-def check_weights(
-    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, weights: str = "dense"
-) -> list[int]:
-    """Bytes of each model's weights. ConfigError: the device has no such form; OutOfMemory: not all of them fit."""
-    if weights not in backend.weights:
-        raise ConfigError(
-            f"weights={weights!r} cannot be multiplied on device {backend.name!r}: choose {', '.join(backend.weights)},"
-            " or device='cpu'"
+def check_weights(homes: Sequence[Home], form: str = "dense") -> list[dict[str, int]]:
+    """Bytes of each model's weights on each device. OutOfMemory: not all of them fit."""
+    need, free = [home.weight_bytes(form) for home in homes], [home.backend.free_memory() for home in homes]
+    if any(sum(sizes.values()) > room for sizes, room in zip(need, free, strict=True)):
+        parts = "; ".join(
+            f"{_sum(sizes)} MiB as {home.dtype if form == 'dense' else form}, {room / MIB:,.0f} MiB are free on "
+            f"{home.backend.device}"
+            for home, sizes, room in zip(homes, need, free, strict=True)
         )
-    need, free = [weight_bytes(each, weights, dtype) for each in checkpoints], backend.free_memory()
-    if sum(need) > free:
-        parts = " + ".join(f"{size / MIB:,.0f}" for size in need)
-        form = str(dtype).removeprefix("torch.") if weights == "dense" else weights
-        smaller = ", weights='int8' or 'q4'" if weights == "dense" and "q4" in backend.weights else ""
+        smaller = (
+            ", weights='int8' or 'q4'" if form == "dense" and all("q4" in h.backend.weights for h in homes) else ""
+        )
         raise OutOfMemory(
-            f"the weights need {parts} MiB as {form}, {free / MIB:,.0f} MiB are free on {backend.device}: take smaller "
-            f"models{smaller}, or another device"
+            f"the weights need {parts.replace('torch.', '')}: take smaller models{smaller}, or another device"
         )
     return need
 
 
-def check_memory(
-    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, weights: str, kv_memory: int | None
-) -> None:
+def _sum(sizes: Mapping[str, int]) -> str:
+    return " + ".join(f"{size / MIB:,.0f} ({name})" for name, size in sizes.items())
+
+
+def check_memory(homes: Sequence[Home], form: str, kv_memory: int | None) -> None:
     """As `check_weights`; OutOfMemory also when the KV that was asked for does not fit beside the weights."""
-    need = sum(check_weights(backend, checkpoints, dtype, weights))
-    left = backend.free_memory() - need
-    if kv_memory is not None and kv_memory > left:
-        raise OutOfMemory(
-            f"kv_memory of {kv_memory / MIB:,.0f} MiB does not fit: beside the weights ({need / MIB:,.0f} MiB) "
-            f"{max(0, left) / MIB:,.0f} MiB are free on {backend.device}: lower it, or leave it out"
+    need = [sum(sizes.values()) for sizes in check_weights(homes, form)]
+    left = [home.backend.free_memory() - size for home, size in zip(homes, need, strict=True)]
+    if kv_memory is not None and any(kv_memory > room for room in left):
+        parts = ", ".join(
+            f"{max(0, room) / MIB:,.0f} MiB are free on {home.backend.device} beside {size / MIB:,.0f} MiB of weights"
+            for home, room, size in zip(homes, left, need, strict=True)
         )
+        raise OutOfMemory(f"kv_memory of {kv_memory / MIB:,.0f} MiB does not fit: {parts}: lower it, or leave it out")
 
 
 def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, backend: Backend, memory: int) -> int:
@@ -97,25 +115,29 @@ def kv_blocks(configs: Sequence[DecoderConfig], dtype: torch.dtype, backend: Bac
 
 
 def plan_memory(
-    backend: Backend, checkpoints: Sequence[Checkpoint], dtype: torch.dtype, demand: KvDemand, *,
-    kv_memory: int | None = None, form: str = "dense",
-) -> MemoryPlan:  # fmt: skip
-    """The split for searches that each need `demand` of both models' KV. Loads nothing.
+    homes: Sequence[Home], demand: KvDemand, *, kv_memory: int | None = None, form: str = "dense"
+) -> list[MemoryPlan]:
+    """The split of each device, for searches that each need `demand` of every model's KV. Loads nothing.
 
-    form: of the weights, as `EngineConfig.weights` names it
+    kv_memory: of each device    form: of the weights, as `EngineConfig.weights` names it
 
     OutOfMemory when the weights, or the KV of one problem, cannot fit.
     """
-    weights = check_weights(backend, checkpoints, dtype, form)
+    needs = check_weights(homes, form)
+    return [_plan(home, sizes, demand, kv_memory) for home, sizes in zip(homes, needs, strict=True)]
+
+
+def _plan(home: Home, weights: dict[str, int], demand: KvDemand, kv_memory: int | None) -> MemoryPlan:
+    backend = home.backend
     free = backend.free_memory()
-    left = max(0, free - sum(weights) - RESERVE)
+    left = max(0, free - sum(weights.values()) - RESERVE)
     kv = min(left * 4 // 5, backend.kv_budget()) if kv_memory is None else kv_memory
-    configs = [decoder_config(each.config, each.source) for each in checkpoints]
-    blocks, size = kv_blocks(configs, dtype, backend, kv), backend.block_slots
+    configs = [decoder_config(each.config, each.source) for each in home.models.values()]
+    blocks, size = kv_blocks(configs, home.dtype, backend, kv), backend.block_slots
     need = demand.blocks(size)
     if need > blocks:
         raise OutOfMemory(
-            f"one search of n={demand.branches} needs up to {need} KV blocks, {blocks} fit into {kv / MIB:,.0f} MiB: "
-            f"n={demand.most_branches(size, blocks)} is the most, or lower max_tokens"
+            f"one search of n={demand.branches} needs up to {need} KV blocks, {blocks} fit into {kv / MIB:,.0f} MiB on "
+            f"{backend.device}: n={demand.most_branches(size, blocks)} is the most, or lower max_tokens"
         )
     return MemoryPlan(free, weights, kv, blocks, size, blocks // need)

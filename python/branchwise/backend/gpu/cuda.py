@@ -28,8 +28,8 @@ class CudaBackend(TritonBackend):
 
     name = "cuda"
 
-    def __init__(self, index: int | None = None) -> None:
-        super().__init__(torch.device("cuda", check_device(index)))
+    def __init__(self, index: int | None = None, option: str = "device") -> None:
+        super().__init__(torch.device("cuda", check_device(index, option)))
         self._streams = {
             name: torch.cuda.Stream(self.device, priority=p)  # type: ignore[no-untyped-call]
             for name, p in PRIORITY.items()
@@ -110,25 +110,27 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def check_device(index: int | None) -> int:
-    """The index of a usable GPU (None: the current one), or a ConfigError that says what is missing."""
-    wish = "cuda" if index is None else f"cuda:{index}"
+def check_device(index: int | None, option: str = "device") -> int:
+    """The index of a usable GPU (None: the current one), or a ConfigError that says what is missing.
+
+    option: of `EngineConfig`, which asks for it
+    """
+    wish, instead = f"{option}={'cuda' if index is None else f'cuda:{index}'!r}", f"{option}='cpu'"
     if torch.version.cuda is None:
-        raise ConfigError(
-            f"device={wish!r}: this torch is built without CUDA; install a CUDA build, or use device='cpu'"
-        )
+        raise ConfigError(f"{wish}: this torch is built without CUDA; install a CUDA build, or use {instead}")
     if not torch.cuda.is_available():
-        raise ConfigError(f"device={wish!r}: {_why_unavailable()}, or use device='cpu'")
+        raise ConfigError(f"{wish}: {_why_unavailable()}, or use {instead}")
     count = torch.cuda.device_count()
     chosen = torch.cuda.current_device() if index is None else index
     if not 0 <= chosen < count:
-        raise ConfigError(f"device={wish!r}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}")
+        there = "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
+        raise ConfigError(f"{wish}: this machine has {there}: choose from these, or use {instead}")
     capability = torch.cuda.get_device_capability(chosen)
     if capability < LEAST_CAPABILITY:
         name, (major, minor) = torch.cuda.get_device_name(chosen), capability
         raise ConfigError(
-            f"device={wish!r}: {name} has compute capability {major}.{minor}, the kernels need 8.0 (Ampere) or later; "
-            "use device='cpu'"
+            f"{wish}: {name} has compute capability {major}.{minor}, the kernels need 8.0 (Ampere) or later; use "
+            f"{instead}"
         )
     return chosen
 

@@ -22,7 +22,9 @@ class InterpBackend(TritonBackend):
         torch.float16,
     )  # the interpreter computes bf16 as integers, without a word
 
-    def __init__(self) -> None:
+    def __init__(self, option: str = "device") -> None:
         if os.environ.get("TRITON_INTERPRET") != "1":
-            raise ConfigError("device='interpreter' needs TRITON_INTERPRET=1 in the environment before Python starts")
+            raise ConfigError(
+                f"{option}='interpreter' needs TRITON_INTERPRET=1 in the environment before Python starts"
+            )
         super().__init__(torch.device("cpu"))
