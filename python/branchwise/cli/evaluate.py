@@ -96,7 +96,7 @@ def evaluate(
     with ResultsFolder(path, common, {"models": places}) as folder:
         works = make_works(cells, folder, rows, share=share, without_chance=options.is_greedy)
         for work in works:
-            work.forget(failed=retry_failed, shared=not share)
+            work.begin(failed=retry_failed, shared=not share)
         left = {work.cell.name: work.left for work in works}
         _say_what_is_there(works, rows, left)
         if any(left.values()):
@@ -131,15 +131,15 @@ def _fill(works: list[Work], options: SearchOptions, in_flight: int | None) -> N
     from branchwise.answers.grade import Grader
     from branchwise.cli.eval_progress import EvalProgress
 
-    def left() -> int:
-        return sum(len(work.left) for work in works)
+    def done() -> int:
+        return sum(work.done for work in works)
 
     total = sum(len(work.rows) for work in works)
     try:
-        with Grader() as grader, EvalProgress(total - left(), total) as progress:
+        with Grader() as grader, EvalProgress(done(), total) as progress:
             for work in works:
                 work.share(grader, progress.took)
-            if not left():
+            if done() == total:
                 return
             with models.open_engine(options) as engine:
                 for work in works:
@@ -151,7 +151,7 @@ def _fill(works: list[Work], options: SearchOptions, in_flight: int | None) -> N
         for work in works:
             work.results.check()  # else they are not safe there
         interrupt.args = (
-            f"interrupted: {total - left()} results are safe in {works[0].results.path.parent}; run the same command"
+            f"interrupted: {done()} results are safe in {works[0].results.path.parent}; run the same command"
             " again to go on",
         )
         raise

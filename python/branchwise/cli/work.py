@@ -23,7 +23,7 @@ Grade = Callable[[str | None, str], bool]
 
 
 class Work:
-    """One cell.
+    """One cell. ResultsError: a result in its file is damaged, or one of another row.
 
     source: the work whose records say what it would find    place: among the cells as they were asked for
     """
@@ -33,26 +33,32 @@ class Work:
     ) -> None:
         self.cell, self.results, self.source, self.place = cell, results, source, place
         self.rows = [cell.row(row) for row in rows]
+        self._left: dict[str, Row] = {}
+
+    @property
+    def done(self) -> int:
+        """How many rows have a result."""
+        return sum(row.id in self.results.done for row in self.rows)
 
     @property
     def left(self) -> list[Row]:
-        """Rows without a result. ResultsError: a result is damaged, or one of another row."""
-        return left_of(self.results, self.rows)
+        """Rows without a result."""
+        return list(self._left.values())
 
-    def forget(self, *, failed: bool, shared: bool) -> None:
-        """Drop results that are to come again."""
+    def begin(self, *, failed: bool, shared: bool) -> None:
+        """See what is there; results that failed, or were shared, come again on demand."""
         self.results.drop(to_retry(self.results, self.rows, failed=failed, shared=shared))
+        self._left = {row.id: row for row in left_of(self.results, self.rows)}
 
     def share(self, grade: Grade, took: Callable[[Record], None]) -> None:
         """Take what the source knows of the rows that are left."""
-        left = self.left if self.source is not None and self.source.results.done else []
-        if self.source is None or not left:
+        if self.source is None or not self.source.results.done or not self._left:
             return
         have, want = self.source.cell.rule, self.cell.rule
         assert have is not None
         assert want is not None
         self.results.begin(self.source.results.header["resolved"])
-        for row in left:
+        for row in self.left:
             record = self.source.results.done.get(row.id)
             made = None if record is None or isinstance(row, BadRow) else retake(record, have, want, grade)
             if made is not None:
@@ -61,12 +67,11 @@ class Work:
 
     def run(self, engine: Engine, in_flight: int | None, progress: EvalProgress) -> None:
         """Search what is left, and write each result as it comes."""
-        left = self.left
-        for row in left:
+        for row in self.left:
             if isinstance(row, BadRow):
                 self._take(bad_record(row), progress.took)
         last = time.monotonic()
-        problems = [row for row in left if isinstance(row, Problem)]
+        problems = [row for row in self.left if isinstance(row, Problem)]
         found = engine.solve_many(
             problems, self.cell.strategy, max_in_flight=in_flight, on_event=progress.event,
             seed=self.cell.seed,
@@ -79,6 +84,7 @@ class Work:
     def _take(self, record: Record, took: Callable[[Record], None]) -> None:
         record = {**record, "settings": settings_digest(self.results.header)}
         self.results.append(record)
+        self._left.pop(record["id"], None)
         took(record)
 
 
