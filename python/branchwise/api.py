@@ -31,6 +31,7 @@ from branchwise.search.process import enter
 from branchwise.search.protocol import Callback
 from branchwise.search.service import Service
 from branchwise.search.session import SearchOptions, demand_of
+from branchwise.search.step_scores import submit_solution, submit_texts
 from branchwise.search.streaming import stream
 from branchwise.search.ticket import Ticket
 from branchwise.strategies.equal import without_chance
@@ -264,6 +265,34 @@ class Engine:
         tickets = submit_likelihoods(self._service, self.policy.tokenizer, pairs, reuse=reuse)
         return [as_likelihood(completion) for completion in await await_all(tickets)]
 
+    # --- scores of given texts ---------------------------------------------------------------------------------
+
+    def score_steps(
+        self, requests: Iterable[tuple[str, Sequence[str]]], *, reuse: bool = True
+    ) -> list[list[float | None]]:
+        """P(good) of every step of texts that the policy did not write: `[(question, [step, step, ...]), ...]`.
+
+        The number of a step is what a search gives the same text after the same steps, bit for bit; None: white space
+        alone. What requests of one question begin with is scored once. reuse: False: as if there were no `prefix_cache`
+        ConfigError without a PRM. InputError: what is no text or empty, too long for the PRM, or not to be kept apart
+        by its tokenizer; the others are given up then: `submit_step_scores` keeps them apart.
+        """
+        call = submit_texts(self._service, requests, reuse=self._reuse(reuse))
+        return call.in_order(wait_for(call.tickets))
+
+    async def ascore_steps(
+        self, requests: Iterable[tuple[str, Sequence[str]]], *, reuse: bool = True
+    ) -> list[list[float | None]]:
+        """As `score_steps`, without blocking the event loop."""
+        call = submit_texts(self._service, requests, reuse=self._reuse(reuse))
+        return call.in_order(await await_all(call.tickets))
+
+    def submit_step_scores(
+        self, question: str, steps: Sequence[str], *, reuse: bool = True
+    ) -> Ticket[list[float | None]]:
+        """Queue the steps of one solution and return their ticket, whatever becomes of others."""
+        return submit_solution(self._service, question, steps, reuse=self._reuse(reuse))
+
     # --- its life ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -322,11 +351,15 @@ class Engine:
         config = replace(config, **{name: value for name, value in given.items() if value is not None})  # checked
         if seed is not None:
             check_seed(seed)
-        check_flag("reuse", reuse := options.pop("reuse", True))
+        reuse = self._reuse(options.pop("reuse", True))
         return Settings(
             sampling, self._endings(config), config.max_tokens, config.max_step_tokens,
-            seed=config.seed if seed is None else seed, reuse=reuse and config.prefix_cache,
+            seed=config.seed if seed is None else seed, reuse=reuse,
         )  # fmt: skip
+
+    def _reuse(self, wish: object) -> bool:
+        check_flag("reuse", wish)
+        return bool(wish) and self.config.prefix_cache
 
     def _endings(self, config: EngineConfig) -> Endings:
         at_answer = config.end_at_answer

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from branchwise.errors import TokenizerError
 from branchwise.prm_format import Words
 from branchwise.scoring.formats import PRM_FORMATS
-from branchwise.scoring.inputs import PrmInput
+from branchwise.scoring.inputs import PrmInput, WrittenSteps
 from branchwise.scoring.layouts import Written, written
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights import open_checkpoint
@@ -49,9 +51,25 @@ def incremental(made: PrmInput) -> tuple[list[int], list[int]]:
     """Ids of everything, and where the scores are read."""
     ids, ends = made.prompt(QUESTION), []
     for index, step in enumerate(STEPS):
+        assert made.is_apart(index, f"{step}\n\n")
         ids = ids + made.step(index, f"{step}\n\n")
         ends.append(len(ids) - 1)
     return ids, ends
+
+
+def test_steps_that_a_tokenizer_joins_with_what_is_before_them() -> None:
+    """A vocabulary with a word of the end of a step and the beginning of the next one."""
+    letters = ["#", "a", "b", "x", "\n"]
+    vocabulary = {word: id for id, word in enumerate([*letters, "#a"])}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("#", "a")]))
+    backend.decoder = tokenizers.decoders.Fuse()
+    tokenizer = Tokenizer.from_json(backend.to_str(), {})
+    made = WrittenSteps(tokenizer, "", "", "", "", "#", "#")
+    assert [made.is_apart(index, text) for index, text in ((0, "ab"), (1, "ba"), (1, "ab"), (1, " a"), (2, "b"))] == [
+        True, True, False, False, True,
+    ]  # fmt: skip
+    assert replace(made, pieces=True).is_apart(1, "ab")
+    assert replace(made, between="\n").is_apart(1, "ab")
 
 
 def word(tokenizer: Tokenizer, id: int) -> str:

@@ -17,7 +17,8 @@ from branchwise.pair.timing import PassTiming
 from branchwise.pair.tree import PairTree
 from branchwise.strategies.protocol import Demand
 from branchwise.text.tokenizer import Tokenizer
-from branchwise.types import Node, Problem, Settings, StepOptions
+from branchwise.tree import walk
+from branchwise.types import Cost, Node, Problem, Settings, StepOptions
 
 PROBES = ("12+345=357; 7*8", "Let x be the number of apples.", "\\frac{3}{4} \\cdot 2^{10}", "Thus, the answer is")
 OTHER_TOKENIZER = 2  # judge's tokens expected for each policy token when the two cut text differently
@@ -81,21 +82,38 @@ class ModelPair:
             finally:
                 if tree.judge is None:
                     self.policy.close(policy)
+        return self._admit(tree)
+
+    def open_texts(self, root: Node, question: str, *, reuse: bool) -> PairTree | None:
+        """Admit texts to the judge alone: the nodes below a root. How long they are nobody has to guess."""
+        if self.judge is None:
+            raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
+        for node in walk(root):
+            if node is not root:
+                self.judge.check_text(node.depth - 1, node.text)
+        judge = self.judge.open(
+            root, question, branches=1, paths=0, steps=None, tokens=1, step_tokens=1, reuse=reuse
+        )  # fmt: skip
+        return self._admit(PairTree(None, judge))
+
+    def _admit(self, tree: PairTree) -> PairTree | None:
         running, others = self._shared()
         if any(other.paused for other in others) or not self._room.admits(tree, running):
             self._close(tree)
             return None
-        self._trees[policy.root] = tree
+        self._trees[tree.root] = tree
         return tree
 
-    def _shared(self) -> tuple[list[PairTree], list[PairTree]]:
-        """The open trees that run, and those that are paused or rest, each oldest first."""
+    def _shared(self, *, written: bool = False) -> tuple[list[PairTree], list[PairTree]]:
+        """The open trees that run, and those that are paused or rest, each oldest first. written: by the policy only"""
         load = self.policy.load
         roots = {tree.root for tree, _ in (*load.growing, *load.openings)}
         roots |= {event.tree.root for event in self._events} | {tree.root for tree in self._waiting.values()}
         running: list[PairTree] = []
         others: list[PairTree] = []
         for root, tree in self._trees.items():
+            if written and tree.policy is None:
+                continue
             (running if root in roots and not tree.paused else others).append(tree)
         return running, others
 
@@ -126,6 +144,7 @@ class ModelPair:
 
     def cancel(self, tree: PairTree, parent: Node, first: int, n: int) -> None:
         """Take back an expansion: its children leave the tree with all below them."""
+        assert tree.policy is not None
         for node in self.policy.cancel(tree.policy, parent, first, n):
             self._release(tree, node)
             tree.cancelled_flops += len(node.tokens) * self.policy.flops_per_token
@@ -140,7 +159,7 @@ class ModelPair:
         for lease in tree.leases:
             lease.learn()
         self._close(tree)
-        cost, spent = tree.root.cost, tree.policy.cost
+        cost, spent = tree.root.cost, Cost() if tree.policy is None else tree.policy.cost
         for name in ("kv_tokens", "iterations", "occupancy", "speculated_tokens", "cancelled_tokens", "rebuilt_tokens"):
             setattr(cost, name, getattr(spent, name))
         beside = cost.prefill_tokens + cost.speculated_tokens + cost.rebuilt_tokens
@@ -155,7 +174,8 @@ class ModelPair:
         self._events = [event for event in self._events if event.tree is not tree]
 
     def _close(self, tree: PairTree) -> None:
-        self.policy.close(tree.policy)
+        if tree.policy is not None:
+            self.policy.close(tree.policy)
         if self.judge is not None and tree.judge is not None:
             self.judge.close(tree.judge)
 
@@ -197,12 +217,12 @@ class ModelPair:
             try:
                 return work()
             except KvFull as error:
-                running, others = self._shared()
+                running, others = self._shared(written=True)
                 if not self._room.make(others, running, of_judge=False):
                     self._fail(running[0], error)
                     return None
             except OutOfMemory as error:  # the device's, of which a tree less takes less
-                self._fail(self._shared()[0][-1], error)
+                self._fail(self._shared(written=True)[0][-1], error)
                 return None
 
     def _damage(self, node: Node) -> CheckpointError | None:

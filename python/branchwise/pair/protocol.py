@@ -55,6 +55,8 @@ class JudgeTree(Protocol):
     """A tree as a judge knows it."""
 
     @property
+    def root(self) -> Node: ...
+    @property
     def prompt_tokens(self) -> int:
         """Fed of the prompt."""
         ...
@@ -191,6 +193,10 @@ class Judge(Protocol):
         """Start a tree. OutOfMemory: it never fits. InputError: the question is too long."""
         ...
 
+    def check_text(self, index: int, text: str) -> None:
+        """InputError: it cannot score this text as step `index` (from 0) of any solution."""
+        ...
+
     def submit(self, tree: Any, node: Node) -> bool:
         """Queue a finished step, and those before it that have no score; False when it will have none.
 
@@ -263,6 +269,13 @@ class Pair(Protocol[TreeT]):
 
     def open(self, problem: Problem, demand: Demand, settings: Settings) -> TreeT | None:
         """Admit a problem, or return None while it must wait for others that run. OutOfMemory: it never fits."""
+        ...
+
+    def open_texts(self, root: Node, question: str, *, reuse: bool) -> TreeT | None:
+        """Admit texts to the judge that the policy has not written, all nodes below a root; else as `open`.
+
+        InputError: there are some that it cannot score. They may be given to `score`, and nothing else of the tree.
+        """
         ...
 
     def expand(self, tree: TreeT, node: Node, n: int, options: StepOptions) -> int: ...

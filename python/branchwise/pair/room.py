@@ -34,13 +34,15 @@ class Room:
             if not self.admits(tree, running):
                 return
             tree.paused = False
-            self._policy.resume(tree.policy)
+            if tree.policy is not None:
+                self._policy.resume(tree.policy)
             running = [*running, tree]
 
     def pause(self, tree: PairTree) -> None:
         """Free the KV of a tree, and let its rows wait. What of it waits for scores goes on."""
         tree.paused = True
-        self._policy.pause(tree.policy)
+        if tree.policy is not None:
+            self._policy.pause(tree.policy)
         self._shed(tree, of_judge=True)
 
     def make(self, resting: Sequence[PairTree], running: Sequence[PairTree], *, of_judge: bool) -> bool:
@@ -64,7 +66,7 @@ class Room:
 
     def _shed(self, tree: PairTree, *, of_judge: bool) -> bool:
         if not of_judge:
-            return self._policy.shed(tree.policy)
+            return tree.policy is not None and self._policy.shed(tree.policy)
         return self._judge is not None and tree.judge is not None and self._judge.shed(tree.judge)
 
 

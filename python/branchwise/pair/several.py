@@ -105,6 +105,11 @@ class SeveralJudges:
             self._owner[place][own] = several, root
         return several
 
+    def check_text(self, index: int, text: str) -> None:
+        """InputError: one of them cannot score this text as step `index` of any solution."""
+        for judge in self.judges:
+            judge.check_text(index, text)
+
     def submit(self, tree: SeveralTree, node: Node) -> bool:
         """Queue a finished step with every judge; False when one of them will give no score."""
         taken = [

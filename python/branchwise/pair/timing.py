@@ -56,10 +56,13 @@ class PassTiming:
 
 def blocked_rows(load: RowLoad, trees: Mapping[Node, PairTree], waiting: Mapping[Node, PairTree]) -> int:
     """Rows that stay empty because scores are missing: all of a tree that waits for nothing else, and in other trees
-    as many as a complete expansion has steps, as far as nobody else waits for these rows."""
+    as many as a complete expansion has steps, as far as nobody else waits for these rows. A given text counts as a row.
+    """
+    given = sum(tree.policy is None for tree in waiting.values())
+    waiting = {node: tree for node, tree in waiting.items() if tree.policy is not None}
     free = load.max_rows - load.used
     if free <= 0:
-        return 0
+        return given
 
     def pair_tree(tree: OpenTree) -> PairTree:
         return trees[tree.root]
@@ -68,7 +71,7 @@ def blocked_rows(load: RowLoad, trees: Mapping[Node, PairTree], waiting: Mapping
     unfinished = {tree.expansion(node) for tree, node in growing}
     busy_trees = {tree for tree, _ in growing} | {pair_tree(tree) for tree, _ in load.openings}
     idle_trees = set(waiting.values()) - busy_trees
-    blocked = sum(tree.policy.width for tree in idle_trees)
+    blocked = sum(tree.policy.width for tree in idle_trees if tree.policy is not None)
     wishes = {tree.expansion(node): tree for node, tree in waiting.items() if tree not in idle_trees}
     blocked += sum(tree.size(*wish) for wish, tree in wishes.items() if wish not in unfinished)
-    return min(blocked, free)
+    return given + min(blocked, free)

@@ -13,9 +13,9 @@ from branchwise.types import Node
 
 @dataclass(slots=True, eq=False)
 class PairTree:
-    """One open problem: the policy's tree and, where scores are wanted, the judge's."""
+    """One open problem: the policy's tree and, where scores are wanted, the judge's; of given texts only that."""
 
-    policy: PolicyTree
+    policy: PolicyTree | None
     judge: JudgeTree | None
     paused: bool = False
     ends: dict[Node, list[int]] = field(default_factory=dict)  # child indices at which the expansions of a node end
@@ -23,16 +23,18 @@ class PairTree:
 
     @property
     def root(self) -> Node:
-        return self.policy.root
+        tree = self.policy or self.judge
+        assert tree is not None
+        return tree.root
 
     @property
     def prompt(self) -> Sequence[int]:
-        return self.policy.prompt
+        return () if self.policy is None else self.policy.prompt
 
     @property
     def leases(self) -> list[Lease]:
         """What it holds of the models' caches."""
-        own = [] if self.policy.lease is None else [self.policy.lease]
+        own = [] if self.policy is None or self.policy.lease is None else [self.policy.lease]
         return own if self.judge is None else [*own, *self.judge.leases]
 
     def expanded(self, node: Node, first: int, n: int) -> None:

@@ -118,6 +118,9 @@ class FunctionScorer:
         """Start a tree for a question; its sizes do not matter."""
         return FunctionTree(root, question)
 
+    def check_text(self, index: int, text: str) -> None:
+        """Any text can be asked about."""
+
     def submit(self, tree: FunctionTree, node: Node) -> bool:
         """Queue a finished step, and any step before it that has no score yet; False for one without text."""
         if not node.text.strip():

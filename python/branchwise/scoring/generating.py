@@ -136,6 +136,9 @@ class GeneratingScorer:
         """Start a tree for a question; KV is taken as it is needed."""
         return CaseTree(root, question)
 
+    def check_text(self, index: int, text: str) -> None:
+        """Any text can be asked about."""
+
     def submit(self, tree: CaseTree, node: Node) -> bool:
         """Queue a finished step, and those before it that have no score; False for one without text."""
         if not node.text.strip():

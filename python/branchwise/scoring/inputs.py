@@ -37,6 +37,10 @@ class PrmInput(Protocol):
         """The same step as it is scored, at the last of these ids; those of `step` in most formats."""
         ...
 
+    def is_apart(self, index: int, text: str) -> bool:
+        """Whether no token would hold the end of what comes before a step and its beginning, were all one text."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenSteps:
@@ -71,17 +75,33 @@ class WrittenSteps:
     def scored(self, index: int, text: str) -> list[int]:
         return self.step(index, text) if self.last == self.end else self._step(index, text, self.last)
 
+    def is_apart(self, index: int, text: str) -> bool:
+        head = self.step(index - 1, "x") if index else self.prompt("x")
+        before = self.lead(index - 1) + "x" + self.end if index else self.before + "x" + self.after
+        body = self.lead(index) + guarded(self.tokenizer, self._body(text), written=True)
+        ids = encode_guarded(
+            self.tokenizer, before + body + self.end + self.verdict, after=self._context(index - 1) if index else "",
+            bos=self.bos and not index,
+        )  # fmt: skip
+        return self.pieces or ids[: len(head)] == head
+
     def lead(self, index: int) -> str:
         """What is written between the step before and this one."""
         return (self.between if index else self.first).replace(NUMBER, str(index + 1))
 
     def _step(self, index: int, text: str, tail: str) -> list[int]:
+        return self._ids(self.lead(index), self._body(text), tail, self._context(index))
+
+    def _body(self, text: str) -> str:
+        """What is written of a step."""
         text = text.strip()
         if NUMBER in self.first:
             text = _OWN_NUMBER.sub("", text, count=1) if _OWN_NUMBER.match(text) else text
-        if self.one_line:
-            text = text.replace("\n", " ")
-        return self._ids(self.lead(index), text, tail, self.end if index else (self.after or "x"))
+        return text.replace("\n", " ") if self.one_line else text
+
+    def _context(self, index: int) -> str:
+        """What comes just before a step."""
+        return self.end if index else (self.after or "x")
 
     def _ids(self, lead: str, text: str, tail: str, context: str, also: Collection[str] = ()) -> list[int]:
         """Ids of a step, or without a context of the problem."""

@@ -8,6 +8,7 @@ kept; it is fed again, step by step, when a step below it comes.
 
 from __future__ import annotations
 
+import reprlib
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -108,6 +109,14 @@ class Scorer:
         self._queue.append(tree.twins[root])
         self._take_kept(tree.twins[root])
         return tree
+
+    def check_text(self, index: int, text: str) -> None:
+        """InputError: a token of step `index` (from 0) would begin before it, were all one text."""
+        if not self.prm.format.is_apart(index, text):
+            raise InputError(
+                f"step {index + 1}, {reprlib.repr(text)}, cannot be kept apart: the tokenizer of the PRM "
+                f"{self.prm.source} joins its beginning with what stands before it; begin it with another character"
+            )
 
     def _prompt(self, question: str) -> list[int]:
         check_length(self.tokenizer, question, self.context)

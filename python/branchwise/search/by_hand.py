@@ -183,7 +183,8 @@ class StepTree:
             if node.pruned and node.score is None:
                 raise StaleNodeError(f"node {node.lineage_path} was pruned: score steps before they are")
         job: HandJob[Any] = HandJob(self._hand)
-        job.request = Scoring(job, self._service.pair, self._service.board, self._hand.tree, nodes)
+        board, name = self._service.board, "a tree grown by hand"
+        job.request = Scoring(job, self._service.pair, board, self._hand.tree, nodes, name)
         return self._service.submit(job)
 
     def _check_own(self, nodes: Iterable[Node]) -> list[Node]:

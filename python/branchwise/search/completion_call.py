@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 from branchwise.completions import Completion
-from branchwise.config import SAMPLING, check_sampling, check_seed, check_texts, check_whole, is_number
+from branchwise.config import SAMPLING, check_flag, check_sampling, check_seed, check_texts, check_whole, is_number
 from branchwise.errors import ConfigError, InputError
+from branchwise.search.call import Call, places_of
 from branchwise.search.completion import CompletionJob, OneCompletion, Wanted
 from branchwise.search.service import Service
 from branchwise.search.ticket import Ticket
@@ -38,20 +39,6 @@ class Defaults:
     reuse: bool
 
 
-class Call:
-    """The tickets of a call, one for each different prompt."""
-
-    def __init__(self, tickets: Sequence[Ticket[list[Completion]]], places: Sequence[list[int]]) -> None:
-        self.tickets = tickets
-        self._places = places
-
-    def in_order(self, results: Sequence[list[Completion]]) -> list[Completion]:
-        """Results of the tickets as completions of the prompts."""
-        pairs = zip(self._places, results, strict=True)
-        found = {place: each for places, group in pairs for place, each in zip(places, group, strict=True)}
-        return [found[place] for place in range(len(found))]
-
-
 class Completions:
     """Makes jobs of calls, and counts these: one without a seed draws what no other has drawn."""
 
@@ -60,22 +47,20 @@ class Completions:
         self._defaults = defaults
         self._calls = itertools.count()
 
-    def submit(self, prompts: object, n: int, options: dict[str, Any]) -> Call:
+    def submit(self, prompts: object, n: int, options: dict[str, Any]) -> Call[Completion]:
         """Queue the samples of one prompt or many. ConfigError, InputError: the call cannot work."""
         given = as_prompts(prompts)
         made, seeds = self._read(n, options, len(given))
-        groups: dict[object, list[int]] = {}
-        for place, prompt in enumerate(given):
-            groups.setdefault(_key(prompt), []).append(place)
+        groups = places_of(map(_key, given))
         jobs = []
-        for places in groups.values():
+        for places in groups:
             name = f"prompt {places[0]}" if len(given) > 1 else ""
             wanted = Wanted(
                 given[places[0]], n, [seeds[place] for place in places], made, name, self._reuses(options),
                 _of_prompt(options),
             )  # fmt: skip
             jobs.append(CompletionJob(self._service, wanted))
-        return Call([self._service.submit(job) for job in jobs], list(groups.values()))
+        return Call(map(self._service.submit, jobs), groups)
 
     def one(self, prompt: object, n: int, options: dict[str, Any]) -> Wanted:
         """The samples of a single prompt, checked but not queued."""
@@ -124,7 +109,7 @@ def plain(given: Any) -> Any:
     return list(given) if isinstance(given, list | tuple) else given
 
 
-def _key(prompt: Any) -> object:
+def _key(prompt: Any) -> Hashable:
     """What prompts are told apart by."""
     if isinstance(prompt, list) and all(isinstance(each, Integral) for each in prompt):
         return tuple(prompt)
@@ -176,8 +161,7 @@ def _of_prompt(options: dict[str, Any]) -> PromptLogprobs | None:
 def _endings(defaults: Defaults, given: dict[str, Any]) -> Endings:
     texts = check_texts("stop", given.get("stop"))
     for name in ("include_stop", "ignore_eos", "reuse"):
-        if not isinstance(given.get(name, False), bool):
-            raise ConfigError(f"{name}={given[name]!r}: expected True or False")
+        check_flag(name, given.get(name, False))
     tokens = plain(given.get("stop_token_ids", ()))
     if not isinstance(tokens, list | tuple | set | frozenset):
         raise ConfigError(f"stop_token_ids={reprlib.repr(tokens)}: expected a list of token ids")

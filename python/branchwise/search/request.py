@@ -119,6 +119,7 @@ class Scoring(Generic[TreeT]):
     board: Board
     tree: TreeT
     nodes: Sequence[Node]
+    name: str  # of what it works for, in messages
     _left: int = 0
 
     def begin(self) -> None:
@@ -142,7 +143,7 @@ class Scoring(Generic[TreeT]):
         if event.error is not None:
             raise event.error
         self._left -= 1
-        check_score(event.node, "a tree grown by hand")
+        check_score(event.node, self.name)
 
     def cancel(self) -> None:
         """Wait no more; what is queued is scored all the same."""
