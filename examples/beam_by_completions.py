@@ -13,9 +13,9 @@ def beam_search(engine, question):
     chat = [{"role": "user", "content": question}]
     beams, done = [(chat, [])], []  # what to send, and its steps so far
     while beams and len(beams[0][1]) < STEPS:
-        grown = []
-        prompts = [prompt for prompt, _ in beams]
-        for (_, steps), out in zip(beams, engine.complete(prompts, n=N // len(beams), stop="\n\n", include_stop=True)):
+        prompts, grown = [prompt for prompt, _ in beams], []
+        outs = engine.complete(prompts, n=N // len(beams), stop="\n\n", include_stop=True)
+        for (_, steps), out in zip(beams, outs, strict=True):
             for sample in out.samples:
                 branch = out.prompt + sample.tokens, [*steps, sample.text]
                 (grown if sample.finish == "stop" else done).append(branch)

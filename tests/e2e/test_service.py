@@ -1,5 +1,5 @@
-"""Searches, completions and trees grown by hand, mixed on one engine from threads and event loops: each is what it is
-alone."""
+"""Searches, completions, step scores and trees grown by hand, mixed on one engine from threads and event loops: each is
+what it is alone."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class Work:
     question: str
     search: tuple[str, dict[str, Any]] | None = None
     completion: dict[str, Any] | None = None
+    texts: list[str] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -51,12 +52,19 @@ class Work:
         """Of completions; the first one again as the last."""
         return [f"{self.question}\n\n", f"{QUESTIONS[self.number * 3 % len(QUESTIONS)]}\n\n1", f"{self.question}\n\n"]
 
+    def requests(self, texts: list[str]) -> list[tuple[str, list[str]]]:
+        """Solutions that begin alike, of two questions."""
+        other = QUESTIONS[self.number * 3 % len(QUESTIONS)]
+        return [(self.question, texts), (other, texts[:2]), (self.question, [*texts[:1], "7*8=56\n\n"])]
+
     def outcome(self, engine: bw.Engine) -> object:
         if self.search is not None:
             name, options = self.search
             return facts(engine.solve(self.question, name, seed=self.number % 3, **options))
         if self.completion is not None:
             return samples(engine.complete(self.prompts, seed=self.number % 3, reuse=False, **self.completion))
+        if self.texts is not None:
+            return engine.score_steps(self.requests(self.texts))
         with engine.open(self.question, branches=4, seed=self.number % 3) as tree:
             kids = tree.expand(tree.root, 3, score=True, **self.options)
             below = engine.expand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
@@ -69,6 +77,8 @@ class Work:
             return facts(await engine.asolve(self.question, name, seed=self.number % 3, **options))
         if self.completion is not None:
             return samples(await engine.acomplete(self.prompts, seed=self.number % 3, reuse=False, **self.completion))
+        if self.texts is not None:
+            return await engine.ascore_steps(self.requests(self.texts))
         with await engine.aopen(self.question, branches=4, seed=self.number % 3) as tree:
             kids = await tree.aexpand(tree.root, 3, score=True, **self.options)
             below = await engine.aexpand_many([(tree, kid, 2) for kid in kids if kid.finish == "stop"])
@@ -98,6 +108,7 @@ def mixed(count: int) -> list[Work]:
     ]
     kinds: list[dict[str, Any]] = [{"search": search} for search in SEARCHES]
     kinds += [{"completion": options} for options in COMPLETIONS]
+    kinds += [{"texts": texts} for texts in (["3*4=12\n\n", "12+12=24\n\n", "\\boxed{79}"], ["1", "2", " \n"])]
     kinds += [{"options": options} for options in by_hand]
     return [Work(i, QUESTIONS[i % len(QUESTIONS)], **kinds[i * 7 % len(kinds)]) for i in range(count)]
 
