@@ -11,7 +11,7 @@ import pytest
 import branchwise as bw
 from branchwise.search import driver
 from branchwise.strategies.equal import without_chance
-from branchwise.strategies.registry import STRATEGIES, make_strategy
+from branchwise.strategies.registry import PARITY, make_strategy
 
 QUESTION = "95+7*56-9+40=?"
 
@@ -26,7 +26,7 @@ GREEDY: list[dict[str, Any]] = [{"temperature": 0}, {"temperature": 1e-39}, {"to
 
 
 @pytest.mark.parametrize(("name", "sampling"), [("majority", each) for each in GREEDY] + [
-    (name, GREEDY[0]) for name in STRATEGIES if name not in ("greedy", "majority")
+    (name, GREEDY[0]) for name in ("best_of_n", "weighted_best_of_n", "beam", "dvts", "rebase", "ets", "ab_mcts")
 ])  # fmt: skip
 def test_one_stands_for_all(
     engine: bw.Engine, monkeypatch: pytest.MonkeyPatch, name: str, sampling: dict[str, Any]
@@ -43,6 +43,15 @@ def test_one_stands_for_all(
     assert one.strategy == name
 
 
+@pytest.mark.parametrize("name", ["adaptive", "esc", "particles", "particle_gibbs", "mcts"])
+def test_one_stands_for_all_of_those_that_may_want_fewer(engine: bw.Engine, name: str) -> None:
+    one, greedy = engine.solve(QUESTION, name, n=8, temperature=0), engine.solve(QUESTION, "greedy")
+    assert (one.answer, one.text) == (greedy.answer, greedy.text)
+    assert [candidate.count for candidate in one.candidates] == [8]
+    assert one.cost.generated_tokens == greedy.cost.generated_tokens
+    assert one.why.endswith("all 8 would be equal, so one was drawn")
+
+
 def test_a_problem_may_be_without_chance_by_itself(engine: bw.Engine) -> None:
     greedy = bw.Problem("greedy", QUESTION, sampling=bw.Sampling(temperature=0))
     results = {each.problem.id: each for each in engine.solve_many([greedy, bw.Problem("hot", QUESTION)], n=4)}
@@ -56,7 +65,8 @@ class Ladder(bw.Majority):
 
 
 def test_what_may_ask_otherwise_runs_as_it_is() -> None:
-    for strategy in (Ladder(n=4), make_strategy("greedy"), bw.Majority(n=1)):
+    parity = [make_strategy(each.name) for each in PARITY]
+    for strategy in (Ladder(n=4), make_strategy("greedy"), bw.Majority(n=1), *parity):
         assert without_chance(strategy) is strategy
 
 

@@ -90,7 +90,7 @@ def test_kept_prefixes_make_room_and_no_more_than_is_needed() -> None:
     nodes = [tree.add_root(), tree.add_root()]
     session.kv.append(nodes, [27 * 32, 3 * 32])
     assert (prefixes.n_blocks, tree.n_free_blocks) == (0, 10)
-    with pytest.raises(OutOfMemory, match="prune branches"):
+    with pytest.raises(OutOfMemory, match="11 more KV blocks are needed, 10 of 40 are free"):
         session.kv.append(nodes, [32, 10 * 32])
     assert [tree.length(node) for node in nodes] == [27 * 32, 3 * 32]
     session.kv.append(nodes, [32, 9 * 32])

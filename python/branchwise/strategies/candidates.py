@@ -40,7 +40,7 @@ def candidate(node: Node, kind: Aggregate) -> Candidate:
 def choose_among(state: State, kind: Aggregate, vote: Vote, counts: Mapping[Node, int] | None = None) -> Selection:
     """The final pick among finished branches, and those that were still growing when a deadline came.
 
-    counts: how many equal ones each stands for; default: `state.copies`
+    counts: how many equal ones each stands for, default 1; times `state.copies`
 
     A truncated trajectory is judged by what it states: it votes if its text holds an answer, and it never wins against
     one that has an answer if it has none.
@@ -48,4 +48,4 @@ def choose_among(state: State, kind: Aggregate, vote: Vote, counts: Mapping[Node
     growing = [node for node in state.live if node is not state.root]
     candidates = [candidate(node, kind) for node in (*state.finished, *growing)]
     number = {} if counts is None else counts
-    return choose([replace(each, count=number.get(each.node, state.copies)) for each in candidates], vote)
+    return choose([replace(each, count=number.get(each.node, 1) * state.copies) for each in candidates], vote)

@@ -26,6 +26,9 @@ from branchwise.strategies.protocol import Strategy
 from branchwise.strategies.rebase import Rebase
 from branchwise.strategies.waves import AdaptiveConsistency, EarlyStopping
 
+PARITY: tuple[type[Any], ...] = (SalBeam, SalDvts, CottsBeam, ItsBeam)
+"""As other people's code has them."""
+
 STRATEGIES: Mapping[str, type[Any]] = MappingProxyType(
     {
         strategy.name: strategy
@@ -44,10 +47,7 @@ STRATEGIES: Mapping[str, type[Any]] = MappingProxyType(
             ParticleGibbs,
             MCTS,
             AbMcts,
-            SalBeam,
-            SalDvts,
-            CottsBeam,
-            ItsBeam,
+            *PARITY,
         )
     }
 )
