@@ -12,7 +12,7 @@ from torch import Tensor
 import branchwise as bw
 from branchwise import _C
 from branchwise.config import EngineConfig
-from branchwise.engine.memory import check_weights
+from branchwise.engine.memory import Home, check_weights
 from branchwise.errors import ConfigError
 from branchwise.models.config import decoder_config
 from branchwise.models.layout import laid_out
@@ -95,7 +95,7 @@ def test_a_device_without_integer_products_says_so() -> None:
     backend = TritonBackend.__new__(TritonBackend)
     backend.name = "cuda"
     with pytest.raises(ConfigError, match=r"weights='int8' cannot be multiplied on device 'cuda': choose dense, or"):
-        check_weights(backend, [], torch.bfloat16, "int8")
+        check_weights([Home(backend, torch.bfloat16, {})], "int8")
     with pytest.raises(ConfigError, match="weights='fp4': expected one of dense, stored, int8, q8, q4"):
         EngineConfig(weights="fp4")  # type: ignore[arg-type]
 

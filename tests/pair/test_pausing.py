@@ -76,7 +76,7 @@ def disturb(pair: ModelPair[Any], chance: random.Random) -> None:
 def solved(pair: ModelPair[Any], given: list[Problem], chance: random.Random | None) -> list[Result]:
     """All problems side by side, in their order."""
     service: Service[Any] = Service(pair)
-    how = SearchOptions(SEARCHES[0], Settings(endings=ENDS, max_tokens=14, max_step_tokens=4))
+    how = SearchOptions(SEARCHES[0], Settings(endings=ENDS, max_tokens=14, max_step_tokens=4, reuse=False))
     tickets = [submit(service, problem, how) for problem in given]
     while not all(ticket.done() for ticket in tickets):
         service.step()

@@ -44,6 +44,7 @@ class Models:
             SimpleNamespace(lease=Lease(each, 0, longest), number=len(self.trees)) for each in self.caches
         ]
         for part in parts:
+            part.leases = [part.lease]
             part.lease.resize(0, blocks)
             self.idle[part.lease] = idle
         self.trees.append(PairTree(*parts))
