@@ -81,21 +81,21 @@ def test_the_worker_ends_with_the_engine(policy: Path) -> None:
 
 def test_eval_says_what_is_recommended_and_records_the_prompt(run: Callable[..., tuple[int, str, str]]) -> None:
     words = ["eval", "sums.jsonl", "-s", "greedy", "--max-tokens", "8", "--temperature", "0.6"]
-    code, _, err = run(*words, "--date", "2026-11-30", "--template-var", "thinking=true", "--out", "new.jsonl")
+    code, _, err = run(*words, "--date", "2026-11-30", "--template-var", "thinking=true", "--out", "new.results")
     assert code == 0
     assert "the policy recommends temperature 0.6, top-p 0.95, repetition-penalty 1.1; used: temperature 0.6" in err
     assert "for theirs: --temperature 0.6 --top-p 0.95" in err
     assert "recommends min-p 'small', which is no number" in err
-    header, record = map(json.loads, Path("new.jsonl").read_text().splitlines())
+    header, record = map(json.loads, Path("new.results/greedy-seed0.jsonl").read_text().splitlines())
     assert header["settings"]["template_var"] == {"thinking": True}
     assert len(record["settings"]) == 16
     assert header["resolved"]["date"] == "2026-11-30"
-    assert run(*words, "--out", "old.jsonl")[0] == 0
-    other = json.loads(Path("old.jsonl").read_text().splitlines()[1])
+    assert run(*words, "--out", "old.results")[0] == 0
+    other = json.loads(Path("old.results/greedy-seed0.jsonl").read_text().splitlines()[1])
     assert len(record["prompt_digest"]) == len(other["prompt_digest"]) == 16
     assert record["prompt_digest"] != other["prompt_digest"]
     assert record["settings"] != other["settings"]
-    assert run(*words, "--out", "old.jsonl", "--date", "today")[0] == 2, "results of other prompts do not mix"
+    assert run(*words, "--out", "old.results", "--date", "today")[0] == 2, "results of other prompts do not mix"
 
 
 def test_mistakes_are_said_before_models_load(run: Callable[..., tuple[int, str, str]]) -> None:
