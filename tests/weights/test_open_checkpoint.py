@@ -95,7 +95,7 @@ def test_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint("some/model")
     assert checkpoint.source == "some/model"
     assert checkpoint.names() == set(weights)
-    files = ["*.json", "*.jinja"]
+    files = ["*.json", "*.jinja", "reward_head.safetensors"]
     assert asked == [("some/model", files), ("some/model", [*files, "model.safetensors"])]
 
 

@@ -29,28 +29,11 @@ from branchwise.strategies.waves import AdaptiveConsistency, EarlyStopping
 PARITY: tuple[type[Any], ...] = (SalBeam, SalDvts, CottsBeam, ItsBeam)
 """As other people's code has them."""
 
-STRATEGIES: Mapping[str, type[Any]] = MappingProxyType(
-    {
-        strategy.name: strategy
-        for strategy in (
-            Greedy,
-            Majority,
-            AdaptiveConsistency,
-            EarlyStopping,
-            BestOfN,
-            WeightedBestOfN,
-            BeamSearch,
-            DVTS,
-            Rebase,
-            ETS,
-            ParticleFilter,
-            ParticleGibbs,
-            MCTS,
-            AbMcts,
-            *PARITY,
-        )
-    }
-)
+_OWN: tuple[type[Any], ...] = (
+    Greedy, Majority, AdaptiveConsistency, EarlyStopping, BestOfN, WeightedBestOfN, BeamSearch, DVTS, Rebase, ETS,
+    ParticleFilter, ParticleGibbs, MCTS, AbMcts,
+)  # fmt: skip
+STRATEGIES: Mapping[str, type[Any]] = MappingProxyType({each.name: each for each in (*_OWN, *PARITY)})
 
 
 def make_strategy(strategy: str | Strategy, **options: object) -> Strategy:
