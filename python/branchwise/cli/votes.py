@@ -119,18 +119,17 @@ def _vote(
     for run in runs:
         have = run.rule
         if have is None:
-            refused.append(f"{run.name}: its answer is no vote of its candidates alone")
+            refused.append(f"{run.name} has no other votes: its answer is more than a vote of its candidates")
             continue
         for size in [have.n] if numbers is None else numbers:
-            for kind in [have.aggregate] if aggregates is None else aggregates:
+            for kind in [have.aggregate] if aggregates is None or not have.judged else aggregates:
                 for each in VOTES if votes is None else votes:
                     want = replace(have, n=size, aggregate=kind, vote=each)  # type: ignore[arg-type]  # checked
                     reason = run.why_not(want)
                     if not reason:
                         made.append((want, *vote_again(run, want, grades)))
                     elif votes is not None or numbers is not None or aggregates is not None:
-                        asked = " ".join([f"n={size}", f"vote={each}", f"aggregate={kind}"])
-                        refused.append(f"{run.name} cannot be taken again with {asked}: {reason}")
+                        refused.append(f"{run.name} has no votes with {reason}")
     return made
 
 

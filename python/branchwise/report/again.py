@@ -48,18 +48,16 @@ def rule_of(settings: Mapping[str, Any]) -> Rule | None:
     return Rule(made.n, kind, vote, not independent or made.uses_scores, independent)
 
 
-def why_not(have: Rule | None, want: Rule) -> str:
-    """Why a vote cannot be taken again in another way, or ""."""
-    if have is None:
-        return "its answer is no vote of its candidates alone"
+def why_not(have: Rule, want: Rule) -> str:
+    """What of a vote cannot be taken again, and why, or ""."""
     if want.n > have.n:
-        return f"it drew {have.n}"
+        return f"n={want.n}: it drew {have.n}"
     if want.n < have.n and not have.independent:
-        return f"a search of n={have.n} grows other branches than one of n={want.n}"
+        return f"n={want.n}: it would grow other branches than with n={have.n}"
     if want.aggregate != have.aggregate and not have.independent:
-        return f"it was searched by aggregate={have.aggregate}"
+        return f"aggregate={want.aggregate}: it was searched by aggregate={have.aggregate}"
     if not have.judged and (want.judged or want.vote != "majority"):
-        return "its candidates have no scores"
+        return f"vote={want.vote}: its candidates have no scores"
     return ""
 
 

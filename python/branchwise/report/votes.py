@@ -39,11 +39,12 @@ class Run:
             yield from ((seed, record) for record in records.values())
 
     def why_not(self, want: Rule) -> str:
-        """Why a vote cannot be taken as if the search had been another, or ""."""
+        """What cannot be taken as if the search had been another, and why, or ""."""
+        assert self.rule is not None
         reason = why_not(self.rule, want)
-        if not reason and self.rule is not None and want.n != self.rule.n:
+        if not reason and want.n != self.rule.n:
             cut = sum("prm_context" in record["cuts"] for _, record in self.records())
-            reason = f"the judge's context cut {cut} of its results, which may differ" if cut else ""
+            reason = f"n={want.n}: the judge's context cut {cut} of its results, which may differ" if cut else ""
         return reason
 
 
