@@ -85,3 +85,10 @@ def test_what_the_judges_context_cut_is_no_sample_of_a_search_without_one() -> N
     record = {"error": None, "cuts": {"prm_context": 1}, "candidates": [kept]}
     for want in (Rule(1, "last", "majority", False, True), Rule(1, "last", "max", True, True)):
         assert retake(record, Rule(2, "last", "max", True, True), want, str.__eq__) is None  # type: ignore[arg-type]
+
+
+def test_the_tokens_of_every_step_are_kept(engine: bw.Engine, problems: list[Problem]) -> None:
+    result = engine.solve(problems[0], bw.BestOfN(n=3))
+    kept = result_record(result, 0.0)["candidates"]
+    assert [each["steps"] for each in kept] == [[s.tokens for s in c.node.path] for c in result.candidates]
+    assert [sum(map(len, each["steps"])) for each in kept] == [each["tokens"] for each in kept]

@@ -18,6 +18,7 @@ def keep(result: Result) -> list[Kept]:
 
     path     child indices from the root
     answer, score, scores, finish, cut, count    as in `Candidate` and `Node`
+    steps                                        token ids of each step of the path
     tokens, prm_tokens, flops, prm_flops         what the steps of the path took. A step that several branches say, and
                                                  the judge read once, counts with the first of them
     """
@@ -68,6 +69,7 @@ def _keep(candidate: Candidate, judged: dict[Node, tuple[int, float]]) -> Kept:
         "finish": candidate.finish,
         "cut": candidate.node.cut,
         "count": candidate.count,
+        "steps": [node.tokens for node in path],
         "tokens": tokens,
         "prm_tokens": prm_tokens,
         "flops": own + prm_flops,
