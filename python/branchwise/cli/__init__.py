@@ -56,7 +56,8 @@ app.command(
     "solve",
     cls=TeachingCommand,
     epilog="Examples: branchwise solve '12+3*4-5+60=?' --strategy dvts -n 16"
-    " | branchwise solve 'A train ...' --policy policy.gguf --prm prm.gguf --temperature 0.7",
+    " | branchwise solve 'A train ...' --policy policy.gguf --prm prm.gguf --temperature 0.7"
+    " | branchwise solve '12+3*4-5+60=?' --judge examples/my_judge.py:arithmetic",
 )(solve.solve)
 app.command(
     "eval",

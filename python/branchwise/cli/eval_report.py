@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from branchwise.cli.output import make_console, print_json, print_table, say
 from branchwise.report import numbers
 from branchwise.report.comparison import Line, columns, total
-from branchwise.report.cuts import cut_lines
+from branchwise.report.cuts import cut_lines, unjudged_lines
 from branchwise.report.tally import Tally
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ def _totals(lines: Sequence[Line]) -> list[str]:
 
 
 def _missing(lines: Sequence[Line]) -> list[str]:
-    """What was not graded, and what limits cut."""
+    """What was not graded, what limits cut, and what judges could not score."""
     ungraded = {line.tally.problems - line.tally.failed - line.tally.graded for line in lines}
     made = [f"{max(ungraded)} problems have no gold answer and are not graded"] if max(ungraded) else []
     cuts = sum((line.tally.cuts for line in lines), Counter())
-    return made + cut_lines(cuts)
+    unjudged = sum((line.unjudged for line in lines), Counter())
+    return made + cut_lines(cuts) + unjudged_lines(unjudged)

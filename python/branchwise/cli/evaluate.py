@@ -121,8 +121,10 @@ def common_settings(options: SearchOptions) -> tuple[dict[str, Any], dict[str, A
     for name, place in places.items():
         if place is not None:
             made[name], places[name] = models.identity(place)
+    made["judge"] = [each.identity for each in options.own_judges()]
     if options.policy is None:
-        made["policy"], made["prm"] = "bundled policy-small", made["prm"] or "bundled prm"
+        bundled = None if options.judge else "bundled prm"
+        made["policy"], made["prm"] = "bundled policy-small", made["prm"] or bundled
     return {**made, "version": __version__}, places
 
 

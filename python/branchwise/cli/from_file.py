@@ -19,10 +19,11 @@ def names_file(text: str) -> bool:
     return text.endswith(".py") or ".py:" in text
 
 
-def load(place: str, option: str) -> tuple[Any, str]:
+def load(place: str, option: str, example: str) -> tuple[Any, str]:
     """The object at a place, and a digest of its file. ConfigError, in one line, says why there is none.
 
-    option: as it was given, for the error. The file's folder may be imported from; a file runs once.
+    option: as it was given; example: of a place: for the error. The file's folder may be imported from; a file runs
+    once.
     """
     path, _, name = place.rpartition(":") if ".py:" in place else (place, "", "")
     file = Path(path).expanduser()
@@ -35,7 +36,7 @@ def load(place: str, option: str) -> tuple[Any, str]:
     if not name or not hasattr(module, name):
         from branchwise.strategies.options import nearest
 
-        what = f"has no {name!r}" if name else "holds several things: say which, as in my.py:MyStrategy"
+        what = f"has no {name!r}" if name else f"holds several things: say which, as in {example}"
         known = f"; it has {', '.join(public)}" if public else ""
         raise ConfigError(f"{option} {place}: {file} {what}{known}{nearest(name, public) if name else ''}")
     return getattr(module, name), hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from branchwise.cli.output import glyphs_of
 from branchwise.report import numbers
-from branchwise.report.cuts import cut_lines
+from branchwise.report.cuts import cut_lines, unjudged_lines
 from branchwise.report.plain import printable
 from branchwise.report.text_tree import Marks, draw_tree, shorten
 from branchwise.search.protocol import Progress
@@ -78,6 +78,10 @@ def describe(result: Result, console: Console, *, solution: bool = True) -> Rend
         )
     parts += [answer, Text(printable(f"why      {result.why}"), style="dim")]
     parts += [Text(f"{'cut' if place == 0 else '':8} {line}") for place, line in enumerate(cut_lines(result.cuts))]
+    parts += [
+        Text(printable(f"{'judge' if place == 0 else '':8} {line}"))
+        for place, line in enumerate(unjudged_lines(result.unjudged))
+    ]
     parts.append(Text(cost_line(result), style="dim"))
     return Group(*parts)
 

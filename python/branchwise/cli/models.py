@@ -26,7 +26,10 @@ def open_engine(options: SearchOptions) -> Engine:
             _C.isa()
         except ValueError as error:  # of BRANCHWISE_CPU_ISA, before the first kernel meets it
             raise ConfigError(str(error)) from error
-        engine = Engine(options.policy, options.prm, instruction=options.instruction, config=options.engine_config())
+        engine = Engine(
+            options.policy, options.prm, judge=[each.judge for each in options.own_judges()] or None,
+            judge_rule=options.judge_rule, instruction=options.instruction, config=options.engine_config(),
+        )  # fmt: skip
     for note in (*engine.resolved.notes, *sampling_notes(engine.recommended, engine.config)):
         say(console, f"note: {note}", "dim")
     return engine

@@ -16,6 +16,7 @@ from branchwise.config import EngineConfig
 from branchwise.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from branchwise.cli.judges import FileJudge
     from branchwise.strategies.protocol import Strategy
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": GIB, "t": GIB << 10}
@@ -56,6 +57,21 @@ class SearchOptions:
             metavar="NAME",
         ),
     ] = "auto"  # fmt: skip
+    judge: Annotated[
+        list[str] | None,
+        option(
+            _MODELS, "Your own judge of a file, in the place of a PRM or beside it: a function of (question, branches),"
+            " or an object that judges, as in my.py:checker; may be repeated. examples/my_judge.py has two.",
+            metavar="FILE:NAME",
+        ),
+    ] = None  # fmt: skip
+    judge_rule: Annotated[
+        str | None,
+        option(
+            _MODELS, "One score of those of several judges, --prm and every --judge in this order: product, mean, min,"
+            " or first (it decides, the others are recorded).", metavar="NAME",
+        ),
+    ] = None  # fmt: skip
     instruction: Annotated[
         str | None,
         option(
@@ -228,11 +244,17 @@ class SearchOptions:
         from branchwise.strategies.protocol import Limits
 
         needs = strategy.demand(Limits(self.max_tokens, self.max_step_tokens))
-        if needs.scores and self.policy is not None and self.prm is None:
+        if needs.scores and self.policy is not None and self.prm is None and not self.judge:
             raise ConfigError(
-                f"strategy {strategy.name!r} needs step scores: name a process reward model with --prm,"
-                " or choose --strategy majority, which needs none"
+                f"strategy {strategy.name!r} needs step scores: name a process reward model with --prm, or a judge of"
+                " your own with --judge, or choose --strategy majority, which needs none"
             )
+
+    def own_judges(self) -> list[FileJudge]:
+        """The judges of files. ConfigError says what cannot work, before models load."""
+        from branchwise.cli.judges import load_judges
+
+        return load_judges(self.judge or [], self.judge_rule, self.prm)
 
     def engine_config(self) -> EngineConfig:
         """The engine options. ConfigError for one that cannot work."""

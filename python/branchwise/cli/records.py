@@ -36,6 +36,7 @@ def result_record(result: Result, wall_seconds: float) -> Record:
         "votes": result.votes,
         "cuts": result.cuts,
         "equal": result.equal,
+        "unjudged": result.unjudged,
         "cost": asdict(result.cost),
         "wall_seconds": wall_seconds,  # the sum is the time that the run took
         "shared": None,
@@ -46,7 +47,7 @@ def result_record(result: Result, wall_seconds: float) -> Record:
 def bad_record(row: BadRow) -> Record:
     """The record of a row that could not be searched: as that of a search that failed at once."""
     nothing = dict.fromkeys(("prompt_digest", "answer", "gold", "correct", "text", "score"))
-    spent = {"votes": [], "cuts": {}, "equal": 0, "cost": asdict(Cost()), "wall_seconds": 0.0}
+    spent = {"votes": [], "cuts": {}, "equal": 0, "unjudged": {}, "cost": asdict(Cost()), "wall_seconds": 0.0}
     return {
         "id": row.id, "question": digest(row), "error": row.error, **nothing, **spent, "shared": None, "candidates": [],
     }  # fmt: skip

@@ -32,7 +32,7 @@ def solve(
     if not question.strip():
         raise InputError("the question is empty: write what is to be solved, in quotes")
     check_text("the question", question)
-    options.make_strategy(), options.engine_config()  # refuse before models load
+    options.make_strategy(), options.own_judges(), options.engine_config()  # refuse before models load
     if options.policy is None:
         say(make_console(stderr=True), BUNDLED, "dim")
     with models.open_engine(options) as engine:

@@ -57,7 +57,7 @@ def recipe(given: str) -> Recipe:
     if not names_file(given):
         strategy = type(make_strategy(given))  # refuses names that are unknown
         return Recipe(given, strategy, option_types(strategy))
-    made, source = load(given, "--strategy")
+    made, source = load(given, "--strategy", "my.py:MyStrategy")
     return Recipe(given, made, option_types(made) if isinstance(made, type) else {}, source)
 
 

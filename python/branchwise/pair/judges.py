@@ -31,8 +31,12 @@ def read_judges(judge: Any, prm: str | Path | None) -> tuple[str | Path | None, 
     if len(prms) > 1:
         raise ConfigError(f"{len(prms)} PRMs were named, {', '.join(map(str, prms))}: expected one")
     own = [each for each in given if not isinstance(each, str | Path)]
-    made = [each if isinstance(each, PythonJudge | GeneratingJudge) else PythonJudge(each) for each in own]
-    return (prms[0] if prms else None), made
+    return (prms[0] if prms else None), [own_judge(each) for each in own]
+
+
+def own_judge(given: Any) -> OwnJudge:
+    """A judge that is no PRM: the given one, or a function as one. ConfigError: it cannot judge."""
+    return given if isinstance(given, PythonJudge | GeneratingJudge) else PythonJudge(given)
 
 
 def check_rule(judges: Sequence[object], rule: str | None) -> None:

@@ -85,6 +85,7 @@ def retake(record: Record, have: Rule, want: Rule, grade: Callable[[str | None, 
         "votes": [list(vote) for vote in selection.votes],
         "cuts": record["cuts"] if same else cuts(kept),
         "equal": record["equal"],
+        "unjudged": record.get("unjudged", {}) if same else {},
         "cost": record["cost"] if same else _cost(record, kept, want.judged),
         "wall_seconds": record["wall_seconds"] if same else None,
     }

@@ -28,6 +28,7 @@ class Line:
     tally: Tally = field(default_factory=Tally)
     silent: int = 0  # problems without an answer
     equal: int = 0
+    unjudged: Counter[str] = field(default_factory=Counter)  # steps that judges could not score, by the reason
     seconds: float | None = 0.0
     latencies: list[float] = field(default_factory=list)  # seconds of each problem
     outcomes: dict[str, list[bool]] = field(default_factory=dict)  # of each problem, over seeds
@@ -41,6 +42,7 @@ class Line:
         self.tally.add(record["correct"], cost, record["cuts"], failed=failed)
         self.silent += record["answer"] is None and not failed
         self.equal += record["equal"]
+        self.unjudged.update(record.get("unjudged", {}))
         if record["correct"] is not None:
             self.outcomes.setdefault(record["id"], []).append(record["correct"])
         if record["wall_seconds"] is None:
@@ -80,6 +82,7 @@ class Line:
             "cut": tally.cut,
             "cuts": dict(tally.cuts),
             "equal": self.equal,
+            "unjudged": dict(self.unjudged),
             "generated_tokens": cost.generated_tokens,
             "prefill_tokens": cost.prefill_tokens,
             "prm_tokens": cost.prm_tokens,

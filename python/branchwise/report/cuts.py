@@ -1,7 +1,8 @@
-"""What limits cut short, in words, each with the option that lifts it."""
+"""What limits cut short, each with the option that lifts it, and what judges could not score: in words."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from branchwise.types import Cut
@@ -23,3 +24,14 @@ def cut_lines(cuts: Mapping[Cut, int]) -> list[str]:
         limit, lift = _LIMITS.get(cut, (f"the limit of {cut}", "raise it"))  # a file may hold those of another version
         lines.append(f"{count:,} {'branch was' if count == 1 else 'branches were'} cut by {limit}: {lift}")
     return lines
+
+
+def unjudged_lines(unjudged: Mapping[str, int], most: int = 3) -> list[str]:
+    """ "2 steps have no score, their branches rank last: judge checker raised ...", the most frequent reasons."""
+    reasons = Counter(unjudged).most_common()
+    lines = [
+        f"{count:,} {'step has' if count == 1 else 'steps have'} no score, so that branches rank last: {why}"
+        for why, count in reasons[:most]
+    ]
+    rest = sum(count for _, count in reasons[most:])
+    return [*lines, f"{rest:,} more have none for {len(reasons) - most} other reasons"] if rest else lines

@@ -6,6 +6,7 @@ What goes wrong in it costs the branch its score, which says why, and nothing el
 from __future__ import annotations
 
 import base64
+import inspect
 import math
 import pickle
 import sys
@@ -51,10 +52,13 @@ class PythonJudge:
                 f"judge {self.function!r}: expected a function of (question, branches), or an object with a method"
                 " `score` that is one"
             )
+        _check_takes(self.name, self.call)
         if not is_number(Real, self.seconds) or not self.seconds > 0:
             raise ConfigError(f"judge {self.name}: seconds={self.seconds!r}: expected more than 0")
         if not is_number(Real, self.memory) or self.memory < LEAST_MEMORY:
             raise ConfigError(f"judge {self.name}: memory={self.memory!r}: expected {LEAST_MEMORY:,} bytes or more")
+        if self.isolate:
+            _pickled(self)  # a function that does not pickle is told of before anything runs
 
     @property
     def call(self) -> Any:
@@ -199,6 +203,18 @@ class FunctionScorer:
         return list(given)
 
 
+def _check_takes(name: str, call: Any) -> None:
+    """Raise ConfigError where it is known that the function cannot be called with a question and branches."""
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):  # some of C tell nothing
+        return
+    try:
+        signature.bind("", [])
+    except TypeError:
+        raise ConfigError(f"judge {name} takes {signature}: expected (question, branches)") from None
+
+
 def _number(name: str, value: Any) -> float | str:
     try:
         number = float(value)
@@ -208,8 +224,7 @@ def _number(name: str, value: Any) -> float | str:
 
 
 def _worker(judge: PythonJudge) -> Worker:
-    setup = _pickled(judge)  # a function that does not pickle is told of before anything runs
-    return Worker(TASK, "what the judge imports", seconds=judge.seconds, memory=judge.memory, setup=setup)
+    return Worker(TASK, "what the judge imports", seconds=judge.seconds, memory=judge.memory, setup=_pickled(judge))
 
 
 def _pickled(judge: PythonJudge) -> dict[str, str]:
