@@ -5,6 +5,7 @@ Ratios are to the first side, ours. Start here:
 
   PYTHONPATH=. python -m benchmarks.vs setup vllm                  a rival's virtual environment, once
   PYTHONPATH=. python -m benchmarks.vs sampling --save             N samples of one prompt
+  PYTHONPATH=. python -m benchmarks.vs requests --data FILE --save many requests of different lengths at once
   PYTHONPATH=. python -m benchmarks.vs beam --data FILE --save     beam search over problems, default and tuned rival
   PYTHONPATH=. python -m benchmarks.vs dvts --save                 DVTS over a forced tree
   PYTHONPATH=. python -m benchmarks.vs report                      table and plot from benchmarks/results/vs.jsonl
@@ -25,6 +26,7 @@ from benchmarks.vs import venvs
 from benchmarks.vs.compare import ISAS, compare, started
 from benchmarks.vs.protocol import Json, Side, TimedLock
 from benchmarks.vs.report import report
+from benchmarks.vs.requests import add_options, requests
 from benchmarks.vs.searches import beam, dvts
 from benchmarks.vs.sides import sampling_sides
 from benchmarks.vs.workloads import PROMPT, PROMPT_TOKENS
@@ -142,6 +144,9 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--block", type=whole, nargs="+", default=[32, 128], help="vLLM's block sizes")
     sample.add_argument("--quantise", nargs="*", default=["q8_0"], help="more formats for llama.cpp")
     sample.set_defaults(command=sampling)
+
+    many = commands.add_parser("requests", parents=[shared_options(3, ["vllm"])], help=requests.__doc__, **shape)
+    add_options(many, DATA)
 
     search = commands.add_parser(
         "beam", parents=[shared_options(3, ["vllm"]), search_options(16, 10, 4)], help=beam.__doc__, **shape

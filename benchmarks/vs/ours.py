@@ -27,11 +27,11 @@ from branchwise.types import Node, Problem, Result, Sampling, Settings
 
 
 class Ours:
-    """One engine; `sampling` and `search` are timed inside, without loading."""
+    """One engine; what is asked of it is timed inside, without loading."""
 
     def __init__(self, policy: str, prm: str | None, **options: Any) -> None:
         limits = {"max_tokens": 1 << 20, "max_step_tokens": 1 << 20}
-        self.engine = bw.Engine(policy, prm, prefix_cache=False, **limits, **options)
+        self.engine = bw.Engine(policy, prm, **limits, **options)
         self.options = options
 
     def about(self) -> Json:
@@ -51,6 +51,23 @@ class Ours:
                 done += policy.poll()
             seconds = time.perf_counter() - begin
         return {"seconds": seconds, "tokens": sum(len(node.tokens) for _, node in done)}
+
+    def requests(self, prompts: list[list[int]], caps: list[int], top_p: float) -> Json:
+        """A sample of each prompt, of `caps` tokens, all asked for at once; no prompt is known from before."""
+        self.engine.policy.kv.prefixes.clear()
+        options: Json = {"temperature": TEMPERATURE, "top_p": top_p, "stop": [], "ignore_eos": True}
+        begin = time.perf_counter()
+        asked = [
+            self.engine.submit_completion(prompt, max_tokens=cap, **options)
+            for prompt, cap in zip(prompts, caps, strict=True)
+        ]
+        done = [ticket.result() for ticket in asked]
+        seconds = time.perf_counter() - begin
+        return {
+            "seconds": seconds,
+            "tokens": sum(len(each.samples[0].tokens) for each in done),
+            "fed_prompt_tokens": sum(each.cost.prefill_tokens for each in done),
+        }
 
     def search(self, task: Json, record: bool = False) -> Json:
         """A search; with `record`, the reply holds the tape that makes others grow the same trees."""

@@ -30,7 +30,7 @@ def make_questions(policy: str, problems: Iterable[Json]) -> list[Question]:
     """Problems in the policy's chat template, and in "+"/"-" turns of it for the PRM."""
     checkpoint = open_checkpoint(policy)
     tokenizer = checkpoint.tokenizer()
-    turns, _ = make_format("rlhflow", checkpoint, decoder_config(checkpoint.config, policy), tokenizer)
+    turns = make_format("rlhflow", checkpoint, decoder_config(checkpoint.config, policy), tokenizer).input
     assert isinstance(turns, WrittenSteps)
     to_verdict = tokenizer.encode(turns.end, special=True, after="x")
     to_user = tokenizer.encode(turns.between, special=True, after=turns.end)

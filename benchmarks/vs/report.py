@@ -27,6 +27,7 @@ COLUMNS = (
     ("KV GB read", "kv_bytes_read", "{:.1f}"),
     ("peak GB", "peak_rss_bytes", "{:.1f}"),
 )
+SAMPLED = ("sampling", "requests")  # workloads without a search
 GIGA = {"kv_bytes_read", "peak_rss_bytes"}
 
 
@@ -47,7 +48,7 @@ def newest(records: Iterable[Json], isas: Sequence[str]) -> list[list[Json]]:
             groups.setdefault(record["group"], []).append(record)
     cases = {(isa_of(group), *map(group[0].get, CASE)): group for group in groups.values()}
     return sorted(
-        cases.values(), key=lambda case: (isa_of(case), case[0]["workload"] != "sampling", case[0].get("rows", 0))
+        cases.values(), key=lambda case: (isa_of(case), case[0]["workload"] not in SAMPLED, case[0].get("rows", 0))
     )
 
 
@@ -78,8 +79,8 @@ def speed(runs: Sequence[Json]) -> float:
 def title(case: Sequence[Json]) -> str:
     """A case in words."""
     record, isa = case[0], isa_of(case)
-    if record["workload"] == "sampling":
-        return f"sampling, N = {record['rows']}, top-p {record['top_p']}, {isa}"
+    if record["workload"] in SAMPLED:
+        return f"{record['workload']}, N = {record['rows']}, top-p {record['top_p']}, {isa}"
     more = f"{record['problems']} problems, {record['in_flight']} in flight"
     return f"{record['workload']}, N = {record['n']}, M = {record['expand']}, {record['mode']} mode, {more}, {isa}"
 
@@ -87,7 +88,7 @@ def title(case: Sequence[Json]) -> str:
 def table(cases: Sequence[Sequence[Json]]) -> str:
     """Markdown: all sampling in one table, then one for each search."""
     parts = []
-    sampling = [case for case in cases if case[0]["workload"] == "sampling"]
+    sampling = [case for case in cases if case[0]["workload"] in SAMPLED]
     if sampling:
         parts += ["| case | side | runs | tokens/s | spread | ours is |", "|---|---|---|---|---|---|"]
         for case in sampling:
@@ -98,7 +99,7 @@ def table(cases: Sequence[Sequence[Json]]) -> str:
                 ratio = f"{first / speed(runs):.2f}x"
                 parts.append(f"| {title(case)} | {side} | {len(runs)} | {speed(runs):.0f} | {spread} | {ratio} |")
     for case in cases:
-        if case[0]["workload"] != "sampling":
+        if case[0]["workload"] not in SAMPLED:
             parts += ["", *search_table(case)]
     return "\n".join(parts)
 

@@ -9,7 +9,7 @@ from benchmarks.vs.compare import Entry, installed
 from benchmarks.vs.export import export_judge, export_policy
 from benchmarks.vs.protocol import Json
 
-KV_BYTES = 4 << 30  # of policy and PRM together: the worst case of a search must fit
+KV_BYTES = 4 << 30  # of policy and PRM together: no search waits for another
 WEIGHTS = {"bf16": {"dtype": "bfloat16"}, "fp32": {"dtype": "float32"}}
 """Engine options of our sides; any other name is a value of the engine's option `weights`."""
 

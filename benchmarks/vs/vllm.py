@@ -72,6 +72,20 @@ class Vllm:
         seconds = time.perf_counter() - begin
         return {"seconds": seconds, "tokens": sum(len(output.token_ids) for output in request.outputs)}
 
+    def requests(self, prompts: list[list[int]], caps: list[int], top_p: float) -> Json:
+        """A sample of each prompt, of `caps` tokens, all asked for at once; no prompt is known from before."""
+        wishes = [
+            vllm.SamplingParams(
+                temperature=TEMPERATURE, top_p=top_p, ignore_eos=True, max_tokens=cap, detokenize=False
+            )
+            for cap in caps
+        ]  # fmt: skip
+        self.llm.reset_prefix_cache()
+        begin = time.perf_counter()
+        done = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], wishes, use_tqdm=False)
+        seconds = time.perf_counter() - begin
+        return {"seconds": seconds, "tokens": sum(len(each.outputs[0].token_ids) for each in done)}
+
     def search(self, task: Json) -> Json:
         """A search in the structure that this side was opened with."""
         work = SearchTask.from_json(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.vs.ours import Ours
-from benchmarks.vs.questions import correct
+from benchmarks.vs.questions import correct, make_questions
 from benchmarks.vs.report import newest, plots, table
+from benchmarks.vs.requests import lengths
 from benchmarks.vs.rival_search import Drawn, TunedSearch, default_search
 from benchmarks.vs.searches import interpolated, merged, rates, same_tokens
 from benchmarks.vs.workloads import Question, SearchTask, Tape
@@ -119,6 +121,31 @@ def test_a_made_tape_gives_the_same_counts_everywhere(ours: Ours) -> None:
         assert reply["generated_tokens"] == 2 * 6 * 8 * 3
     tuned = TunedSearch(task, Policy(), Judge()).run()
     assert (tuned["accepted_tokens"], tuned["recomputed_tokens"]) == (expected, 0)
+
+
+def test_requests_have_the_lengths_that_were_asked_for(ours: Ours) -> None:
+    caps = lengths(12, 2, 20)
+    assert caps == lengths(12, 2, 20)
+    assert len(set(caps)) > 4
+    tokenizer = ours.engine.policy.tokenizer
+    prompts = [tokenizer.encode(f"{text}\n\n") for text in QUESTION_TEXTS * 6]
+    for top_p in (0.9, 1.0):
+        reply = ours.requests(prompts, caps, top_p)
+        assert reply["tokens"] == sum(caps)
+        assert reply["fed_prompt_tokens"] <= sum(map(len, prompts))
+
+
+def test_questions_are_the_same_for_policy_and_judge(tmp_path: Path) -> None:
+    folder = shutil.copytree(asset_path("policy-small"), tmp_path / "policy")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role[0] }}{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a{% endif %}"
+    )
+    (question,) = make_questions(str(folder), [{"id": "1", "problem": "2+2=?", "answer": "4"}])
+    tokenizer = open_checkpoint(str(folder)).tokenizer()
+    assert question.chat.endswith("\nu2+2=?\na")
+    assert question.prompt == tokenizer.encode(question.chat)
+    read = tokenizer.decode(question.prm_ids([tokenizer.encode("2+2=4"), tokenizer.encode("4")]))
+    assert read == "u2+2=?2+2=4\na+\nu4\na"
 
 
 def test_the_engine_is_itself_again_after_a_tape(ours: Ours) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from branchwise import _C
-from branchwise.engine.kv import FIRST_SHARE, NEWEST, KvDemand, Lease
+from branchwise.backend.cpu.backend import CpuBackend
+from branchwise.engine.kv import FIRST_SHARE, KvCache, KvDemand, Lease
 
 SIZE = 32
 
@@ -88,11 +91,14 @@ def test_the_largest_n_that_fits(shape: tuple[int, int], blocks: int) -> None:
 
 @given(st.integers(1, 64), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 70)), max_size=30))
 def test_a_lease_counts_what_its_steps_fill(size: int, changes: list[tuple[int, int]]) -> None:
-    cache = SimpleNamespace(block_slots=size, share=0.5)
+    learned: list[float] = []
+    cache = SimpleNamespace(block_slots=size, share=0.5, learn=learned.append)
     lease = Lease(cast(Any, cache), prompt=3, longest=101)
     lengths, most_blocks, most_tokens = [0] * 6, 0, 0
+    held: list[int] = []  # blocks, once for each token that is fed
     for step, length in changes:
         lease.resize(lengths[step], length)
+        held += [lease.blocks] * (length - lengths[step])
         lengths[step] = length
         assert lease.tokens == sum(lengths)
         assert lease.blocks == sum(-(-each // size) for each in lengths)
@@ -100,14 +106,16 @@ def test_a_lease_counts_what_its_steps_fill(size: int, changes: list[tuple[int, 
         assert (lease.peak_blocks, lease.peak_tokens) == (most_blocks, most_tokens)
     assert lease.expected == 3 + 51
     lease.learn()
-    assert cache.share == pytest.approx(0.5 + NEWEST * (min(1, max(0, most_blocks - 3) / 101) - 0.5))
+    assert learned == ([min(1.0, max(0.0, sum(held) / len(held) - 3) / 101)] if held else [])
 
 
 def test_what_is_expected_of_a_tree_follows_those_that_ended() -> None:
-    cache: Any = SimpleNamespace(block_slots=32, share=FIRST_SHARE)
+    model = SimpleNamespace(n_layers=1, n_kv_heads=1, head_dim=8)
+    cache = KvCache(cast(Any, model), 9, torch.float32, CpuBackend())
+    assert Lease(cache, 2, 100).expected == 2 + math.ceil(100 * FIRST_SHARE)
     for _ in range(60):
-        Lease(cache, 7, 100, peak_blocks=47).learn()
+        Lease(cache, 7, 100, fed=10, fed_blocks=470).learn()
     assert Lease(cache, 1, 200).expected == pytest.approx(81, abs=1)
-    Lease(cache, 9, 0, peak_blocks=19).learn()  # a tree grown by hand says nothing of searches
+    Lease(cache, 9, 0, fed=1, fed_blocks=19).learn()  # a tree grown by hand says nothing of searches
     assert Lease(cache, 9, 0).expected == 9
     assert cache.share == pytest.approx(0.4, abs=0.01)

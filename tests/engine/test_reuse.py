@@ -165,14 +165,14 @@ def test_prompt_logprobs_are_the_same_behind_a_kept_prefix() -> None:
 
 
 def run(engine: StepEngine, trees: list[PolicyTree], polls: int = 10**9) -> None:
-    """Let trees grow; where memory is short, the youngest one that runs is paused, and goes on when others are done."""
+    """Let trees grow; where memory is short, what rests goes, and then the youngest one waits until others are done."""
     while polls and not engine.idle:
         polls -= 1
         try:
             engine.poll()
         except OutOfMemory:
-            running = [tree for tree in trees if not tree.paused]
-            engine.pause(running[-1])
+            if not any(engine.shed(tree) for tree in trees):
+                engine.pause([tree for tree in trees if not tree.paused][-1])
         engine.kv.tree.check()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,12 +15,22 @@ from branchwise.pair.tree import PairTree
 BLOCKS = 160
 
 
+@dataclass(eq=False)
+class Cache:
+    n_blocks: int = BLOCKS
+    block_slots: int = 1
+    share: float = 0.25
+    learned: list[float] = field(default_factory=list)
+
+    def learn(self, share: float) -> None:
+        self.learned.append(share)
+
+
 class Models:
     """A policy and a judge that note what is asked of them; trees hold blocks that can be shed, or not."""
 
     def __init__(self) -> None:
-        caches: list[Any] = [SimpleNamespace(n_blocks=BLOCKS, share=0.25, block_slots=1) for _ in range(2)]
-        self.caches = caches
+        self.caches: list[Any] = [Cache(), Cache()]
         self.idle: dict[Lease, int] = {}
         self.asked: list[tuple[str, int]] = []
         self.trees: list[PairTree] = []
@@ -97,3 +108,4 @@ def test_what_costs_least_goes_first(models: Models, of_judge: bool) -> None:
         expected[1].append((kind, 4))
     assert asked == expected
     assert not running[0].paused
+    assert models.caches[0].learned == [90 / 300, 60 / 200]  # those that ran held more than was expected of them

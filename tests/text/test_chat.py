@@ -232,6 +232,7 @@ def test_prompts() -> None:
         ([1, -2], "negative token id -2"),
         ([1, "x"], "expected a string, a list of messages or a list of token ids"),
         ([1.5], "expected a string"),
+        ([True, 5], "expected a string, a list of messages or a list of token ids"),
         ([USER, 3], "message 1"),
         ([{**USER, 1: "x"}], "message 0 .*expected a dict of strings"),
         ([{**USER, ("a",): "x"}], "message 0 .*expected a dict of strings"),

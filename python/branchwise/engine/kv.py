@@ -15,7 +15,7 @@ from branchwise.engine.prefixes import PrefixCache
 from branchwise.errors import OutOfMemory
 from branchwise.models.config import DecoderConfig
 
-FIRST_SHARE = 0.25  # of what its branches take at the longest: what they are expected to, before any tree has ended
+FIRST_SHARE = 0.125  # of what its branches take at the longest: what they are expected to, before any tree has ended
 NEWEST = 0.125  # weight of the tree that ended last in that share
 
 
@@ -68,7 +68,7 @@ class KvCache:
 
     pool: [layer, block, kv_head, 2, kv_width]; how K and V lie in a block is the backend's affair
     kv_memory: bytes of this and other models' caches of as many blocks, which messages speak of; None: it is alone
-    share: of the blocks that a tree's branches take at the longest, those that the last trees held at their peak
+    share: of the blocks that a tree's branches take at the longest, those that the last trees held, on average
     """
 
     def __init__(
@@ -143,6 +143,10 @@ class KvCache:
         prompt = demand.prompt_blocks(self.block_slots)
         return Lease(self, prompt, demand.blocks(self.block_slots) - prompt if demand.paths else 0)
 
+    def learn(self, share: float) -> None:
+        """A tree has ended whose branches held such a share of what they might have."""
+        self.share += NEWEST * (share - self.share)
+
     def size(self, n_blocks: int) -> str:
         """So many blocks in this and the other models' caches, for messages."""
         return f"{self._kv_memory * n_blocks / self.n_blocks / 2**20:,.1f} MiB"
@@ -162,6 +166,8 @@ class Lease:
     peak_blocks: int = 0
     tokens: int = 0
     peak_tokens: int = 0
+    fed: int = 0  # tokens, ever
+    fed_blocks: int = 0  # held when each of them was, in all
 
     def resize(self, before: int, after: int) -> None:
         """A step of the tree went from so many tokens in the KV to so many."""
@@ -169,20 +175,20 @@ class Lease:
         self.tokens += after - before
         self.blocks += -(-after // size) + (-before // size)
         if after > before:
+            self.fed += after - before
+            self.fed_blocks += self.blocks * (after - before)
             self.peak_tokens = max(self.peak_tokens, self.tokens)
             self.peak_blocks = max(self.peak_blocks, self.blocks)
 
     @property
     def expected(self) -> int:
-        """Blocks that such a tree holds at its peak."""
+        """Blocks that such a tree holds on average: trees are seldom at their peak together."""
         return self.prompt + ceil(self.cache.share * self.longest)
 
     def learn(self) -> None:
         """The tree has ended: the next ones are expected to be like it."""
-        if self.longest:
-            cache = self.cache
-            share = min(1.0, max(0, self.peak_blocks - self.prompt) / self.longest)
-            cache.share += NEWEST * (share - cache.share)
+        if self.longest and self.fed:
+            self.cache.learn(min(1.0, max(0.0, self.fed_blocks / self.fed - self.prompt) / self.longest))
 
 
 def block_bytes(config: DecoderConfig, dtype: torch.dtype, backend: Backend) -> int:

@@ -1,6 +1,6 @@
 """Who holds KV: how many trees begin, what goes first when memory is short, and who waits meanwhile.
 
-Nothing is reserved. A tree begins when what such trees held at their peak fits beside the others; where that was too
+Nothing is reserved. A tree begins when what such trees hold on average fits beside the others; where that was too
 hopeful, the youngest tree that runs is paused and its KV freed, until there is room for it. The oldest one always
 moves, so all come to an end. What a tree writes depends on none of this.
 """
@@ -13,7 +13,7 @@ from branchwise.engine.kv import Lease
 from branchwise.pair.protocol import Judge, Policy
 from branchwise.pair.tree import PairTree
 
-SPARE = 16  # a paused tree goes on when one in so many blocks is free beside what it held, or it would not get far
+SPARE = 8  # one in so many blocks is free when a paused tree goes on: to be written before another one is paused
 
 
 class Room:
@@ -22,6 +22,7 @@ class Room:
     def __init__(self, policy: Policy, judge: Judge | None) -> None:
         self._policy = policy
         self._judge = judge
+        self.pauses = 0  # so far
 
     def admits(self, tree: PairTree, running: Sequence[PairTree]) -> bool:
         """Whether a tree may begin, or go on, beside those that run."""
@@ -41,6 +42,7 @@ class Room:
     def pause(self, tree: PairTree) -> None:
         """Free the KV of a tree, and let its rows wait. What of it waits for scores goes on."""
         tree.paused = True
+        self.pauses += 1
         if tree.policy is not None:
             self._policy.pause(tree.policy)
         self._shed(tree, of_judge=True)
@@ -54,6 +56,7 @@ class Room:
         if any(self._shed(tree, of_judge=of_judge) for tree in resting):
             return True
         if len(running) > 1:
+            _learn([lease for tree in running for lease in tree.leases])
             self.pause(running[-1])
             return True
         return any(self._shed(tree, of_judge=of_judge) for tree in running)
@@ -68,6 +71,15 @@ class Room:
         if not of_judge:
             return tree.policy is not None and self._policy.shed(tree.policy)
         return self._judge is not None and tree.judge is not None and self._judge.shed(tree.judge)
+
+
+def _learn(leases: Sequence[Lease]) -> None:
+    """Too much was begun: trees like those that run hold more than was expected of them."""
+    for cache in dict.fromkeys(lease.cache for lease in leases):
+        own = [lease for lease in leases if lease.cache is cache and lease.longest]
+        if own:
+            held = sum(lease.blocks - lease.prompt for lease in own)
+            cache.learn(max(cache.share, held / sum(lease.longest for lease in own)))
 
 
 def _fits(lease: Lease, held: Sequence[Lease], *, paused: bool) -> bool:

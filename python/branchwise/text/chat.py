@@ -160,6 +160,8 @@ def _checked_ids(prompt: Sequence[Any]) -> list[int]:
         ids = [operator.index(id) for id in prompt]
     except TypeError:
         raise _no_prompt(prompt) from None
+    if any(isinstance(id, bool) for id in prompt):
+        raise _no_prompt(prompt)
     if min(ids, default=0) < 0:
         raise InputError(f"the prompt has the negative token id {min(ids)}: token ids start at 0")
     return ids
