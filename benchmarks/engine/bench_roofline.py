@@ -100,7 +100,7 @@ def forward_pass(model: Decoder, prompt: int, branches: int, tokens: int, rows: 
     ids = torch.randint(0, min(1000, config.vocab_size), (branches * rows,))
 
     def run() -> Tensor:
-        hidden = model.through_layers(model.embed(ids), plan, pool)
+        (hidden,) = model.through_layers(model.embed(ids), plan, pool)
         if rows == 1:
             for tile in model.head:
                 tile(hidden)

@@ -150,7 +150,7 @@ def replay_pair(recording: Recording, *, max_rows: int, batch_rows: int = 512, s
     model = SimpleNamespace(
         config=config, rope=NoRope(), dtype=torch.float32, backend=backend, head=[],
         embed=lambda tokens: tokens[:, None].float(),
-        through_layers=lambda residual, plan, pool: backend.last_rows(residual, plan),
+        through_layers=lambda residual, plan, pool, taps=(): [backend.last_rows(residual, plan)],
     )  # fmt: skip
     caches = [KvCache(cast(Any, config), ROOM, torch.float32, backend) for _ in range(2)]
     tokenizer = cast(Any, recording)

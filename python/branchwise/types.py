@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from branchwise.config import check_sampling, check_texts, check_whole
 from branchwise.errors import BranchwiseError, ConfigError
@@ -176,6 +176,7 @@ class Settings:
     seed: int = 0
     speculate: bool = True  # steps may be written ahead where the engine does so
     reuse: bool = True  # KV of earlier prompts and steps that begin alike is taken, and left for later ones
+    states: bool = False  # `Node.states` of finished steps are kept, where the engine has a tap
     exact: bool = True  # but only where no bit of a result depends on it; else also what is cut elsewhere
     prompt_logprobs: PromptLogprobs | None = None  # of the prompt, in `logprobs` of the root
 
@@ -234,6 +235,7 @@ class Node:
     logprobs: list[TokenLogprob] | None = None  # of each token, where that was asked for; of the root: of the prompt
     score: float | None = None  # judge's P(good) of this step; None until scored, or when it has no text
     scores_by: dict[str, float | None] | None = None  # what each of several judges said
+    states: Any = field(default=None, repr=False)  # [2 * pooled], the policy's own, until a value head has read them
     unjudged: str | None = None  # why a judge that was asked gave no score: the branch ranks last
     finish: FinishReason | None = None
     stopped_by: str | int | None = None  # the text or token of `Endings` that ended the solution

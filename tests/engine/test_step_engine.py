@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -48,14 +49,16 @@ class SomeTokensStop:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def make_engine(model: Decoder, blocks: int = 2000, **options: int) -> StepEngine:
+def make_engine(model: Decoder, blocks: int = 2000, **options: Any) -> StepEngine:
     return StepEngine(
         model, character_tokenizer(), KvCache(model.config, blocks, model.dtype, model.backend), **options
     )
 
 
-def open_tree(engine: StepEngine, prompt: list[int], sampling: Sampling, key: int = 1, branches: int = 8) -> PolicyTree:
-    settings = Settings(sampling, max_tokens=60, max_step_tokens=20, seed=5)
+def open_tree(
+    engine: StepEngine, prompt: list[int], sampling: Sampling, key: int = 1, branches: int = 8, *, states: bool = False
+) -> PolicyTree:
+    settings = Settings(sampling, max_tokens=60, max_step_tokens=20, seed=5, states=states)
     engine.detectors[Endings()] = SomeTokensStop(engine.tokenizer)  # type: ignore[assignment]
     tree = engine.open(prompt, lineage=lineage_root(key), branches=branches, paths=branches, steps=6, settings=settings)
     assert tree is not None

@@ -66,17 +66,18 @@ def loop(policy):
     return started(*policy)
 
 
-def started(backend, checkpoint, model):
+def started(backend, checkpoint, model, taps=(), pooled=range(0)):
     """A decode loop over a tree of two levels."""
     kv = KvCache(model.config, 200, torch.bfloat16, backend)
     root = kv.tree.add_root()
     kv.tree.append(root, 90)
     kv.tree.seal(root)
+    nothing = torch.zeros(len(pooled))
     rows = [
-        LoopRow(handle, 5, Draw(1, lineage, 91, Sampling(0.8, 0.95, 0, 0.0)), (0,), 1, 64, 400)
+        LoopRow(handle, 5, Draw(1, lineage, 91, Sampling(0.8, 0.95, 0, 0.0)), (0,), 1, 64, 400, nothing)
         for lineage, handle in enumerate(kv.tree.fork(root, ROWS))
     ]
-    decode = DecodeLoop(model, Sampler(model), kv, backend)
+    decode = DecodeLoop(model, Sampler(model), kv, backend, taps, pooled)
     tokenizer = checkpoint.tokenizer()
     burst = decode.start(rows, StepDetector(tokenizer))
     return backend, burst.loop, model.config.n_layers
@@ -117,7 +118,7 @@ def test_two_iterations_launch_the_same(loop):
 def lasting_pointers(loop) -> set[int]:
     """Addresses of the loop's own buffers, of the weights that kernels read, and of the KV."""
     one = loop.iteration
-    model, kv_layers = one.parts.forward.args
+    model, kv_layers, _ = one.parts.forward.args
     holders = (one.plan, one.plan.arrays, one.state, one.draws, one.space, one.sampler, one, model)
     found = {layer.data_ptr() for layer in kv_layers} | {t.data_ptr() for t in model.rope.tensors()}
     holders += tuple(model.layers)
@@ -155,6 +156,16 @@ def test_gemma_launches_few_too(policy):
     launches, host = recorded(backend, started(backend, checkpoint, model)[1])
     assert (len(launches) - 4) / model.config.n_layers <= MOST_PER_LAYER  # last norm, two of the draw, automaton
     assert len(host.others) <= 3, host.others  # embedding, its scale; position of the draw
+
+
+def test_a_tap_adds_no_kernel_and_a_few_sums(policy):
+    backend, checkpoint, model = policy
+    width = model.config.hidden_size
+    plain = recorded(backend, started(backend, checkpoint, model)[1])
+    tapped = recorded(backend, started(backend, checkpoint, model, (1,), range(2 * width))[1])
+    assert [launch.kernel for launch in tapped[0]] == [launch.kernel for launch in plain[0]]
+    assert tapped[1].products == plain[1].products
+    assert len(tapped[1].others) - len(plain[1].others) <= 9  # beside each other, sums, last states
 
 
 @pytest.mark.parametrize(("prefix", "leaves", "path"), [(300, 20, "tree"), (3, 1, "rows")])

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ Floats = NDArray[np.float32]
 ReadRows = Callable[[int, int], Tensor]  # rows [begin, end) of a table, in the model's dtype, from the checkpoint
 ReadMatrix = Callable[[int, int], Matrix]  # the same of a matrix, in the form that was asked for
 Plan = Any  # an attention plan as the backend's own kernels read it: opaque to everyone else
-Layers = Callable[[Tensor, Plan, Sequence[Tensor]], Tensor]  # (residual, plan, KV pool by layer) -> [feeds, hidden]
+Layers = Callable[[Tensor, Plan, Sequence[Tensor]], list[Tensor]]
+"""(residual, plan, KV pool by layer) -> states after the final norm, then of tapped layers: [feeds, hidden] each."""
 HeadKind = Literal["pair", "mlp", "value", "logit", "ensemble"]
 Value = TypeVar("Value")
 AttentionPath = Literal["tree", "rows"]  # shared segments read once, or every row on its own
@@ -135,9 +136,23 @@ class BurstArrays:
     node_start: NDArray[np.int32]  # position of the first token of the row's leaf
     rewind: NDArray[np.int32]  # slots from the first reserved one to the last
     draws: DrawArrays  # of the first token to draw
+    sums: Tensor | None  # [rows, pooled] fp32, of the states on each path so far; None: no states are pooled
 
 
 LoopKey = tuple[Hashable, ...]  # what a recorded loop was made for
+
+
+class Drawn(NamedTuple):
+    """What a burst drew: tokens and log-probabilities [iteration, row], as `Sampler.draw`; -1: the row had finished.
+
+    sums, last: [rows, pooled] fp32, on the device: the sums it was given with the states that tokens were drawn from,
+    and the last of these states; None: no states are pooled
+    """
+
+    tokens: Ids
+    logprobs: Floats
+    sums: Tensor | None = None
+    last: Tensor | None = None
 
 
 class Loop(Protocol):
@@ -149,8 +164,8 @@ class Loop(Protocol):
         """Fill the buffers and queue so many iterations; returns without waiting."""
         ...
 
-    def finish(self) -> tuple[Ids, Floats]:
-        """Wait; tokens and log-probabilities [iteration, row], as `Sampler.draw`; token -1: the row had finished."""
+    def finish(self) -> Drawn:
+        """Wait for what it drew."""
         ...
 
 
@@ -337,13 +352,18 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoopParts:
-    """What a recorded iteration is made of; forward: (tokens, plan) -> hidden."""
+    """What a recorded iteration is made of; forward: (tokens, plan) -> states [rows, width].
+
+    hidden: columns of the states that the sampler reads, the first    pooled: columns of those that are pooled, if any
+    """
 
     forward: Callable[[Tensor, Plan], Tensor]
     sampler: Any
     shape: AttentionShape
     table: StepTable
     blocks: int  # of the KV pool
+    hidden: int
+    pooled: range
 
 
 class BurstBackend(Backend, Protocol):

@@ -45,10 +45,22 @@ class LoopRow:
     generated: int  # tokens of this step so far
     max_step: int  # tokens that the step may have
     last_position: int  # the token at this position ends the solution
+    sum: Tensor | None = None  # [pooled] fp32, of the states on its path so far, where they are pooled
 
     def room(self) -> int:
         """Tokens that may still be drawn."""
         return min(self.max_step - self.generated, self.last_position - self.draw.position + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RowDrawn:
+    """The tokens that a row drew with their log-probabilities; of the states they were drawn from, where those are
+    pooled, the sum on its path and the last: [pooled] fp32, on the device."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    sum: Tensor | None
+    last: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +76,20 @@ class Burst:
 
 
 class DecodeLoop:
-    """Bursts of decode iterations for one model on one KV cache; one recorded graph per size."""
+    """Bursts of decode iterations for one model on one KV cache; one recorded graph per size.
 
-    def __init__(self, model: Decoder, sampler: Sampler, kv: KvCache, backend: BurstBackend) -> None:
+    taps: layers whose states come, too    pooled: columns of all states that are pooled
+    """
+
+    def __init__(
+        self, model: Decoder, sampler: Sampler, kv: KvCache, backend: BurstBackend, taps: Sequence[int] = (),
+        pooled: range = range(0),
+    ) -> None:  # fmt: skip
         self.model = model
         self.sampler = sampler
         self.kv = kv
         self.backend = backend
+        self.taps, self.pooled = taps, pooled
         model.rope.reserve(kv.n_blocks * kv.block_slots)
         self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
         self._loops: dict[tuple[StepDetector, LoopKey], Loop] = {}
@@ -108,6 +127,7 @@ class DecodeLoop:
             node_start=np.array([self.kv.tree.start(row.handle) for row in in_order], np.int32),
             rewind=rewind,
             draws=draw_arrays([row.draw for row in in_order]),
+            sums=torch.stack([row.sum for row in in_order if row.sum is not None]) if self.pooled else None,
         )
         loop = self._loop(detector, table, self.backend.loop_key(plan, arrays.draws, self.shape))
         loop.start(plan, arrays, max(reserved))
@@ -116,32 +136,37 @@ class DecodeLoop:
             rows, order, reserved, loop, [plan.kv_slots_read - count for count in unread], plan.kv_slots_unshared
         )
 
-    def finish(self, burst: Burst) -> list[tuple[list[int], list[float]]]:
-        """Wait for a burst: the tokens and log-probabilities that each row drew, in the order of its rows.
+    def finish(self, burst: Burst) -> list[RowDrawn]:
+        """Wait for a burst: what each row drew, in the order of its rows.
 
         A log-probability of NaN is a row's last: no token could be drawn. Any error: nothing is reserved.
         """
         nodes = [row.handle for row in burst.rows]
         with self.kv.or_take_back(nodes, burst.reserved):
-            tokens, logprobs = burst.loop.finish()  # [iteration, row], -1 where a row stood still
-        results: list[tuple[list[int], list[float]]] = [([], []) for _ in burst.rows]
-        for column, index in enumerate(burst.order):
+            tokens, logprobs, sums, last = burst.loop.finish()  # [iteration, row], -1 where a row stood still
+        results: dict[int, RowDrawn] = {}
+        for column, index in enumerate(burst.order.tolist()):
             count = int((tokens[:, column] >= 0).sum())
             damaged = np.isnan(logprobs[:count, column])
             if damaged.any():
                 count = int(damaged.argmax()) + 1
-            results[index] = (tokens[:count, column].tolist(), logprobs[:count, column].tolist())
-        unused = [count - len(drawn) for count, (drawn, _) in zip(burst.reserved, results, strict=True)]
+            pooled = None if sums is None else sums[column], None if last is None else last[column]
+            results[index] = RowDrawn(tokens[:count, column].tolist(), logprobs[:count, column].tolist(), *pooled)
+        drawn = [results[index] for index in range(len(burst.rows))]
+        unused = [count - len(row.tokens) for count, row in zip(burst.reserved, drawn, strict=True)]
         self.kv.take_back(nodes, unused)
-        return results
+        return drawn
 
     def _loop(self, detector: StepDetector, table: StepTable, key: LoopKey) -> Loop:
         """A loop that can run a plan of this key, recorded if there is none; from now on the one used last."""
         loop = self._loops.pop((detector, key), None)
         if loop is None:
             # Not a method of this: the loop would hold what holds it, and nobody would ever free either.
-            forward = partial(_forward, self.model, self.kv.layers)
-            parts = LoopParts(forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks)
+            forward = partial(_forward, self.model, self.kv.layers, self.taps)
+            parts = LoopParts(
+                forward, self.sampler.fused, self.shape, table, self.kv.tree.n_blocks, self.model.config.hidden_size,
+                self.pooled,
+            )  # fmt: skip
             while len(self._loops) >= MOST_LOOPS:
                 del self._loops[next(iter(self._loops))]  # the one that was used least recently
             loop = self.backend.loop(key, parts)
@@ -158,5 +183,5 @@ class DecodeLoop:
         return self._tables[detector]
 
 
-def _forward(model: Decoder, layers: Sequence[Tensor], tokens: Tensor, plan: Plan) -> Tensor:
-    return model.forward(tokens, plan, layers)
+def _forward(model: Decoder, layers: Sequence[Tensor], taps: Sequence[int], tokens: Tensor, plan: Plan) -> Tensor:
+    return model.forward(tokens, plan, layers, taps)

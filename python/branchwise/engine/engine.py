@@ -26,9 +26,10 @@ from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.logprobs import add_prompt_logprobs, add_step_logprobs
 from branchwise.engine.memory import LOWER
 from branchwise.engine.policy_tree import NodeState, PolicyTree
-from branchwise.engine.rows import Growing, Opening, RowLoad, RowQueue
+from branchwise.engine.rows import Growing, Opening, RowLoad, RowQueue, account
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, Sampler
+from branchwise.engine.tap import NO_TAP, StatePool, Tap
 from branchwise.errors import InputError, OutOfMemory
 from branchwise.models.decoder import Decoder
 from branchwise.text.automaton import Verdict
@@ -42,13 +43,14 @@ class StepEngine:
 
     def __init__(
         self, model: Decoder, tokenizer: Tokenizer, kv: KvCache, *, max_rows: int = 256, prefill_rows: int = 512,
-        speculate: bool = False, source: str = "the policy",
+        speculate: bool = False, source: str = "the policy", tap: Tap = NO_TAP,
     ) -> None:  # fmt: skip
         self.model = model
         self.source = source
         self.tokenizer = tokenizer
         self.kv = kv
-        self.runner = Runner(model, kv)
+        self.pool = StatePool(model, tap)
+        self.runner = Runner(model, kv, self.pool.inner)
         self.sampler = Sampler(model)
         self.rows = RowQueue(max_rows, prefill_rows)
         self.detectors = StepDetectors(tokenizer)
@@ -56,9 +58,9 @@ class StepEngine:
         self.speculate = speculate
         self.context = model.config.max_positions
         self.flops_per_token = 2.0 * model.config.matmul_parameters
-        self._no_rows = model.backend.tensor(torch.empty(0, model.config.hidden_size, dtype=model.dtype))
-        backend = model.backend
-        self.loop = DecodeLoop(model, self.sampler, kv, cast(BurstBackend, backend)) if backend.burst > 1 else None
+        self._no_rows = model.backend.tensor(torch.empty(0, self.pool.width, dtype=model.dtype))
+        made = partial(DecodeLoop, model, self.sampler, kv, cast(BurstBackend, model.backend))
+        self.loop = made(self.pool.inner, self.pool.columns) if model.backend.burst > 1 else None
         self._flying: tuple[list[Growing], Burst] | None = None
         self._flown: StepDetector | None = None  # what the last burst looked for
 
@@ -187,7 +189,7 @@ class StepEngine:
         self._land()
         if self.forest.finished or (self.loop is not None and not self.rows.needs_host):
             finished, self.forest.finished = self.forest.finished, []
-            return finished
+            return self._report(finished)
         with self.model.backend.stream("policy"):
             return self._iterate()
 
@@ -210,18 +212,19 @@ class StepEngine:
         self._keep_hidden(paths, last)
         children = self._fork_ready(openings)
         active = growing + children
+        whole = [(each.tree, each.parent.node) for each in openings if not (each.n or each.parent.missing)]
         if not active:
-            return []
+            return self._report(whole)
         try:
             draw = partial(self._draw_all, hidden, growing, children)
             tokens, logprobs = self.model.backend.with_memory(draw, LOWER)
         except OutOfMemory:
             self._take_back(growing, openings)
             raise
-        self._account(active, self.runner.last_bytes_read if feedings else 0)
+        account(active, self.runner.last_bytes_read if feedings else 0)
         for item, token, logprob in zip(active, tokens, logprobs, strict=True):
             self._accept(item, token, logprob)
-        return self._settle(active)
+        return self._report(whole + self._settle(active))
 
     def _forward(self, feedings: list[Feeding], n_growing: int) -> tuple[Tensor, list[Tensor]]:
         """Hidden states after the rows that grow, which come first, [rows, hidden], and after each other feeding.
@@ -243,7 +246,7 @@ class StepEngine:
         if not isinstance(hidden, Tensor):
             for (tree, state, _), states in zip(paths, hidden[begin:], strict=True):
                 if state.parent is None and tree.settings.prompt_logprobs is not None:
-                    add_prompt_logprobs(self.sampler, tree, state, states)
+                    add_prompt_logprobs(self.sampler, tree, state, self.pool.drawn_from(states))
             hidden = torch.stack([states[-1] for states in hidden])
         return hidden[:begin], [state.clone() for state in hidden[begin:]]  # a view would keep the whole batch alive
 
@@ -251,9 +254,11 @@ class StepEngine:
         self, hidden: Tensor, growing: list[Growing], children: list[Growing]
     ) -> tuple[list[int], list[float]]:
         """The next token of rows that grow and of new ones, and its log-probability; hidden: of the former."""
-        rows, active = torch.cat([hidden, *(self._parent_state(item) for item in children)]), growing + children
+        states, active = torch.cat([hidden, *(self._parent_state(item) for item in children)]), growing + children
+        rows = self.pool.drawn_from(states)
         tokens, logprobs = self.sampler.draw(rows, [self._draw(item) for item in active])
         add_step_logprobs(self.sampler, [item.state for item in active], rows, tokens)
+        self.pool.add(active, states)
         return tokens, logprobs
 
     def _take_back(self, growing: list[Growing], openings: list[Opening]) -> None:
@@ -269,10 +274,21 @@ class StepEngine:
         self.rows.put_back([item for item in rows if item.state.node.finish is None])
         done = [item for item in rows if item.state.node.finish is not None]
         for item in done:
+            self.pool.keep(item.tree, item.state)
             if item.tree.speculates and item.tree.may_go_on(item.state.node):
                 ahead = Opening(item.tree, item.state, 0, 1, item.state.options, speculative=True)
                 self.rows.ahead.openings.append(ahead)
         return [(item.tree, item.state.node) for item in done if not item.state.speculative]
+
+    def _report(self, done: list[tuple[PolicyTree, Node]]) -> list[tuple[PolicyTree, Node]]:
+        """Those that can be told of; where a tap looks behind the last token, others are fed to their end first."""
+        waiting = [each for each in done if self.pool.waits(each[0].states[each[1]])]
+        for tree, node in waiting:
+            self.rows.wish(Opening(tree, tree.states[node], 0, 0, tree.states[node].options))
+        told = [each for each in done if each not in waiting]
+        for tree, node in told:
+            self.pool.look_behind(tree.states[node])
+        return told
 
     def _land(self) -> None:
         """Take in the burst that is under way, if any."""
@@ -285,14 +301,15 @@ class StepEngine:
             self.rows.put_back(growing)
             raise
         for iteration, slots in enumerate(burst.slots_read):
-            active = [item for item, (tokens, _) in zip(growing, drawn, strict=True) if len(tokens) > iteration]
+            active = [item for item, row in zip(growing, drawn, strict=True) if len(row.tokens) > iteration]
             if not active:
                 break
             self.runner.count(len(active), slots, burst.slots_unshared, burst.loop.path)
-            self._account(active, self.runner.last_bytes_read)
-        for item, (tokens, logprobs) in zip(growing, drawn, strict=True):
-            item.tree.feed(item.state, len(tokens))
-            for token, logprob in zip(tokens, logprobs, strict=True):
+            account(active, self.runner.last_bytes_read)
+        for item, row in zip(growing, drawn, strict=True):
+            item.tree.feed(item.state, len(row.tokens))
+            item.state.sum, item.state.last = row.sum, row.last
+            for token, logprob in zip(row.tokens, row.logprobs, strict=True):
                 self._accept(item, token, logprob)
         self.forest.finished += self._settle(growing)
 
@@ -311,6 +328,7 @@ class StepEngine:
             generated=len(state.node.tokens),
             max_step=min(most, state.options.min_tokens) if state.is_young else most,
             last_position=tree.prompt_tokens + tree.settings.max_tokens - 1,
+            sum=self.pool.sum_of(state),
         )
 
     @staticmethod
@@ -332,7 +350,7 @@ class StepEngine:
         waiting = [opening for opening in openings if opening.parent.missing]
         self.rows.put_back([], waiting)
         ready = [opening for opening in openings if not opening.parent.missing]
-        return [child for opening in ready for child in self.forest.begin_children(opening)]
+        return [child for opening in ready if opening.n for child in self.forest.begin_children(opening)]
 
     def _draw(self, item: Growing) -> Draw:
         state = item.state
@@ -375,15 +393,3 @@ class StepEngine:
         if verdict is Verdict.STEP or (verdict is Verdict.WAIT and 2 * written >= most):
             return "stop", None
         return ("length", "step_tokens") if written >= most else (None, None)
-
-    def _account(self, active: list[Growing], bytes_read: int) -> None:
-        """Share the cost of this iteration among the rows that took part."""
-        share = bytes_read // len(active)
-        by_tree: dict[PolicyTree, int] = {}
-        for item in active:
-            by_tree[item.tree] = by_tree.get(item.tree, 0) + 1
-            item.state.node.cost.kv_bytes_read += share
-            item.tree.cost.speculated_tokens += item.state.speculative
-            item.tree.cost.generated_tokens += not item.state.speculative
-        for tree, rows in by_tree.items():
-            tree.count_iteration(rows, share * rows)

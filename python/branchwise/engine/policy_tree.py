@@ -28,7 +28,9 @@ class NodeState(KvStep):
     begun: State  # of the step detector, before the first token
     automaton: State  # after the last one
     seed: int  # of its random numbers
-    hidden: Tensor | None = None  # [hidden], after the last token; set by the engine when all are fed
+    hidden: Tensor | None = None  # [width], after the last token; set by the engine when all are fed
+    sum: Tensor | None = None  # [pooled] fp32, of the states that tokens of its path were drawn from, see `StatePool`
+    last: Tensor | None = None  # [pooled] fp32, of these the last, until it is done
     asked: int = 0  # children asked for so far: the next one's index
     released: bool = False  # the owner's hold is gone
     speculative: bool = False  # nobody has asked for it yet

@@ -14,7 +14,10 @@ from branchwise.types import Node, StepOptions
 
 @dataclass(slots=True)
 class Opening:
-    """A wish for children `first` to `first + n` of a node whose last hidden state may still have to be computed."""
+    """A wish for children `first` to `first + n` of a node whose last hidden state may still have to be computed.
+
+    n is 0 where that state alone is wanted.
+    """
 
     tree: PolicyTree
     parent: NodeState
@@ -45,6 +48,19 @@ class RowLoad:
     def used(self) -> int:
         """Rows, also beyond `max_rows`: what waits for one."""
         return len(self.growing) + sum(n for _, n in self.openings)
+
+
+def account(active: Sequence[Growing], bytes_read: int) -> None:
+    """Share the cost of an iteration among the rows that took part."""
+    share = bytes_read // len(active)
+    by_tree: dict[PolicyTree, int] = {}
+    for item in active:
+        by_tree[item.tree] = by_tree.get(item.tree, 0) + 1
+        item.state.node.cost.kv_bytes_read += share
+        item.tree.cost.speculated_tokens += item.state.speculative
+        item.tree.cost.generated_tokens += not item.state.speculative
+    for tree, rows in by_tree.items():
+        tree.count_iteration(rows, share * rows)
 
 
 class RowQueue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, AttentionShape, Plan
 from branchwise.engine.kv import KvCache
 from branchwise.engine.memory import LOWER
-from branchwise.models.decoder import Decoder
+from branchwise.models.decoder import Decoder, beside
 
 Value = TypeVar("Value")
 
@@ -42,26 +42,28 @@ class RunnerStats:
 
 
 class Runner:
-    """One model on one KV cache."""
+    """One model on one KV cache. taps: layers whose states come, too, see `Decoder.through_layers`."""
 
-    def __init__(self, model: Decoder, kv: KvCache) -> None:
+    def __init__(self, model: Decoder, kv: KvCache, taps: Sequence[int] = ()) -> None:
         self.model = model
         self.kv = kv
         self.shape = AttentionShape(model.config.n_heads, model.config.n_kv_heads, model.config.head_dim)
         self.stats = RunnerStats()
         self.last_bytes_read = 0
         model.rope.reserve(kv.n_blocks * kv.block_slots)  # no position is beyond what the KV holds
-        self.layers = model.backend.replayed(model.through_layers)
+        self.taps = taps
+        self.layers = model.backend.replayed(partial(model.through_layers, taps=taps))
 
     def forward(self, feeds: list[Feed]) -> Tensor:
         """Append every feed to its node and return the hidden state after the last token of each.
 
-        Returns [len(feeds), hidden], in the order of `feeds`. OutOfMemory, or any other error: nothing was appended.
+        Returns [len(feeds), (1 + taps) * hidden], in the order of `feeds`.
+        OutOfMemory, or any other error: nothing was appended.
         """
         return self._append(feeds, self._last_rows)
 
     def forward_rows(self, feeds: list[Feed]) -> list[Tensor]:
-        """As `forward`, but the hidden states after every token of each feed: [tokens, hidden]."""
+        """As `forward`, but the hidden states after every token of each feed: [tokens, (1 + taps) * hidden]."""
         return self._append(feeds, self._every_row)
 
     def _append(self, feeds: list[Feed], run: Callable[[list[Feed]], Value]) -> Value:
@@ -75,14 +77,14 @@ class Runner:
 
     def _last_rows(self, feeds: list[Feed]) -> Tensor:
         plan, tokens, uploaded = self._plan(feeds)
-        hidden = self.layers(self.model.embed(tokens), uploaded, self.kv.layers)
+        hidden = beside(self.layers(self.model.embed(tokens), uploaded, self.kv.layers))
         hidden = hidden[self.model.backend.tensor(torch.from_numpy(np.argsort(plan.order)))]
         self._count(plan, uploaded)
         return hidden
 
     def _every_row(self, feeds: list[Feed]) -> list[Tensor]:
         plan, tokens, uploaded = self._plan(feeds)
-        hidden = self.model.forward(tokens, uploaded, self.kv.layers)
+        hidden = self.model.forward(tokens, uploaded, self.kv.layers, self.taps)
         self._count(plan, uploaded)
         parts = torch.split(hidden, [len(feeds[index].tokens) for index in plan.order])
         return [parts[place] for place in np.argsort(plan.order)]

@@ -66,30 +66,39 @@ class Decoder:
     def __post_init__(self) -> None:
         self.embed_scale = float(torch.tensor(self.config.embedding_scale, dtype=self.dtype))  # rounded as Gemma does
 
-    def forward(self, tokens: Tensor, plan: Plan, pool: Sequence[Tensor]) -> Tensor:
-        """Hidden states after the final norm, one per row.
+    def forward(self, tokens: Tensor, plan: Plan, pool: Sequence[Tensor], taps: Sequence[int] = ()) -> Tensor:
+        """Hidden states after the final norm, one per row, and beside them those of the tapped layers.
 
         tokens: [rows] int64 in plan order    pool: by layer [block, kv_head, 2, the backend's kv_width]
-        Returns [rows, hidden]. Writes the rows' keys and values at `plan.slots`.
+        Returns [rows, (1 + taps) * hidden]. Writes the rows' keys and values at `plan.slots`.
         """
-        return self.through_layers(self.embed(tokens), plan, pool, every_row=True)
+        return beside(self.through_layers(self.embed(tokens), plan, pool, taps=taps, every_row=True))
 
     def through_layers(
-        self, residual: Tensor, plan: Plan, pool: Sequence[Tensor], *, every_row: bool = False
-    ) -> Tensor:
+        self, residual: Tensor, plan: Plan, pool: Sequence[Tensor], *, taps: Sequence[int] = (),
+        every_row: bool = False,
+    ) -> list[Tensor]:  # fmt: skip
         """What follows the embedding, for the last token of each feed alone unless `every_row` is asked for.
 
-        residual: [rows, hidden], overwritten -> [feeds, hidden]
+        residual: [rows, hidden], overwritten
+        taps: the residual stream is kept after so many layers, as the layer that follows reads it: normed
+        Returns states after the final norm, then of each tap, in order of layers: [feeds, hidden] each.
         """
         scratch = self._scratch(residual)
+        tapped: list[Tensor] = []
         update: Tensor | None = None  # what the last sub-layer adds to the residual stream
         for index, layer in enumerate(self.layers):
-            normed = self._add_and_norm(residual, update, layer.input_norm, scratch.normed)
+            room = scratch.normed
+            if index in taps:  # a place of its own costs nothing
+                room = torch.empty_like(room)
+                tapped.append(room)
+            normed = self._add_and_norm(residual, update, layer.input_norm, room)
             mixed = self._attention(index, layer, normed, plan, pool[index], scratch)
             if index == len(self.layers) - 1 and not every_row:
                 # The KV is complete, and nobody asks for the other rows.
                 mixed, residual = self.backend.last_rows(mixed, plan), self.backend.last_rows(residual, plan)
                 scratch = scratch.first(len(residual))
+                tapped = [self.backend.last_rows(states, plan) for states in tapped]
             update = layer.output(mixed, scratch.update)
             if layer.attention_norm is not None:
                 update = self._norm(update, layer.attention_norm, torch.empty_like(update))
@@ -97,7 +106,7 @@ class Decoder:
             update = self._mlp(layer, normed, scratch)
             if layer.post_mlp_norm is not None:
                 update = self._norm(update, layer.post_mlp_norm, torch.empty_like(update))
-        return self._add_and_norm(residual, update, self.final_norm, scratch.normed)
+        return [self._add_and_norm(residual, update, self.final_norm, scratch.normed), *tapped]
 
     def _scratch(self, like: Tensor) -> Scratch:
         config, rows = self.config, like.shape[0]
@@ -137,3 +146,8 @@ class Decoder:
             return self._norm(residual, weight, out)
         self.backend.add_rms_norm(update, residual, weight, out, self.config.eps, self.config.family.norm_add_one)
         return out
+
+
+def beside(states: Sequence[Tensor]) -> Tensor:
+    """[rows, hidden] each, side by side."""
+    return states[0] if len(states) == 1 else torch.cat(list(states), dim=1)

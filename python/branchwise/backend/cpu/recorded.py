@@ -25,27 +25,26 @@ class RecordedLayers:
         self._pool: Sequence[Tensor] = ()
         self.calls: Any = None  # a _C.Pass
         self._residual: Tensor | None = None  # [rows recorded, hidden]
-        self._hidden: Tensor | None = None
+        self._states: list[Tensor] = []
 
-    def __call__(self, residual: Tensor, plan: Plan, pool: Sequence[Tensor]) -> Tensor:
-        """residual: [rows, hidden] -> hidden states after the final norm: [feeds, hidden]."""
+    def __call__(self, residual: Tensor, plan: Plan, pool: Sequence[Tensor]) -> list[Tensor]:
+        """residual: [rows, hidden] -> states after the final norm, then of tapped layers: [feeds, hidden] each."""
         rows = len(residual)
         if rows > MOST_ROWS:
             return self.layers(residual, plan, pool)
         if self._residual is None or rows > len(self._residual) or pool is not self._pool:
             self._record(residual, plan, pool)
         assert self._residual is not None
-        assert self._hidden is not None
         self._residual[:rows] = residual
         self.calls.run(plan)
-        return self._hidden[: len(plan.last_rows)].clone()
+        return [states[: len(plan.last_rows)].clone() for states in self._states]
 
     def _record(self, residual: Tensor, plan: Plan, pool: Sequence[Tensor]) -> None:
         rows = max(FEWEST_ROWS, 1 << (len(residual) - 1).bit_length())
         room = residual.new_empty(rows, residual.shape[1])
 
         def body() -> None:
-            self._hidden = self.layers(room, plan, pool)
+            self._states = self.layers(room, plan, pool)
 
         self.calls = _C.record(body)
         self._residual, self._pool = room, pool

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from branchwise._C import AttentionPlan
-from branchwise.backend.base import AttentionPath, BurstArrays, DrawArrays, Floats, Ids, LoopKey, LoopParts
+from branchwise.backend.base import AttentionPath, BurstArrays, DrawArrays, Drawn, LoopKey, LoopParts
 from branchwise.backend.gpu.plan import TritonPlan
 from branchwise.backend.gpu.sampler import TritonSampler, fill, finite_or_nan
 from branchwise.backend.gpu.scratch import Scratch
@@ -73,13 +73,25 @@ class Iteration:
         self.space = self.sampler.workspace(rows, self.filtered, wanted.penalised, backend.scratch)
         self.tokens = torch.zeros(rows, dtype=torch.int32, device=device)
         self.logprobs = torch.zeros(rows, device=device)
+        self.sums, self.last = (torch.zeros(rows, len(parts.pooled), device=device) for _ in range(2))
 
     def __call__(self) -> None:
         state, table = self.state, self.parts.table
-        hidden = self.parts.forward(state.token, self.plan)
+        hidden = self._pool(self.parts.forward(state.token, self.plan))
         torch.add(state.positions, 1, out=self.draws.position)
         self.sampler.draw_into(hidden, self.draws, self.space, self.filtered, self.tokens, self.logprobs)
         step_state(self.tokens, self.logprobs, state, table.functions, table.transitions, self.plan.arrays.pages)
+
+    def _pool(self, states: Tensor) -> Tensor:
+        """Take in the states that the running rows draw from; returns what the sampler reads: [rows, hidden]."""
+        pooled = self.parts.pooled
+        if not pooled:
+            return states
+        running = (self.state.finish == RUNNING)[:, None]
+        wanted = states[:, pooled.start : pooled.stop].float()
+        self.sums.add_(torch.where(running, wanted, 0.0))
+        self.last.copy_(torch.where(running, wanted, self.last))
+        return states[:, : self.parts.hidden].contiguous()
 
 
 class TritonLoop:
@@ -92,6 +104,7 @@ class TritonLoop:
         self.iteration = Iteration(backend, wanted, parts)
         self._run = backend.graph(self.iteration)  # not a method of this, which would hold itself for ever
         self._result: Callable[[], list[NDArray[Any]]] | None = None
+        self._pooled: tuple[Tensor | None, Tensor | None] = None, None
 
     def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
         """Fill the buffers and queue so many iterations."""
@@ -114,17 +127,21 @@ class TritonLoop:
         state.finish[:n].fill_(RUNNING)
         state.iteration.zero_()
         fill(one.draws, arrays.draws)
+        if arrays.sums is not None:
+            one.sums[:n].copy_(arrays.sums)
         for _ in range(iterations):
             self._run()
         ring = state.ring_tokens[:iterations, :n], state.ring_logprobs[:iterations, :n]
         self._result = self.backend.download(*ring)
+        if arrays.sums is not None:
+            self._pooled = one.sums[:n].clone(), one.last[:n].clone()
 
-    def finish(self) -> tuple[Ids, Floats]:
-        """Tokens and log-probabilities [iteration, row], token -1 where a row stood still."""
+    def finish(self) -> Drawn:
+        """What the rows drew; token -1 where a row stood still."""
         assert self._result is not None
         tokens, logprobs = self._result()
-        self._result = None
-        return tokens.astype(np.int64), finite_or_nan(logprobs)
+        pooled, self._result, self._pooled = self._pooled, None, (None, None)
+        return Drawn(tokens.astype(np.int64), finite_or_nan(logprobs), *pooled)
 
 
 def _power(n: int, least: int) -> int:
