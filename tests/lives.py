@@ -107,4 +107,5 @@ def on_device(engine: Engine) -> list[object]:
     loops = policy.loop._loops.values()
     assert loops
     backend: Any = policy.model.backend
-    return [policy, judge, policy.loop, policy.model.rope, policy.kv, judge.kv, backend, backend.scratch, *loops]
+    shared = backend._scratches.values()
+    return [policy, judge, policy.loop, policy.model.rope, policy.kv, judge.kv, backend, *shared, *loops]

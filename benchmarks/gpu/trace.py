@@ -133,14 +133,15 @@ class LiveTensors(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._given: dict[int, StorageWeakRef] = {}
+        self._given: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for each in tree_leaves(result):
             if isinstance(each, torch.Tensor):
-                memory = StorageWeakRef(each.untyped_storage())
-                self._given[memory.cdata] = memory  # the address of one that is gone may be taken again
+                storage = each.untyped_storage()
+                memory = StorageWeakRef(storage)  # the address of one that is gone may be taken again
+                self._given[memory.cdata] = memory, storage.nbytes()
         return result
 
     def given(self) -> int:
@@ -149,4 +150,19 @@ class LiveTensors(TorchDispatchMode):
 
     def held(self) -> int:
         """Pieces of memory that somebody holds now."""
-        return sum(not each.expired() for each in self._given.values())
+        return sum(not each.expired() for each, _ in self._given.values())
+
+    def held_bytes(self) -> int:
+        """Bytes of them."""
+        return sum(size for each, size in self._given.values() if not each.expired())
+
+
+class PeakBytes(LiveTensors):
+    """Knows the most that was ever held of it, too; for a pass or two, as it counts after every operation."""
+
+    peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        self.peak = max(self.peak, self.held_bytes())
+        return result

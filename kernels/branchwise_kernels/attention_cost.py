@@ -28,15 +28,19 @@ class AttentionBytes:
         return self.tree_kv + self.tree_partials
 
 
+def partial_bytes(n_heads: int, head_dim: int) -> int:
+    """Of a row's partial in fp32: output, maximum and sum of every head."""
+    return n_heads * (head_dim + 2) * 4
+
+
 def attention_bytes(plan: Any, n_heads: int, n_kv_heads: int, head_dim: int, itemsize: int) -> AttentionBytes:
     """plan: the C++ `AttentionPlan`    itemsize: bytes of a number in the pool."""
     rows = plan.items["row_end"] - plan.items["row_begin"]
     queries = rows * (n_heads // n_kv_heads)
     tiles = np.where(queries <= SMALL_TILE, 1, -(-queries // large_tile(head_dim, itemsize, appends(plan))))
     slot = 2 * n_kv_heads * head_dim * itemsize
-    partial = n_heads * (head_dim + 2) * 4
     return AttentionBytes(
         tree_kv=int((plan.items["key_count"].astype(np.int64) * tiles).sum()) * slot,
-        tree_partials=2 * plan.n_partials * partial,
+        tree_partials=2 * plan.n_partials * partial_bytes(n_heads, head_dim),
         rows=plan.kv_slots_unshared * slot,
     )

@@ -7,6 +7,9 @@ An item of the plan is eight int32: row_begin, row_count, page_begin, key_count,
 Rows [row_begin, row_begin + row_count) attend to keys j < key_count of pages[page_begin + j // PAGE], key j being at
 position key_position + j. Row r writes its partial to partial_begin + (r - row_begin). In a causal item a row sees no
 key beyond its own position; such an item may list keys that are not written yet: a leaf that grows on the device.
+
+Where partials of all rows would take too much memory, rows are divided into runs (see `runs`): partials are counted
+from the first of their run, and the next run writes over them.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from branchwise_kernels.runs import ITEM_FIELDS, ROW_BEGIN, ROW_COUNT, Ints, Runs, cut
+
 PAGE = 64
-ITEM_FIELDS = 8
+RUN_FIELDS = 8  # rows of the plan, small items, large items, first row, end of rows: of each run
 SMALL_TILE = 16  # query rows (rows x heads of the group) of the tile for items that few rows share
 LARGE_TILE = 64  # of the tile for items that many rows share
 WIDE_TILE = 128  # of the tile where nodes feed many rows each: prefill, and the PRM's new steps
@@ -63,10 +68,11 @@ def appends(host: Any) -> bool:
 class DevicePlan:
     """Everything attention needs, int32, capacities fixed; what lies beyond `counts` is not read.
 
-    positions, slots [rows]    items [max_small + max_large, 8]: small ones first, large ones from max_small on
+    positions, slots [rows]
+    items [runs, max_small + max_large, 8]: small ones first, large ones from max_small on
     pages [n]    row_partial_begin [rows + 1], row_partials [n]: partials of each row, root to leaf
-    row_items [n]: the items that write them
-    counts [4]: rows, small items, large items, 0    tiles: query tiles of LARGE_TILE in the largest item
+    row_items [n]: the items that write them    counts [runs, 8]: see RUN_FIELDS
+    run_partials, run_rows: the most that a run may have    tiles: query tiles of LARGE_TILE in the largest item
     append: see `appends`
     """
 
@@ -78,6 +84,8 @@ class DevicePlan:
     row_partials: Tensor
     row_items: Tensor
     counts: Tensor
+    run_partials: int
+    run_rows: int
     max_small: int
     max_large: int
     tiles: int
@@ -86,32 +94,42 @@ class DevicePlan:
 
 @dataclass(frozen=True)
 class PlanSize:
-    """Capacities of a plan, and what else its launches are chosen by."""
+    """Capacities of a plan, and what else its launches are chosen by; run_rows, small, large, partials: of a run."""
 
     rows: int
+    run_rows: int
     small: int
     large: int
     pages: int
     partials: int
     tiles: int
     append: bool = False
+    runs: int = 1
 
     @classmethod
-    def for_rows(cls, rows: int, partials_per_row: int, group: int, pages: int) -> PlanSize:
-        """Room for any plan of so many decode rows with so long paths; a program without an item costs nothing much."""
-        partials = rows * partials_per_row
+    def for_rows(cls, rows: int, partials: int, group: int, pages: int, runs: int = 1) -> PlanSize:
+        """Room for any plan of so many decode rows and runs; a program without an item costs nothing much."""
         most = min(rows, MAX_ITEM_ROWS) * group  # queries of an item
         large = partials * group // SMALL_TILE if most > SMALL_TILE else 0
-        return cls(rows, partials, large, pages, partials, -(-most // LARGE_TILE))
+        return cls(rows, rows, partials, large, pages, partials, -(-most // LARGE_TILE), runs=runs)
 
 
-def size_of(plan: Any, group: int) -> PlanSize:
-    """What a host plan (the C++ `AttentionPlan`) needs; group: query heads of a kv head."""
-    queries = _row_counts(plan) * group
-    small = int((queries <= SMALL_TILE).sum())
-    tiles = -(-int(queries.max(initial=1)) // LARGE_TILE)
-    large = plan.n_items - small
-    return PlanSize(plan.n_rows, small, large, len(plan.block_ids), plan.n_partials, tiles, appends(plan))
+def size_of(host: Any, group: int, runs: Runs | None = None) -> PlanSize:
+    """What a host plan (the C++ `AttentionPlan`) needs, in one run unless cut; group: query heads of a kv head."""
+    runs = cut(host) if runs is None else runs
+    queries = runs.items[:, ROW_COUNT] * group
+    small = np.add.reduceat(queries <= SMALL_TILE, runs.item_begin[:-1], dtype=int)
+    return PlanSize(
+        rows=host.n_rows,
+        run_rows=int(np.diff(runs.row_begin).max()),
+        small=int(small.max()),
+        large=int((np.diff(runs.item_begin) - small).max()),
+        pages=len(host.block_ids),
+        partials=int(np.diff(np.asarray(host.row_partial_begin)[runs.row_begin]).max()),
+        tiles=-(-int(queries.max()) // LARGE_TILE),
+        append=appends(host),
+        runs=len(runs),
+    )
 
 
 def empty_plan(size: PlanSize, device: torch.device) -> DevicePlan:
@@ -123,12 +141,14 @@ def empty_plan(size: PlanSize, device: torch.device) -> DevicePlan:
     return DevicePlan(
         positions=zeros(size.rows),
         slots=zeros(size.rows),
-        items=zeros(max(1, size.small + size.large), ITEM_FIELDS),
+        items=zeros(size.runs, max(1, size.small + size.large), ITEM_FIELDS),
         pages=zeros(max(1, size.pages)),
         row_partial_begin=zeros(size.rows + 1),
-        row_partials=zeros(max(1, size.partials)),
-        row_items=zeros(max(1, size.partials)),
-        counts=zeros(4),
+        row_partials=zeros(max(1, size.runs * size.partials)),
+        row_items=zeros(max(1, size.runs * size.partials)),
+        counts=zeros(size.runs, RUN_FIELDS),
+        run_partials=size.partials,
+        run_rows=size.run_rows,
         max_small=size.small,
         max_large=size.large,
         tiles=size.tiles,
@@ -144,78 +164,73 @@ class Growth:
     rewind: NDArray[np.int32]
 
 
-def update(plan: DevicePlan, host: Any, group: int, growth: Growth | None = None) -> NDArray[np.int32] | None:
+def update(plan: DevicePlan, host: Any, group: int, growth: Growth | None = None) -> Ints | None:
     """Write a host plan into the buffers, in place; with `growth`, returns where each row's leaf pages begin.
 
     With growth each row begins to write `rewind` slots before the planned one, and the items of its leaf grow with it.
     """
+    return _write(plan, host, cut(host, plan.run_partials), group, growth)
+
+
+def plan_from(host: Any, group: int, device: torch.device, most: int | None = None) -> DevicePlan:
+    """A plan in buffers that just hold it, in runs of at most so many partials."""
+    runs = cut(host, most)
+    plan = empty_plan(size_of(host, group, runs), device)
+    _write(plan, host, runs, group)
+    return plan
+
+
+def _write(plan: DevicePlan, host: Any, runs: Runs, group: int, growth: Growth | None = None) -> Ints | None:
     positions, slots = np.array(host.positions), np.array(host.slots)
-    items, writers = item_rows(host), partial_writers(host)
-    page_begin = None
+    items, page_begin = runs.items, None
     if growth is not None:
-        page_begin = leaf_page_begin(host, items, writers, growth.node_start)
+        page_begin = leaf_page_begin(host, runs, growth.node_start)
         positions = positions - growth.rewind
         offset = positions - growth.node_start
         slots = np.asarray(host.block_ids)[page_begin + offset // PAGE] * PAGE + offset % PAGE
-        items[:, 6] |= items[:, 4] + items[:, 3] - 1 > positions[items[:, 0]]
-    small = items[:, 1] * group <= SMALL_TILE
-    place = np.where(small, np.cumsum(small) - 1, plan.max_small + np.cumsum(~small) - 1)  # in the device's list
+        items[:, 6] |= items[:, 4] + items[:, 3] - 1 > positions[items[:, ROW_BEGIN]]
+    counts, place = _placed(plan, host, runs, group)
+    table = np.zeros((plan.items.shape[0] * plan.items.shape[1], ITEM_FIELDS), np.int32)
+    table[place] = items
     begin = np.full(len(plan.row_partial_begin), host.n_partials, np.int32)  # rows beyond the plan have no partials
     begin[: host.n_rows + 1] = host.row_partial_begin
     _put(plan.positions, positions)
     _put(plan.slots, slots)
-    _put(plan.items, items[small])
-    _put(plan.items[plan.max_small :], items[~small])
+    _put(plan.items.view(table.shape), table)
     _put(plan.pages, np.asarray(host.block_ids))
     _put(plan.row_partial_begin, begin)
-    _put(plan.row_partials, np.asarray(host.row_partials))
-    _put(plan.row_items, place[writers])
-    _put(plan.counts, np.array([host.n_rows, small.sum(), (~small).sum(), 0]))
+    _put(plan.row_partials, runs.row_partials)
+    _put(plan.row_items, place[runs.writers])
+    _put(plan.counts, counts)
     return page_begin
 
 
-def plan_from(host: Any, group: int, device: torch.device) -> DevicePlan:
-    """A plan in buffers that just hold it."""
-    plan = empty_plan(size_of(host, group), device)
-    update(plan, host, group)
-    return plan
+def _placed(plan: DevicePlan, host: Any, runs: Runs, group: int) -> tuple[Ints, NDArray[np.int64]]:
+    """What is counted of each run, [runs, 8], and the place of each item in the plan's table."""
+    small = runs.items[:, ROW_COUNT] * group <= SMALL_TILE
+    n_runs, n_items = plan.items.shape[:2]
+    rows = len(plan.positions)
+    counts = np.zeros((n_runs, RUN_FIELDS), np.int32)
+    counts[:, 0], counts[:, 3:5] = host.n_rows, rows  # runs beyond the plan have no rows
+    place = np.empty(len(small), np.int64)
+    for run in range(len(runs)):
+        part = slice(runs.item_begin[run], runs.item_begin[run + 1])
+        few = small[part]
+        place[part] = run * n_items + np.where(few, np.cumsum(few) - 1, plan.max_small + np.cumsum(~few) - 1)
+        end = rows if run + 1 == len(runs) else runs.row_begin[run + 1]  # the last one has those beyond the plan, too
+        counts[run, 1:5] = few.sum(), (~few).sum(), runs.row_begin[run], end
+    return counts, place
 
 
-def item_rows(host: Any) -> NDArray[np.int32]:
-    """Items of a host plan as rows of eight int32."""
-    records = host.items
-    rows = np.zeros((len(records), ITEM_FIELDS), np.int32)
-    rows[:, 0] = records["row_begin"]
-    rows[:, 1] = _row_counts(host)
-    for column, name in ((2, "block_begin"), (3, "key_count"), (4, "key_position"), (5, "partial_begin")):
-        rows[:, column] = records[name]
-    rows[:, 6] = records["causal"]
-    return rows
-
-
-def partial_writers(host: Any) -> NDArray[np.int64]:
-    """[n_partials]: the item behind each entry of a host plan's `row_partials`."""
-    order = np.argsort(host.items["partial_begin"], kind="stable")
-    writer = np.repeat(order, _row_counts(host)[order])  # of each partial: items write disjoint runs, without gaps
-    return writer[np.asarray(host.row_partials)]
-
-
-def leaf_page_begin(
-    host: Any, items: NDArray[np.int32], writers: NDArray[np.int64], node_start: NDArray[np.int32]
-) -> NDArray[np.int32]:
+def leaf_page_begin(host: Any, runs: Runs, node_start: Ints) -> Ints:
     """[rows]: where the pages of each row's leaf begin in the plan's list; node_start: position of its first key.
 
     A row's last partial comes from the last item of its leaf, and the pages of a node lie one behind the other.
     """
-    last = writers[np.asarray(host.row_partial_begin)[1:] - 1]
-    begin: NDArray[np.int32] = items[last, 2] - (items[last, 4] - node_start) // PAGE
+    last = runs.writers[np.asarray(host.row_partial_begin)[1:] - 1]
+    begin: Ints = runs.items[last, 2] - (runs.items[last, 4] - node_start) // PAGE
     return begin
 
 
-def _row_counts(host: Any) -> NDArray[np.int32]:
-    counts: NDArray[np.int32] = host.items["row_end"] - host.items["row_begin"]
-    return counts
-
-
-def _put(target: Tensor, values: NDArray[np.int32]) -> None:
+def _put(target: Tensor, values: NDArray[Any]) -> None:
     target[: len(values)].copy_(torch.from_numpy(np.array(values, np.int32)), non_blocking=True)

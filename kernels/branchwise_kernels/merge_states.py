@@ -20,11 +20,13 @@ BLOCK_HEADS = 8
 
 @triton.jit
 def merge_states_kernel(
-    partial_out_ptr, partial_max_ptr, partial_sum_ptr, begin_ptr, partial_ptr, out_ptr, heads,
+    partial_out_ptr, partial_max_ptr, partial_sum_ptr, begin_ptr, partial_ptr, count_ptr, out_ptr, heads,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, group of heads)."""
-    row = tl.program_id(0)
+    """Program (row of the run, group of heads)."""
+    row = tl.load(count_ptr + 3) + tl.program_id(0)
+    if row >= tl.load(count_ptr + 4):
+        return
     head = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     live = head < heads
     d = tl.arange(0, BLOCK_D)
@@ -48,15 +50,17 @@ def merge_states_kernel(
     tl.store(out_ptr + offset, value.to(out_ptr.dtype.element_ty), mask=wide)
 
 
-def merge_states(partial_out: Tensor, partial_max: Tensor, partial_sum: Tensor, plan: DevicePlan, out: Tensor) -> None:
-    """One launch; arguments as `tree_attention` wrote them, out: [rows, n_heads * head_dim]."""
+def merge_states(
+    partial_out: Tensor, partial_max: Tensor, partial_sum: Tensor, plan: DevicePlan, out: Tensor, run: int = 0,
+) -> None:  # fmt: skip
+    """One launch; arguments as `tree_attention` wrote them, out: [rows, n_heads * head_dim], its rows in the run."""
     partials, heads, head_dim = partial_out.shape
     rows = len(plan.positions)
     expect("partial_out", partial_out, torch.float32, (partials, heads, head_dim))
     expect("partial_max", partial_max, torch.float32, (partials, heads))
     expect("partial_sum", partial_sum, torch.float32, (partials, heads))
     expect("out", out, FLOATS, (rows, heads * head_dim))
-    merge_states_kernel[(rows, triton.cdiv(heads, BLOCK_HEADS))](
-        partial_out, partial_max, partial_sum, plan.row_partial_begin, plan.row_partials, out, heads,
+    merge_states_kernel[(plan.run_rows, triton.cdiv(heads, BLOCK_HEADS))](
+        partial_out, partial_max, partial_sum, plan.row_partial_begin, plan.row_partials, plan.counts[run], out, heads,
         D=head_dim, BLOCK_D=triton.next_power_of_2(head_dim), BLOCK_H=BLOCK_HEADS, num_warps=4,
     )  # fmt: skip

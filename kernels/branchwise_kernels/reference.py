@@ -47,7 +47,7 @@ def rope_and_store(
     counts: Tensor,
 ) -> None:  # fmt: skip
     """See `rope_and_store.rope_and_store`."""
-    rows = int(counts[0])
+    rows = int(counts[0, 0])
     heads = qkv[:rows].double().view(rows, -1, head_dim)
     q, k, v = heads.split((n_heads, n_kv_heads, n_kv_heads), 1)
     if q_norm is not None and k_norm is not None:
@@ -67,13 +67,13 @@ def rope_and_store(
 
 def tree_attention(
     q: Tensor, kv: Tensor, plan: DevicePlan, partial_out: Tensor, partial_max: Tensor, partial_sum: Tensor,
-    n_heads: int, scale: float, window: int = 0, softcap: float = 0.0,
+    n_heads: int, scale: float, window: int = 0, softcap: float = 0.0, run: int = 0,
 ) -> None:  # fmt: skip
     """See `tree_attention.tree_attention`."""
     head_dim, group = kv.shape[-1], n_heads // kv.shape[1]
-    n_small, n_large = plan.counts[1:3].tolist()
-    used = [*range(n_small), *range(plan.max_small, plan.max_small + n_large)]
-    for row_begin, row_count, page_begin, key_count, key_position, partial, causal, _ in plan.items[used].tolist():
+    n_small, n_large = plan.counts[run, 1:3].tolist()
+    items = plan.items[run, [*range(n_small), *range(plan.max_small, plan.max_small + n_large)]].tolist()
+    for row_begin, row_count, page_begin, key_count, key_position, partial, causal, _ in items:
         keys = torch.arange(key_count, device=kv.device)
         page = plan.pages.long()[page_begin + keys // PAGE]
         k, v = (kv[page, :, i, keys % PAGE].double().repeat_interleave(group, 1) for i in (0, 1))
@@ -95,10 +95,12 @@ def tree_attention(
             partial_out[partial + r] = torch.einsum("hn,nhd->hd", weight, torch.where(seen[:, None, None], v, 0.0))
 
 
-def merge_states(partial_out: Tensor, partial_max: Tensor, partial_sum: Tensor, plan: DevicePlan, out: Tensor) -> None:
+def merge_states(
+    partial_out: Tensor, partial_max: Tensor, partial_sum: Tensor, plan: DevicePlan, out: Tensor, run: int = 0,
+) -> None:  # fmt: skip
     """See `merge_states.merge_states`."""
     begin = plan.row_partial_begin.tolist()
-    for row in range(len(out)):
+    for row in range(*plan.counts[run, 3:5].tolist()):
         parts = plan.row_partials.long()[begin[row] : begin[row + 1]]
         if not len(parts) or bool(partial_max[parts].isneginf().all()):
             out[row] = 0

@@ -27,14 +27,14 @@ from branchwise_kernels.layout import LARGE_TILE, PAGE, SMALL_TILE, DevicePlan, 
 @triton.jit
 def tree_attention_kernel(
     q_ptr, kv_ptr, item_ptr, page_ptr, position_ptr, count_ptr, out_ptr, max_ptr, sum_ptr,
-    scale, softcap, n_kv_heads, first_item, window,
+    scale, softcap, n_kv_heads, window,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, PAGE: tl.constexpr,
     COUNT: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, EVEN_D: tl.constexpr,
 ):  # fmt: skip
     """Program (item, kv head, query tile); COUNT: which entry of `counts` says how many items there are."""
     if tl.program_id(0) >= tl.load(count_ptr + COUNT):
         return
-    item = item_ptr + (first_item + tl.program_id(0)) * 8
+    item = item_ptr + tl.program_id(0) * 8
     kv_head = tl.program_id(1)
     row_begin, row_count = tl.load(item), tl.load(item + 1)
     if tl.program_id(2) * BLOCK_Q >= row_count * GROUP:
@@ -74,9 +74,9 @@ def tree_attention_kernel(
 
 def tree_attention(
     q: Tensor, kv: Tensor, plan: DevicePlan, partial_out: Tensor, partial_max: Tensor, partial_sum: Tensor,
-    n_heads: int, scale: float, window: int = 0, softcap: float = 0.0,
+    n_heads: int, scale: float, window: int = 0, softcap: float = 0.0, run: int = 0,
 ) -> None:  # fmt: skip
-    """Partials of every item; at most two launches.
+    """Partials of every item of a run; at most two launches.
 
     q: [rows, n_heads * head_dim]    kv: [page, kv_head, 2, 64, head_dim], same dtype    window: 0 for none
     partial_out: [partials, n_heads, head_dim] fp32    partial_max, partial_sum: [partials, n_heads] fp32
@@ -94,15 +94,15 @@ def tree_attention(
     block_d = max(16, triton.next_power_of_2(head_dim))
     large = large_tile(head_dim, q.element_size(), plan.append)
     warps = 4 if head_dim <= 64 and large <= LARGE_TILE else 8
-    runs = (
+    sizes = (
         (plan.max_small, 0, SMALL_TILE, 1, 1, 4),
         (plan.max_large, plan.max_small, large, 2, -(-plan.tiles * LARGE_TILE // large), warps),
     )
-    for items, first, tile, count, tiles, num_warps in runs:
+    for items, first, tile, count, tiles, num_warps in sizes:
         if items:
             tree_attention_kernel[(items, n_kv_heads, tiles)](
-                q, kv, plan.items, plan.pages, plan.positions, plan.counts, partial_out, partial_max, partial_sum,
-                scale, softcap, n_kv_heads, first, window,
+                q, kv, plan.items[run, first:], plan.pages, plan.positions, plan.counts[run],
+                partial_out, partial_max, partial_sum, scale, softcap, n_kv_heads, window,
                 GROUP=group, D=head_dim, BLOCK_D=block_d, BLOCK_Q=tile, PAGE=PAGE, COUNT=count, WINDOW=window > 0,
                 SOFTCAP=softcap > 0, EVEN_D=block_d == head_dim, num_warps=num_warps, num_stages=3,
                 maxnreg=registers(head_dim),

@@ -100,7 +100,7 @@ def test_no_half_recorded_loop_is_kept(gpu, monkeypatch):
     (result,) = searched(service)
     assert isinstance(result.error, OutOfMemory)
     assert not service.pair.policy.loop._loops
-    assert not gpu.scratch._flat
+    assert not any(scratch._flat for scratch in gpu._scratches.values())
 
 
 @pytest.mark.parametrize("begin", range(4))

@@ -13,6 +13,7 @@ import torch
 from branchwise import _C
 from branchwise.backend.base import AttentionShape
 from branchwise.backend.gpu.plan import TritonPlan, cheaper_path
+from branchwise.backend.gpu.scratch import Scratch
 from branchwise_kernels.attention_cost import attention_bytes
 from branchwise_kernels.layout import LARGE_TILE, SMALL_TILE, plan_from
 from branchwise_kernels.row_attention import row_attention
@@ -106,4 +107,4 @@ def test_the_path_follows_the_bytes():
     assert cheaper_path(plan_of((500, 30), 1), shape) == "rows"  # nobody to share with: partials are a loss
     assert cheaper_path(plan_of((3, 30), 20), shape) == "rows"  # a short prefix is not worth its partials
     plan = plan_of((500, 30), 1)
-    assert TritonPlan.exact(plan, shape, torch.device("cpu")).path == "rows"
+    assert TritonPlan.exact(plan, shape, Scratch(torch.device("cpu"))).path == "rows"

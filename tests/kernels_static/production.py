@@ -62,7 +62,7 @@ def empty(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
 def launches(model: Model, rows: int) -> Iterator[tuple[str, Callable[[], None]]]:
     """(name, launch) of every kernel of a decode iteration with `rows` branches, and of the work around it."""
     group = model.heads // model.kv_heads
-    size = PlanSize.for_rows(rows, 8, group, 4096)
+    size = PlanSize.for_rows(rows, 8 * rows, group, 4096)
     plan, append = empty_plan(size, CPU), empty_plan(replace(size, append=True), CPU)
     hidden, width = empty(rows, model.hidden), model.heads * model.head_dim
     query, mixed = empty(rows, width), empty(rows, width)

@@ -31,7 +31,8 @@ def _is_bf16(handle: Any) -> bool:
     return bool(handle.dtype.scalar == tl.bfloat16)
 
 
-def _wide(handle: Any) -> Any:
+def wide(handle: Any) -> Any:
+    """bf16 as fp32, all else as it is."""
     return Handle(widened(handle.data), tl.float32) if _is_bf16(handle) else handle
 
 
@@ -45,7 +46,7 @@ def install() -> None:
     fma, dot, check = Builder.create_fma, Builder.create_dot, interpreter.ReduceScanOpInterface.check_tensor
 
     def cast_impl(self, source, target):
-        source = _wide(source)
+        source = wide(source)
         if target.scalar == tl.bfloat16:
             return _narrow(source.data.astype(np.float32))
         return source if source.dtype.scalar == target.scalar else cast(self, source, target)
@@ -75,6 +76,6 @@ def install() -> None:
 
     Builder.cast_impl, Builder.create_fp_to_fp = cast_impl, create_fp_to_fp
     Builder.binary_op, Builder.unary_op, Builder.create_fma = binary_op, unary_op, create_fma
-    Builder.create_dot = lambda self, a, b, *rest: dot(self, _wide(a), _wide(b), *rest)
+    Builder.create_dot = lambda self, a, b, *rest: dot(self, wide(a), wide(b), *rest)
     Builder.get_bf16 = lambda self, value: _narrow(np.array([value], np.float32))
     interpreter.ReduceScanOpInterface.check_tensor = check_tensor

@@ -7,8 +7,8 @@ Weights lie on the device as torch tensors and are multiplied by cuBLAS; every o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -33,7 +33,7 @@ from branchwise.backend.base import (
 )
 from branchwise.backend.device import Device
 from branchwise.backend.gpu.loop import TritonLoop, loop_key
-from branchwise.backend.gpu.plan import TritonPlan, cheaper_path
+from branchwise.backend.gpu.plan import TritonPlan, cheaper_path, most_partials
 from branchwise.backend.gpu.sampler import TritonSampler
 from branchwise.backend.gpu.scratch import Scratch
 from branchwise.backend.memory import cpu_kv_budget, free_memory
@@ -134,7 +134,8 @@ class TritonBackend(Device):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
-        self.scratch = Scratch(device)
+        self.scratch = Scratch(device)  # of the stream that work is queued on now
+        self._scratches = {"default": self.scratch}
 
     def kernels(self) -> str:
         return self.name
@@ -146,7 +147,8 @@ class TritonBackend(Device):
     def let_go(self) -> bool:
         """Recorded loops that nobody runs, and what they share."""
         found = super().let_go()
-        return self.scratch.clear() or found
+        cleared = [each.clear() for each in self._scratches.values()]
+        return any(cleared) or found
 
     # --- weights and memory --------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class TritonBackend(Device):
         return Planner(tree, chunk_slots=CHUNK_SLOTS, max_item_rows=MAX_ITEM_ROWS)
 
     def upload(self, plan: AttentionPlan, shape: AttentionShape) -> TritonPlan:
-        return TritonPlan.exact(plan, shape, self.device)
+        return TritonPlan.exact(plan, shape, self.scratch)
 
     def attention_path(self, plan: TritonPlan) -> AttentionPath:
         return plan.path
@@ -248,8 +250,14 @@ class TritonBackend(Device):
 
     # --- streams and graphs ------------------------------------------------------------------------------------------
 
-    def stream(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def stream(self, name: str) -> Iterator[None]:
+        """Each has a scratch of its own, for nothing puts the work of two into an order."""
+        before, self.scratch = self.scratch, self._scratches.setdefault(name, Scratch(self.device))
+        try:
+            yield
+        finally:
+            self.scratch = before
 
     def graph(self, function: Callable[[], None]) -> Callable[[], None]:
         """`function` in a form that is cheap to run again on the same memory."""
@@ -263,7 +271,7 @@ class TritonBackend(Device):
     # --- decoding without the host ---------------------------------------------------------------------------------
 
     def loop_key(self, plan: AttentionPlan, draws: DrawArrays, shape: AttentionShape) -> LoopKey:
-        return loop_key(plan, draws, cheaper_path(plan, shape))
+        return loop_key(plan, draws, cheaper_path(plan, shape), most_partials(shape))
 
     def loop(self, key: LoopKey, parts: LoopParts) -> TritonLoop:
         return TritonLoop(self, key, parts)

@@ -64,7 +64,7 @@ class CudaBackend(TritonBackend):
         """Queue on the stream of "policy" or "prm"."""
         stream = self._streams[name]
         stream.wait_stream(torch.cuda.default_stream(self.device))
-        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+        with super().stream(name), torch.cuda.device(self.device), torch.cuda.stream(stream):
             yield
 
     def graph(self, function: Callable[[], None]) -> Callable[[], None]:

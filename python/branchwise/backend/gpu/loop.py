@@ -22,6 +22,7 @@ from branchwise.backend.gpu.plan import TritonPlan
 from branchwise.backend.gpu.sampler import TritonSampler, fill, finite_or_nan
 from branchwise.backend.gpu.scratch import Scratch
 from branchwise_kernels.layout import Growth, PlanSize, update
+from branchwise_kernels.runs import row_runs
 from branchwise_kernels.step_state import LENGTH, RUNNING, StepState, step_state
 
 SHORT_PATH = 8  # partials a row: enough for most trees, and the smallest recording
@@ -42,20 +43,28 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoopSize:
-    """One recording per row bucket and path; others for trees of unusual depth, with filters, and with penalties."""
+    """One recording per row bucket and path; others for trees of unusual depth, with filters, and with penalties.
+
+    partials: of a run of rows
+    """
 
     rows: int
-    partials_per_row: int
+    partials: int
+    runs: int
     path: AttentionPath
     filtered: bool
     penalised: bool
 
 
-def loop_key(plan: AttentionPlan, draws: DrawArrays, path: AttentionPath) -> LoopKey:
-    """The smallest `LoopSize` for a plan, in a tuple."""
-    per_row = -(-plan.n_partials // plan.n_rows)
-    rows, partials = _power(plan.n_rows, MIN_ROWS), _power(per_row, SHORT_PATH)
-    return (LoopSize(rows, partials, path, draws.filtered, draws.penalties is not None),)
+def loop_key(plan: AttentionPlan, draws: DrawArrays, path: AttentionPath, most: int) -> LoopKey:
+    """The smallest `LoopSize` for a plan, in a tuple; most: partials of a run, unless one row has more."""
+    rows, per_row = _power(plan.n_rows, MIN_ROWS), -(-plan.n_partials // plan.n_rows)
+    partials, runs = rows * _power(per_row, SHORT_PATH), 1
+    if path == "tree" and partials > most:
+        begin = row_runs(plan, most)
+        largest = int(np.diff(plan.row_partial_begin[begin]).max())
+        partials, runs = most if largest <= most else _power(largest, 1), _power(len(begin) - 1, 1)
+    return (LoopSize(rows, partials, runs, path, draws.filtered, draws.penalties is not None),)
 
 
 class Iteration:
@@ -63,7 +72,7 @@ class Iteration:
 
     def __init__(self, backend: Recorder, wanted: LoopSize, parts: LoopParts) -> None:
         rows, device = wanted.rows, backend.device
-        size = PlanSize.for_rows(rows, wanted.partials_per_row, parts.shape.group, parts.blocks)
+        size = PlanSize.for_rows(rows, wanted.partials, parts.shape.group, parts.blocks, wanted.runs)
         self.parts, self.filtered = parts, wanted.filtered
         self.plan = TritonPlan.empty(size, parts.shape, wanted.path, backend.scratch)
         arrays = self.plan.arrays

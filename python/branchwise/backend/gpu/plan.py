@@ -9,11 +9,18 @@ from torch import Tensor
 from branchwise._C import AttentionPlan
 from branchwise.backend.base import AttentionPath, AttentionShape
 from branchwise.backend.gpu.scratch import Scratch
-from branchwise_kernels.attention_cost import attention_bytes
+from branchwise_kernels.attention_cost import attention_bytes, partial_bytes
 from branchwise_kernels.layout import DevicePlan, PlanSize, empty_plan, plan_from
 from branchwise_kernels.merge_states import merge_states
 from branchwise_kernels.row_attention import row_attention
 from branchwise_kernels.tree_attention import tree_attention
+
+PARTIALS_BYTES = 64 << 20  # that partials may take: a PRM pass of 500 rows at depth 20 would take 150 MB
+
+
+def most_partials(shape: AttentionShape) -> int:
+    """Partials of a run of rows."""
+    return max(1, PARTIALS_BYTES // partial_bytes(shape.n_heads, shape.head_dim))
 
 
 def cheaper_path(plan: AttentionPlan, shape: AttentionShape) -> AttentionPath:
@@ -24,37 +31,37 @@ def cheaper_path(plan: AttentionPlan, shape: AttentionShape) -> AttentionPath:
 
 
 class TritonPlan:
-    """A `DevicePlan`, the path that attention takes over it, and scratch memory for the partials, fp32.
+    """A `DevicePlan`, the path that attention takes over it, and memory for the partials of a run, fp32.
 
     last_rows: [feeds] int64, the last row of each feed; None where every feed is one row
     """
 
     def __init__(
-        self, arrays: DevicePlan, shape: AttentionShape, path: AttentionPath, last_rows: Tensor | None = None,
-        scratch: Scratch | None = None,
+        self, arrays: DevicePlan, shape: AttentionShape, path: AttentionPath, scratch: Scratch,
+        last_rows: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.arrays = arrays
         self.path = path
         self.last_rows = last_rows
         self.n_heads = shape.n_heads
-        scratch = Scratch(arrays.positions.device) if scratch is None else scratch
-        partials = len(arrays.row_partials) if path == "tree" else 0
+        partials = arrays.run_partials if path == "tree" else 0
         self.partial_out = scratch.take("partial_out", (partials, shape.n_heads, shape.head_dim))
         self.partial_max = scratch.take("partial_max", (partials, shape.n_heads))
         self.partial_sum = scratch.take("partial_sum", (partials, shape.n_heads))
 
     @classmethod
-    def exact(cls, plan: AttentionPlan, shape: AttentionShape, device: torch.device) -> TritonPlan:
-        """Buffers just large enough for one plan."""
-        last_rows = None
+    def exact(cls, plan: AttentionPlan, shape: AttentionShape, scratch: Scratch) -> TritonPlan:
+        """Buffers just large enough for one plan; the partials' come from `scratch`."""
+        last_rows, path = None, cheaper_path(plan, shape)
         if len(plan.last_rows) < plan.n_rows:
-            last_rows = torch.from_numpy(plan.last_rows.astype(np.int64)).to(device)
-        return cls(plan_from(plan, shape.group, device), shape, cheaper_path(plan, shape), last_rows)
+            last_rows = torch.from_numpy(plan.last_rows.astype(np.int64)).to(scratch.device)
+        most = most_partials(shape) if path == "tree" else None
+        return cls(plan_from(plan, shape.group, scratch.device, most), shape, path, scratch, last_rows)
 
     @classmethod
     def empty(cls, size: PlanSize, shape: AttentionShape, path: AttentionPath, scratch: Scratch) -> TritonPlan:
         """Buffers for plans of decode rows, up to a size; the partials' come from `scratch`."""
-        return cls(empty_plan(size, scratch.device), shape, path, scratch=scratch)
+        return cls(empty_plan(size, scratch.device), shape, path, scratch)
 
     def attend(self, query: Tensor, kv_layer: Tensor, out: Tensor, scale: float, window: int, softcap: float) -> None:
         """query, out: [rows, n_heads * head_dim]."""
@@ -62,5 +69,6 @@ class TritonPlan:
             row_attention(query, kv_layer, self.arrays, out, self.n_heads, scale, window, softcap)
             return
         parts = self.partial_out, self.partial_max, self.partial_sum
-        tree_attention(query, kv_layer, self.arrays, *parts, self.n_heads, scale, window, softcap)
-        merge_states(*parts, self.arrays, out)
+        for run in range(len(self.arrays.items)):
+            tree_attention(query, kv_layer, self.arrays, *parts, self.n_heads, scale, window, softcap, run)
+            merge_states(*parts, self.arrays, out, run)

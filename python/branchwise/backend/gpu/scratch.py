@@ -1,4 +1,4 @@
-"""Memory that recorded loops share: they never run side by side, and nothing in it outlives a burst."""
+"""Memory that passes and recorded loops of one stream share: none run side by side, and it holds nothing for later."""
 
 from __future__ import annotations
 
