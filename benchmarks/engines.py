@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from branchwise.assets import asset_path
+from branchwise.confidence import ConfidenceOptions
 from branchwise.engine.engine import StepEngine
 from branchwise.types import Endings, Problem, Result, Sampling, Settings, StepOptions
 
@@ -15,13 +16,14 @@ NEVER = Endings((), ignore_eos=True)  # but for the caps
 
 @contextmanager
 def growing(
-    policy: StepEngine, prompt: Sequence[int], rows: int, tokens: int, sampling: Sampling, seed: int = 0
-) -> Iterator[None]:
+    policy: StepEngine, prompt: Sequence[int], rows: int, tokens: int, sampling: Sampling, seed: int = 0,
+    confidence: ConfidenceOptions | None = None,
+) -> Iterator[None]:  # fmt: skip
     """`rows` branches of `tokens` tokens under a prompt, queued; the end-of-sequence token is one like any other."""
     settings = Settings(sampling, NEVER, max_tokens=tokens, max_step_tokens=tokens, seed=seed, reuse=False)
     tree = policy.open(prompt, lineage=1, branches=rows, paths=rows, steps=1, settings=settings)
     assert tree is not None
-    policy.expand(tree, tree.root, rows, StepOptions(sampling, NEVER, tokens))
+    policy.expand(tree, tree.root, rows, StepOptions(sampling, NEVER, tokens, confidence=confidence))
     try:
         yield
     finally:

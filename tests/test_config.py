@@ -159,7 +159,7 @@ def sampled(logits: np.ndarray, sampling: Sampling) -> tuple[list[int], list[flo
 
     sampler = TileSampler([Head()], logits.shape[1], 0.0)  # type: ignore[list-item]
     draws = draw_arrays([Draw(1, 2, row, sampling) for row in range(len(logits))])
-    ids, logprobs = sampler.draw(torch.zeros(len(logits), 1), draws)
+    ids, logprobs, *_ = sampler.draw(torch.zeros(len(logits), 1), draws)
     return ids.tolist(), logprobs.tolist()
 
 

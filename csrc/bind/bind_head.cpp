@@ -92,6 +92,18 @@ void penalise(HeadSampler& sampler, const Array<float>& repetition, const Array<
   sampler.penalise(std::move(specs));
 }
 
+void ask_sureness(HeadSampler& sampler, const Array<int32_t>& top) {
+  CHECK_ARG(top.ndim() == 1, "top has ", top.ndim(), " axes, expected 1");
+  sampler.ask_sureness({top.data(), top.data() + top.size()});
+}
+
+py::array_t<float> sureness(const HeadSampler& sampler) {
+  static_assert(sizeof(Sureness) == 2 * sizeof(float));
+  py::array_t<float> found({sampler.rows(), int64_t{2}});
+  sampler.sureness(reinterpret_cast<Sureness*>(found.mutable_data()));
+  return found;
+}
+
 void tile(HeadSampler& sampler, py::object logits, int64_t first_word, float softcap) {
   const Borrowed logits_ = borrow(logits, "logits");
   py::gil_scoped_release release;
@@ -131,12 +143,18 @@ void bind_head(py::module_& module) {
           "counts"_a,
           "Penalties of these draws, all [rows]; row r has seen words[begins[r]:begins[r + 1]], in "
           "order, and written each counts[...] times (0: only given, -1: never to be drawn).")
+      .def("ask_sureness", &ask_sureness, "top"_a,
+           "The k of each row's confidence, [rows]; 0: not told. Between `begin` and the first "
+           "tile.")
       .def("tile", &tile, "logits"_a, "first_word"_a, "softcap"_a = 0.0f,
            "Logits [rows, words] from word first_word on. Tiles come in order; all but the last "
            "hold a multiple of 1024 words.")
       .def("finish", &finish,
            "(tokens [rows] int32, logprobs [rows] fp32 at temperature 1 without penalties and "
-           "filters); -1 and NaN where the logits hold NaN or infinity.");
+           "filters); -1 and NaN where the logits hold NaN or infinity.")
+      .def("sureness", &sureness,
+           "After `finish`, [rows, 2] fp32: confidence and certainty of the rows that asked, else "
+           "NaN.");
 }
 
 }  // namespace branchwise

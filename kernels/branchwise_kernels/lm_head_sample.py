@@ -6,7 +6,8 @@
 
 First a GEMM tile is reduced, while in registers, to seven numbers per row: max and sum of exp of l and of z, and the
 best draw. Then one program per row folds the tiles and, where the row restricts its words, `nucleus` draws again among
-them.
+them. Where somebody asks how sure the model was, a tile leaves the sum and number of its finite l, too, and its logits
+are stored for `sureness`: a third launch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from branchwise_kernels.checks import FLOATS, expect
 from branchwise_kernels.nucleus import redraw
 from branchwise_kernels.philox import gumbel, tile_bits
+from branchwise_kernels.sureness import STATS, SureTensors, sureness
 
 BLOCK_V = 128  # words of a tile
 NEVER_DRAWN = -1  # in the table of words seen
@@ -46,7 +48,7 @@ class DrawTensors:
     """How each row is drawn; all [rows]. temperature 0: greedy; top_p 1, top_k 0, min_p 0: filter off.
 
     seed, lineage int64 (the bits of a uint64)    position, top_k int32    temperature, top_p, min_p fp32
-    penalties: None where no row has any
+    penalties: None where no row has any    sure: None where no row asks how sure the model was
     """
 
     seed: Tensor
@@ -57,6 +59,7 @@ class DrawTensors:
     top_k: Tensor
     min_p: Tensor
     penalties: PenaltyTensors | None = None
+    sure: SureTensors | None = None
 
 
 Take = Callable[[str, "tuple[int, ...]", torch.dtype], Tensor]
@@ -64,9 +67,10 @@ Take = Callable[[str, "tuple[int, ...]", torch.dtype], Tensor]
 
 @dataclass(frozen=True)
 class HeadWorkspace:
-    """Scratch memory. stats: [rows, 7, tiles] fp32; logits: [rows, words] fp32 and words int32, with filters alone.
+    """Scratch memory. stats: [rows, 7 or STATS, tiles] fp32; logits: [rows, words] fp32 and words int32, with filters.
 
     raw: logits before penalties, the same memory as `logits` where there are none
+    sure: whether rows may ask how sure the model was, which takes more stats, and raw logits without filters, too
     """
 
     stats: Tensor
@@ -77,7 +81,7 @@ class HeadWorkspace:
     @classmethod
     def empty(
         cls, rows: int, words: int, filtered: bool, device: torch.device, *, penalised: bool = False,
-        take: Take | None = None,
+        sure: bool = False, take: Take | None = None,
     ) -> HeadWorkspace:  # fmt: skip
         """Memory for so many rows. take: where from, (name, shape, dtype) -> tensor; default: memory of its own."""
 
@@ -85,13 +89,13 @@ class HeadWorkspace:
             return torch.empty(shape, dtype=dtype, device=device)
 
         take = own if take is None else take
-        kept = (rows, words if filtered else 1)
-        logits = take("logits", kept, torch.float32)
+        kept, none = (rows, words), (rows, 1)
+        logits = take("logits", kept if filtered or (sure and not penalised) else none, torch.float32)
         return cls(
-            take("stats", (rows, 7, triton.cdiv(words, BLOCK_V)), torch.float32),
+            take("stats", (rows, STATS if sure else 7, triton.cdiv(words, BLOCK_V)), torch.float32),
             logits,
-            take("words", kept, torch.int32),
-            take("raw", kept, torch.float32) if filtered and penalised else logits,
+            take("words", kept if filtered else none, torch.int32),
+            take("raw", kept, torch.float32) if penalised and (filtered or sure) else logits,
         )
 
 
@@ -109,7 +113,7 @@ def lm_head_tile_kernel(
     hidden_ptr, weight_ptr, seed_ptr, lineage_ptr, position_ptr, temperature_ptr, stats_ptr, logits_ptr, raw_ptr,
     repetition_ptr, presence_ptr, frequency_ptr, seen_ptr, rows, words, dim, tiles, softcap,
     BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, SOFTCAP: tl.constexpr,
-    FILTERED: tl.constexpr, PENALISED: tl.constexpr,
+    FILTERED: tl.constexpr, PENALISED: tl.constexpr, SURE: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
     """Program (rows, words): neighbours share the weights."""
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -133,14 +137,14 @@ def lm_head_tile_kernel(
     kept = row.to(tl.int64)[:, None] * words + word[None, :]
     there = live[:, None] & known[None, :]
     if PENALISED:
-        if FILTERED:
+        if FILTERED or SURE:
             tl.store(raw_ptr + kept, logit, mask=there)
         seen = tl.load(seen_ptr + kept, mask=there, other=0)
         repetition = tl.load(repetition_ptr + row, mask=live, other=1.0)
         presence = tl.load(presence_ptr + row, mask=live, other=0.0)
         frequency = tl.load(frequency_ptr + row, mask=live, other=0.0)
         logit = penalised(logit, seen, repetition[:, None], presence[:, None], frequency[:, None])
-    if FILTERED:
+    if FILTERED or (SURE and not PENALISED):
         tl.store(logits_ptr + kept, logit, mask=there)
     logit = tl.where(known[None, :], logit, float("-inf"))
 
@@ -158,7 +162,7 @@ def lm_head_tile_kernel(
     z_sum = tl.sum(tl.exp(z - z_max[:, None]), 1)
     chosen = tl.min(tl.where(score == best[:, None], word[None, :], 2147483647), 1)  # ties: the lowest word
     chosen_logit = tl.max(tl.where(word[None, :] == chosen[:, None], raw, float("-inf")), 1)
-    stats = stats_ptr + row.to(tl.int64) * 7 * tiles + tl.program_id(1)
+    stats = stats_ptr + row.to(tl.int64) * STATS * tiles + tl.program_id(1)
     tl.store(stats, raw_max, mask=live)
     tl.store(stats + tiles, raw_sum, mask=live)
     tl.store(stats + 2 * tiles, z_max, mask=live)
@@ -166,19 +170,23 @@ def lm_head_tile_kernel(
     tl.store(stats + 4 * tiles, best, mask=live)
     tl.store(stats + 5 * tiles, chosen.to(tl.float32, bitcast=True), mask=live)
     tl.store(stats + 6 * tiles, chosen_logit, mask=live)
+    if SURE:
+        finite = raw > float("-inf")
+        tl.store(stats + 7 * tiles, tl.sum(tl.where(finite, raw, 0.0), 1), mask=live)
+        tl.store(stats + 8 * tiles, tl.sum(finite.to(tl.float32), 1), mask=live)
 
 
 @triton.jit
 def lm_head_choose_kernel(
     stats_ptr, logits_ptr, raw_ptr, words_ptr, seed_ptr, lineage_ptr, position_ptr, temperature_ptr, top_p_ptr,
     top_k_ptr, min_p_ptr, seen_ptr, token_ptr, logprob_ptr, words, tiles,
-    BLOCK_T: tl.constexpr, BLOCK: tl.constexpr, FILTERED: tl.constexpr, PENALISED: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK: tl.constexpr, FILTERED: tl.constexpr, PENALISED: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
     """Program (row)."""
     row = tl.program_id(0)
     tile = tl.arange(0, BLOCK_T)
     there = tile < tiles
-    stats = stats_ptr + row.to(tl.int64) * 7 * tiles + tile
+    stats = stats_ptr + row.to(tl.int64) * STATS * tiles + tile
     raw_max = tl.load(stats, mask=there, other=float("-inf"))
     raw_top = tl.max(raw_max, 0)
     raw_sum = tl.sum(tl.load(stats + tiles, mask=there, other=0.0) * tl.exp(raw_max - raw_top), 0)
@@ -212,29 +220,31 @@ def lm_head_sample(
     hidden: Tensor, weight: Tensor, draws: DrawTensors, softcap: float, workspace: HeadWorkspace, tokens: Tensor,
     logprobs: Tensor, filtered: bool,
 ) -> None:  # fmt: skip
-    """Draw one token per row; two launches.
+    """Draw one token per row; two launches, three where `draws.sure` asks for more.
 
     hidden: [rows, dim]    weight: [words, dim], same dtype    softcap: 0 for none    tokens: [rows] int32
     logprobs: [rows] fp32; not finite where the logits hold NaN or infinity    filtered: some row restricts its words
     """
     (rows, dim), words = hidden.shape, len(weight)
     tiles = triton.cdiv(words, BLOCK_V)
-    kept = words if filtered else 1
+    sure, penalised = draws.sure is not None, draws.penalties is not None
+    stats = STATS if sure else 7
     expect("hidden", hidden, FLOATS, (rows, dim))
     expect("weight", weight, hidden.dtype, (words, dim))
     expect("tokens", tokens, torch.int32, (rows,))
     expect("logprobs", logprobs, torch.float32, (rows,))
-    expect("workspace.stats", workspace.stats, torch.float32, (rows, 7, tiles))
-    expect("workspace.logits", workspace.logits, torch.float32, (rows, kept if filtered else -1))
+    expect("workspace.stats", workspace.stats, torch.float32, (rows, stats, tiles))
+    kept = filtered or (sure and not penalised)
+    expect("workspace.logits", workspace.logits, torch.float32, (rows, words if kept else -1))
     for name in ("seed", "lineage", "position", "temperature", "top_p", "top_k", "min_p"):
         dtype = torch.int64 if name in ("seed", "lineage") else torch.int32 if name in ("position", "top_k") else None
         expect(name, getattr(draws, name), dtype or torch.float32, (rows,))
     given = draws.penalties or PenaltyTensors(draws.temperature, draws.temperature, draws.temperature, draws.position)
-    if draws.penalties is not None:
+    if penalised:
         for name in ("repetition", "presence", "frequency"):
             expect(name, getattr(given, name), torch.float32, (rows,))
         expect("seen", given.seen, torch.int32, (rows, words))
-        expect("workspace.raw", workspace.raw, torch.float32, (rows, kept if filtered else -1))
+        expect("workspace.raw", workspace.raw, torch.float32, (rows, words if filtered or sure else -1))
     block_r = 16 if rows <= 16 else 64
     block_k = 32 if hidden.dtype == torch.float32 else 64
     lm_head_tile_kernel[(triton.cdiv(rows, block_r), tiles)](
@@ -242,11 +252,14 @@ def lm_head_sample(
         workspace.logits, workspace.raw, given.repetition, given.presence, given.frequency, given.seen,
         rows, words, dim, tiles, softcap,
         BLOCK_R=block_r, BLOCK_V=BLOCK_V, BLOCK_K=block_k, EVEN_K=dim % block_k == 0, SOFTCAP=softcap > 0,
-        FILTERED=filtered, PENALISED=draws.penalties is not None, num_warps=4 if block_r == 16 else 8, num_stages=3,
+        FILTERED=filtered, PENALISED=penalised, SURE=sure, STATS=stats, num_warps=4 if block_r == 16 else 8,
+        num_stages=3,
     )  # fmt: skip
     lm_head_choose_kernel[(rows,)](
         workspace.stats, workspace.logits, workspace.raw, workspace.words, draws.seed, draws.lineage, draws.position,
         draws.temperature, draws.top_p, draws.top_k, draws.min_p, given.seen, tokens, logprobs, words, tiles,
-        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=256, FILTERED=filtered, PENALISED=draws.penalties is not None,
+        BLOCK_T=triton.next_power_of_2(tiles), BLOCK=256, FILTERED=filtered, PENALISED=penalised, STATS=stats,
         num_warps=8, maxnreg=255,
     )  # fmt: skip
+    if draws.sure is not None:
+        sureness(workspace.stats, workspace.raw, draws.sure, BLOCK_V)

@@ -133,8 +133,17 @@ def lm_head_sample(
         token = int(score.argmax())
         tokens[row] = token
         logprobs[row] = logits[row, token] - logits[row].logsumexp(0)
+        if draws.sure is not None:
+            draws.sure.found[int(draws.sure.iteration), row] = _sureness(logits[row], int(draws.sure.top[row]))
         if draws.penalties is not None:
             draws.penalties.seen[row, token] = max(int(draws.penalties.seen[row, token]), 1) + 1
+
+
+def _sureness(logits: Tensor, top: int) -> Tensor:
+    z = logits[~logits.isneginf()]
+    total = z.logsumexp(0)
+    pair = torch.stack([total - z.topk(min(top, len(z))).values.mean(), total - z.mean() - math.log(len(z))])
+    return pair if top else torch.full_like(pair, math.nan)
 
 
 def _penalised(logits: Tensor, penalties: PenaltyTensors, row: int) -> Tensor:

@@ -41,7 +41,7 @@ from branchwise.strategies.registry import make_strategy
 from branchwise.text.pieces import Pieces
 from branchwise.types import Endings, Message, Node, Problem, Result, Sampling, Settings
 
-_CAPS = ("max_tokens", "max_step_tokens")
+_CAPS = ("max_tokens", "max_step_tokens", "confidence_top", "confidence_window")
 _ENDINGS = ("delimiter", "stop", "end_at_answer")
 
 
@@ -50,7 +50,7 @@ class Engine:
 
     policy, prm   folder, `.gguf` file or hub id; without a policy the bundled arithmetic pair is used
     judge         what scores steps beside the PRM or in its place, one or a list: a function of (question, branches), a
-                  `PythonJudge`, a `GeneratingJudge`; a text or a path is a PRM
+                  `PythonJudge`, a `GeneratingJudge`, "confidence" (how sure the policy was); another text is a PRM
     judge_rule    what becomes of the scores of several: "product", "mean", "min" or "first"
     instruction   system message of every question; "" for none. Ignored for prompts given as messages or ids
     options       fields of `EngineConfig`: dtype, kv_memory, max_rows, max_tokens, temperature, seed, ...
@@ -121,7 +121,8 @@ class Engine:
         deadline: seconds from now, after which the best answer so far is taken (`Result.cuts` counts "time")
         on_event: called with a `Progress` in the thread that runs the service
         Further options: those of `Sampling` (temperature, top_p, ...), and as of the engine delimiter, stop,
-        end_at_answer, max_tokens, max_step_tokens; reuse=False: as if there were no `prefix_cache`.
+        end_at_answer, max_tokens, max_step_tokens, confidence_top, confidence_window; reuse=False: as if there were no
+        `prefix_cache`.
         """
         made = self._search_options(strategy, on_event, seed, options)
         until = None if deadline is None else time.monotonic() + _positive(deadline)
@@ -354,7 +355,7 @@ class Engine:
         reuse = self._reuse(options.pop("reuse", True))
         return Settings(
             sampling, self._endings(config), config.max_tokens, config.max_step_tokens,
-            seed=config.seed if seed is None else seed, reuse=reuse,
+            seed=config.seed if seed is None else seed, reuse=reuse, confidence=config.confidence,
         )  # fmt: skip
 
     def _reuse(self, wish: object) -> bool:

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from branchwise.chat_options import ChatOptions
+from branchwise.confidence import MOST_TOP, ConfidenceOptions
 from branchwise.errors import ConfigError
 from branchwise.prm_format import PrmFormat
 
@@ -45,6 +46,10 @@ class EngineConfig:
     stop          text that ends a solution, or several; it is no part of the solution
     end_at_answer end a solution with the line of its boxed answer, or where a line begins with "Problem:" or
                   "Question:"; default: for models without a chat template, which do not end by themselves
+    confidence_top     tell how sure the policy was of every token of a search, in `Node.confidence` and in candidates:
+                       over so many likeliest words (DeepConf takes 20); default: only where a strategy, or a judge,
+                       wants to know
+    confidence_window  tokens of a group, for the measures of candidates
     temperature ... frequency_penalty: see `Sampling`
     seed          of all sampling; a problem may carry its own
     date          day that the policy's chat template is told, as in "2026-11-30", or "today"; default: 2024-07-26,
@@ -69,6 +74,8 @@ class EngineConfig:
     delimiter: str | Sequence[str] | None = None
     stop: str | Sequence[str] | None = None
     end_at_answer: bool | None = None
+    confidence_top: int | None = None
+    confidence_window: int = 2048
     temperature: float = 0.8
     top_p: float = 1.0
     top_k: int = 0
@@ -102,6 +109,9 @@ class EngineConfig:
         check_texts("stop", self.stop)
         if self.end_at_answer is not None and not isinstance(self.end_at_answer, bool):
             raise ConfigError(f"end_at_answer={self.end_at_answer!r}: expected True, False or None")
+        if self.confidence_top is not None:
+            check_top("confidence_top", self.confidence_top)
+        check_whole("confidence_window", self.confidence_window, 1)
         if self.kv_memory is not None:
             check_whole("kv_memory", self.kv_memory, 1 << 20, " bytes (1 MiB)")
         check_sampling(self)
@@ -112,11 +122,22 @@ class EngineConfig:
         if not isinstance(self.prm_format, str | PrmFormat):
             raise ConfigError(f"prm_format={self.prm_format!r}: expected a name, 'auto', or a PrmFormat")
 
+    @property
+    def confidence(self) -> ConfidenceOptions | None:
+        """What of the policy's confidence is told; None: nothing."""
+        return None if self.confidence_top is None else ConfidenceOptions(self.confidence_top, self.confidence_window)
+
 
 def check_whole(name: str, value: object, least: int, unit: str = "") -> None:
     """Raise ConfigError unless `value` is a whole number of at least `least`."""
     if not is_number(Integral, value) or value < least:  # type: ignore[operator]
         raise ConfigError(f"{name}={value!r}: expected a whole number of at least {least}{unit}")
+
+
+def check_top(name: str, value: object) -> None:
+    """Raise ConfigError unless confidence can look at so many likeliest words."""
+    if not is_number(Integral, value) or not 1 <= value <= MOST_TOP:  # type: ignore[operator]
+        raise ConfigError(f"{name}={value!r}: expected a whole number of likeliest words from 1 to {MOST_TOP}")
 
 
 def check_flag(name: str, value: object) -> None:

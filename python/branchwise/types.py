@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from branchwise.confidence import Confidence, ConfidenceOptions, TraceConfidence
 from branchwise.config import check_sampling, check_texts, check_whole
 from branchwise.errors import BranchwiseError, ConfigError
 
@@ -143,6 +144,8 @@ class StepOptions:
     """How one step is written: how its tokens are drawn, what ends it, and its tokens at most.
 
     logprobs    of every token so many likeliest words go to `Node.logprobs`; None: nothing does, which costs nothing
+    confidence  of every token how sure the policy was goes to `Node.confidence`, out of the pass over the vocabulary
+                that draws it; None: nothing does, which costs nothing
     min_tokens  before as many are written nothing ends it: no stop counts, and no token that would end it is drawn
     seed        of its own: child i of an expansion is the one that an expansion by 1 with seed + i gives; None: that of
                 the step before, and each child has random numbers by its place in the tree
@@ -152,6 +155,7 @@ class StepOptions:
     endings: Endings
     max_tokens: int
     logprobs: int | None = None
+    confidence: ConfidenceOptions | None = None
     min_tokens: int = 0
     seed: int | None = None
 
@@ -179,6 +183,7 @@ class Settings:
     states: bool = False  # `Node.states` of finished steps are kept, where the engine has a tap
     exact: bool = True  # but only where no bit of a result depends on it; else also what is cut elsewhere
     prompt_logprobs: PromptLogprobs | None = None  # of the prompt, in `logprobs` of the root
+    confidence: ConfidenceOptions | None = None  # see `StepOptions`
 
     def step(
         self,
@@ -201,6 +206,7 @@ class Settings:
             drawn,
             self.endings if delimiters is None else replace(self.endings, delimiters=delimiters),
             self.max_step_tokens if max_tokens is None else max_tokens,
+            confidence=self.confidence,
         )
 
 
@@ -233,6 +239,7 @@ class Node:
     text: str = ""
     logprob: float = 0.0  # sum over this step's tokens, model distribution at temperature 1
     logprobs: list[TokenLogprob] | None = None  # of each token, where that was asked for; of the root: of the prompt
+    confidence: Confidence | None = field(default=None, repr=False)  # how sure the policy was, where that was asked for
     score: float | None = None  # judge's P(good) of this step; None until scored, or when it has no text
     scores_by: dict[str, float | None] | None = None  # what each of several judges said
     states: Any = field(default=None, repr=False)  # [2 * pooled], the policy's own, until a value head has read them
@@ -287,6 +294,7 @@ class Candidate:
     score: float | None  # aggregate of `scores`
     finish: FinishReason | None
     count: int = 1  # equal ones that it stands for, itself included
+    confidence: TraceConfidence | None = None  # how sure the policy was of it, where that was asked for
 
 
 @dataclass(frozen=True, slots=True)

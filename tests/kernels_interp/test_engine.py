@@ -126,6 +126,24 @@ def test_penalties_in_bursts(monkeypatch):
     assert found["cpu"]["all"] != found["cpu"]["none"]
 
 
+def test_confidence_in_bursts():
+    """What the device tells of every token of a burst is what the CPU tells; rows that do not ask hear nothing."""
+    found = {}
+    for device in ("cpu", "interpreter"):
+        with Engine(device=device, dtype="float32", kv_memory=16 << 20, max_tokens=11, max_step_tokens=6) as engine:
+            asked = engine.submit(problems(1)[0], "majority", n=2, seed=4, confidence_top=5)
+            other = engine.submit(problems(2)[1], "majority", n=1, seed=4, top_p=0.9)
+            nodes = [node for node in every_node(asked.result().tree) if node.depth]
+            assert all(node.confidence is None for node in every_node(other.result().tree))
+            assert [len(node.confidence.values) for node in nodes] == [len(node.tokens) for node in nodes]
+            found[device] = (
+                [node.tokens for node in nodes],
+                [value for node in nodes for value in (*node.confidence.values, *node.confidence.certainties)],
+            )
+    assert found["interpreter"][0] == found["cpu"][0]
+    assert found["interpreter"][1] == pytest.approx(found["cpu"][1], abs=1e-4)
+
+
 def test_a_prm_on_a_device_of_its_own():
     """The policy on the CPU's kernels, the PRM on the GPU's: the same search as with both on the CPU."""
     found = []

@@ -17,6 +17,7 @@ from branchwise_kernels.rms_norm import add_rms_norm, rms_norm
 from branchwise_kernels.rope_and_store import rope_and_store
 from branchwise_kernels.row_attention import row_attention
 from branchwise_kernels.step_state import StepState, step_state
+from branchwise_kernels.sureness import SureTensors
 from branchwise_kernels.tree_attention import tree_attention
 
 HALF, CPU = torch.bfloat16, torch.device("cpu")
@@ -100,13 +101,14 @@ def launches(model: Model, rows: int) -> Iterator[tuple[str, Callable[[], None]]
         yield f"prm_head_{model.prm}", lambda: judge(model, rows)
 
 
-def sample(model: Model, rows: int, filtered: bool, penalised: bool = False) -> None:
+def sample(model: Model, rows: int, filtered: bool, penalised: bool = False, sure: bool = False) -> None:
     """One draw for every row."""
     wide, narrow, real = (torch.zeros(rows, dtype=dtype) for dtype in (torch.int64, torch.int32, torch.float32))
     seen = torch.zeros(rows if penalised else 0, model.words, dtype=torch.int32)
     penalties = PenaltyTensors(real, real, real, seen) if penalised else None
-    draws = DrawTensors(wide, wide, narrow, real, real, narrow, real, penalties)
-    space = HeadWorkspace.empty(rows, model.words, filtered, CPU, penalised=penalised)
+    asked = SureTensors.empty(rows, 8, CPU) if sure else None
+    draws = DrawTensors(wide, wide, narrow, real, real, narrow, real, penalties, asked)
+    space = HeadWorkspace.empty(rows, model.words, filtered, CPU, penalised=penalised, sure=sure)
     lm_head_sample(
         empty(rows, model.hidden), empty(model.words, model.hidden), draws, 0.0, space, narrow, real, filtered
     )

@@ -76,6 +76,20 @@ def test_penalties_spill_nothing(arch, filtered):
         _check(f"sm_{arch}/penalised/{each.kernel}", facts, arch)
 
 
+@pytest.mark.parametrize("arch", [90, *(pytest.param(arch, marks=pytest.mark.slow) for arch in LIMITS if arch != 90)])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_sureness_spills_nothing(arch, filtered):
+    backend = TraceBackend(arch)
+    for rows in (8, 64):
+        production.sample(MODELS["qwen2.5-1.5b"], rows, filtered, sure=True)
+    production.sample(MODELS["gemma-3-1b"], 64, filtered, penalised=True, sure=True)  # the most words
+    kernels = {each.kernel for each in backend.driver.binaries}
+    assert kernels == {"lm_head_tile_kernel", "lm_head_choose_kernel", "sureness_kernel"}
+    for each in backend.driver.binaries:
+        facts = facts_of(each.cubin, each.shared_bytes, each.warps, arch)
+        _check(f"sm_{arch}/sure/{each.kernel}", facts, arch)
+
+
 def _check(where: str, facts: Facts, arch: int) -> None:
     assert (facts.stack, facts.local, facts.spills) == (0, 0, 0), where
     assert facts.shared <= LIMITS[arch][3], where

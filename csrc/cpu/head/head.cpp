@@ -1,4 +1,5 @@
-// One chunk of a row's logits: logsumexp parts, arg max, Gumbel-max draw, candidates of a filter.
+// One chunk of a row's logits: logsumexp parts, mean and largest of them, arg max, Gumbel-max draw,
+// candidates of a filter.
 //
 // A chunk is kHeadChunk words of the vocabulary at a fixed place, so that sums never depend on how
 // the vocabulary was cut into tiles. A word's noise is g = -log(-log(u)), u from Philox; since
@@ -137,6 +138,46 @@ BW_INLINE float sum_exp(const float* x, int n, float scale, float top) {
   return reduce_add(sum[0] + sum[1]);
 }
 
+// Writes the logits above a floor to `out`, of one vector; returns how many.
+BW_INLINE int keep_above(Vec x, float floor, float* out) {
+  const uint32_t hits = lane_bits((IVec)(x > floor));
+#if defined(__AVX512F__)
+  _mm512_storeu_ps(out, _mm512_maskz_compress_ps(static_cast<__mmask16>(hits), x));
+#else
+  float* end = out;
+  for (uint32_t left = hits; left; left &= left - 1) *end++ = x[__builtin_ctz(left)];
+#endif
+  return __builtin_popcount(hits);
+}
+
+// Sum and number of finite logits, and those above the row's floor. Logits of -inf count nowhere: a
+// policy that rules a word out would else be infinitely sure of all others.
+BW_INLINE void reduce_top(const HeadRow& row, const float* x, int n, float* top, HeadChunk& out) {
+  constexpr int kPair = 2 * kLanes;
+  const int whole = n / kPair * kPair;
+  Vec sum[2] = {};
+  int kept = 0;
+  for (int i = 0; i < whole; i += kPair) {
+    const Vec a = load(x + i), b = load(x + i + kLanes);
+    sum[0] += a, sum[1] += b;
+    if (!lane_bits((IVec)(vmax(a, b) > row.top_floor))) continue;
+    kept += keep_above(a, row.top_floor, top + kept);
+    kept += keep_above(b, row.top_floor, top + kept);
+  }
+  out.total = reduce_add(sum[0] + sum[1]);
+  for (int i = whole; i < n; ++i) {
+    out.total += x[i];
+    if (x[i] > row.top_floor) top[kept++] = x[i];
+  }
+  out.n_finite = n, out.n_top = kept;
+  if (out.total != kNegInf) return;
+  double total = 0;
+  out.n_finite = 0;
+  for (int i = 0; i < n; ++i)
+    if (x[i] > kNegInf) total += x[i], ++out.n_finite;
+  out.total = static_cast<float>(total);
+}
+
 // Penalises the words that the row has seen, and keeps what their logits were; the new maximum.
 BW_INLINE float penalise(const HeadRow& row, const HeadChunkArgs& args, int padded, float* x) {
   for (SeenWord* seen = args.seen; seen < args.seen + args.n_seen; ++seen) {
@@ -227,9 +268,10 @@ void head_chunk(const HeadRow& row, const HeadChunkArgs& args, HeadChunk& out) {
   float top = args.dtype == Real::f32
                   ? read_logits(static_cast<const float*>(args.logits), n, args.softcap, x)
                   : read_logits(static_cast<const Bf16*>(args.logits), n, args.softcap, x);
-  out = {top, 0, kNegInf, 0, kNegInf, kNegInf, -1, 0};
+  out = {top, 0, kNegInf, 0, kNegInf, kNegInf, -1, 0, 0, 0, 0};
   // A chunk without a finite logit adds nothing, but NaN must show.
   out.sum = sum_exp(x, padded, 1.0f, top == kNegInf ? 0.0f : top);
+  if (row.wants_top) reduce_top(row, x, n, args.top_logits, out);
   if (args.n_seen > 0) top = penalise(row, args, padded, x);
   if (top == kNegInf) return;
   switch (row.draw) {

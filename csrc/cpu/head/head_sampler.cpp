@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <span>
 
 #include "cpu/head/select.h"
@@ -18,13 +20,13 @@ namespace {
 constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 constexpr double kBoundSlack = 0.01;  // more than the rounding of a bound, in logits
 constexpr size_t kMinPrune = 4096;    // candidates: fewer are not worth a selection
-constexpr int64_t kSlotSize = kHeadChunk + 64;
+constexpr size_t kTopSlack = 64;  // logits beyond the largest k that are kept before a selection
 
 HeadRow head_row(const DrawSpec& spec) {
   HeadRow row{};
   row.seed = spec.seed, row.lineage = spec.lineage;
   row.position = static_cast<uint32_t>(spec.position);
-  row.floor = kNegInf;
+  row.floor = row.top_floor = kNegInf;
   row.inv_temperature = spec.temperature > 0 ? 1.0f / spec.temperature : 1.0f;
   const bool filtered = spec.top_k > 0 || spec.top_p < 1 || spec.min_p > 0;
   row.draw = !(spec.temperature > 0) ? Draw::greedy : filtered ? Draw::candidates : Draw::gumbel;
@@ -94,7 +96,8 @@ void HeadSampler::begin(const std::vector<DrawSpec>& specs) {
     row.raw = row.scaled = {kNegInf, 0};
     row.score = row.logit = kNegInf;
     row.word = -1;
-    row.logits.clear(), row.words.clear(), row.seen.clear();
+    row.logits.clear(), row.words.clear(), row.seen.clear(), row.top.clear();
+    row.n_top = 0, row.total = 0, row.n_finite = 0;
     row.prune_at = std::max(kMinPrune, 4 * static_cast<size_t>(std::max(0, row.spec.top_k)));
   }
   next_word_ = 0;
@@ -125,6 +128,33 @@ void HeadSampler::penalise(std::vector<PenaltySpec> specs) {
   }
 }
 
+void HeadSampler::ask_sureness(const std::vector<int32_t>& top) {
+  CHECK_ARG(next_word_ == 0, "ask_sureness was not called between begin and the first tile");
+  CHECK_ARG(top.size() == rows_.size(), top.size(), " numbers of words given for ", rows(),
+            " rows");
+  for (size_t i = 0; i < top.size(); ++i) {
+    CHECK_ARG(top[i] >= 0, "top is ", top[i], ", expected a number of words, 0 for none");
+    rows_[i].n_top = top[i];
+    rows_[i].head.wants_top = top[i] > 0;
+  }
+}
+
+void HeadSampler::sureness(Sureness* out) const {
+  for (const Row& row : rows_) {
+    constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+    Sureness& sure = *out++ = {kNaN, kNaN};
+    const double log_sum = row.raw.max + std::log(row.raw.sum);
+    if (row.n_top == 0 || row.n_finite == 0 || !std::isfinite(log_sum)) continue;
+    std::vector<float> top = row.top;
+    const size_t k = std::min(static_cast<size_t>(row.n_top), top.size());
+    std::partial_sort(top.begin(), top.begin() + k, top.end(), std::greater<>());
+    const double sum = std::accumulate(top.begin(), top.begin() + k, 0.0);
+    const double n = static_cast<double>(row.n_finite);
+    sure.confidence = static_cast<float>(log_sum - sum / static_cast<double>(k));
+    sure.certainty = static_cast<float>(log_sum - row.total / n - std::log(n));
+  }
+}
+
 void HeadSampler::tile(const TensorView& logits, int64_t first_word, float softcap) {
   CHECK_ARG(next_word_ >= 0, "tile was called before begin");
   Shapes shapes;
@@ -138,8 +168,7 @@ void HeadSampler::tile(const TensorView& logits, int64_t first_word, float softc
   next_word_ = last_word;
 
   const Kernels& table = kernels();
-  const auto read_chunk = [&](Row& row, int64_t index, int64_t chunk, HeadChunk& out,
-                              float* slot_logits, int32_t* slot_words) {
+  const auto read_chunk = [&](Row& row, int64_t index, int64_t chunk, HeadChunk& out, Slot& slot) {
     const int64_t begin = chunk * kHeadChunk, left = words - begin;
     const std::span<SeenWord> seen = seen_within(row.seen, first_word + begin, kHeadChunk);
     const char* data = static_cast<const char*>(logits.data);
@@ -149,8 +178,9 @@ void HeadSampler::tile(const TensorView& logits, int64_t first_word, float softc
                       .n_words = static_cast<int32_t>(std::min<int64_t>(left, kHeadChunk)),
                       .first_word = static_cast<int32_t>(first_word + begin),
                       .softcap = softcap,
-                      .candidate_logits = slot_logits,
-                      .candidate_words = slot_words,
+                      .candidate_logits = slot.logits,
+                      .candidate_words = slot.words,
+                      .top_logits = slot.top,
                       .seen = seen.data(),
                       .n_seen = static_cast<int64_t>(seen.size())},
                      out);
@@ -160,37 +190,31 @@ void HeadSampler::tile(const TensorView& logits, int64_t first_word, float softc
   if (n_rows >= 2 * threads || threads == 1) {
 #pragma omp parallel for schedule(dynamic) if (n_rows * words > kHeadChunk)
     for (int64_t i = 0; i < n_rows; ++i) {
-      float slot_logits[kSlotSize];
-      int32_t slot_words[kSlotSize];
+      Slot slot;
       HeadChunk chunk;
       for (int64_t c = 0; c < n_chunks; ++c) {
-        read_chunk(rows_[i], i, c, chunk, slot_logits, slot_words);
-        merge(rows_[i], chunk, slot_logits, slot_words);
+        read_chunk(rows_[i], i, c, chunk, slot);
+        merge(rows_[i], chunk, slot);
       }
     }
     return;
   }
   // Few rows: the threads share each row's chunks, a few at a time so that bounds tighten.
   const int64_t wave = 4 * threads;
-  std::vector<float> slot_logits(wave * kSlotSize);
-  std::vector<int32_t> slot_words(wave * kSlotSize);
+  std::vector<Slot> slots(wave);
   std::vector<HeadChunk> chunks(wave);
   for (int64_t i = 0; i < n_rows; ++i)
     for (int64_t first = 0; first < n_chunks; first += wave) {
       const int64_t count = std::min(wave, n_chunks - first);
 #pragma omp parallel for schedule(static) if (count > 1)
-      for (int64_t c = 0; c < count; ++c)
-        read_chunk(rows_[i], i, first + c, chunks[c], slot_logits.data() + c * kSlotSize,
-                   slot_words.data() + c * kSlotSize);
-      for (int64_t c = 0; c < count; ++c)
-        merge(rows_[i], chunks[c], slot_logits.data() + c * kSlotSize,
-              slot_words.data() + c * kSlotSize);
+      for (int64_t c = 0; c < count; ++c) read_chunk(rows_[i], i, first + c, chunks[c], slots[c]);
+      for (int64_t c = 0; c < count; ++c) merge(rows_[i], chunks[c], slots[c]);
     }
 }
 
-void HeadSampler::merge(Row& row, const HeadChunk& chunk, const float* logits,
-                        const int32_t* words) const {
+void HeadSampler::merge(Row& row, const HeadChunk& chunk, const Slot& slot) const {
   row.raw.add(chunk.max, chunk.sum);
+  if (row.n_top > 0) keep_top(row, chunk, slot.top);
   if (row.head.draw != Draw::candidates) {
     if (chunk.word < 0 || (row.word >= 0 && !(chunk.score > row.score))) return;
     row.word = chunk.word, row.score = chunk.score, row.logit = chunk.logit;
@@ -198,9 +222,21 @@ void HeadSampler::merge(Row& row, const HeadChunk& chunk, const float* logits,
     return;
   }
   row.scaled.add(chunk.z_max, chunk.z_sum);
-  row.logits.insert(row.logits.end(), logits, logits + chunk.n_candidates);
-  row.words.insert(row.words.end(), words, words + chunk.n_candidates);
+  row.logits.insert(row.logits.end(), slot.logits, slot.logits + chunk.n_candidates);
+  row.words.insert(row.words.end(), slot.words, slot.words + chunk.n_candidates);
   tighten(row);
+}
+
+// Which logits are kept depends on where floors stood, the largest k of them do not.
+void HeadSampler::keep_top(Row& row, const HeadChunk& chunk, const float* top) {
+  row.total += chunk.total;
+  row.n_finite += chunk.n_finite;
+  row.top.insert(row.top.end(), top, top + chunk.n_top);
+  const size_t k = static_cast<size_t>(row.n_top);
+  if (row.top.size() < k + kTopSlack) return;
+  std::nth_element(row.top.begin(), row.top.begin() + (k - 1), row.top.end(), std::greater<>());
+  row.top.resize(k);
+  row.head.top_floor = row.top.back();
 }
 
 // Raises the floor below which no word can be drawn. Any lower floor gives the same draw.

@@ -31,6 +31,12 @@ struct PenaltySpec {
   std::vector<SeenWord> seen;
 };
 
+// How sure a model was of what comes next: logsumexp(l) less the mean of the k largest logits l,
+// and less the mean of all and the logarithm of their number. Logits of -inf do not count.
+struct Sureness {
+  float confidence, certainty;
+};
+
 class HeadSampler {
  public:
   HeadSampler(int64_t max_rows, int64_t vocab_size);
@@ -39,12 +45,16 @@ class HeadSampler {
   void begin(const std::vector<DrawSpec>& specs);
   // Penalties of these draws, one per row; between `begin` and the first tile, or not at all.
   void penalise(std::vector<PenaltySpec> specs);
+  // Of these draws, one per row: the k of its confidence, 0 for none; where `penalise` goes.
+  void ask_sureness(const std::vector<int32_t>& top);
   // Logits [rows, words] of words [first_word, first_word + words). Tiles come in order; all but
   // the last are a multiple of kHeadChunk words. softcap > 0: logits are c * tanh(logits / c).
   void tile(const TensorView& logits, int64_t first_word, float softcap);
   // The drawn words, and their log-probability at temperature 1 without penalties and filters.
   // [rows] each; -1 and NaN where the logits hold NaN or infinity, or no finite value.
   void finish(int32_t* tokens, float* logprobs);
+  // After `finish`, [rows]; NaN for rows that did not ask, or got no word.
+  void sureness(Sureness* out) const;
 
   int64_t rows() const { return static_cast<int64_t>(rows_.size()); }
   int64_t max_rows() const { return max_rows_; }
@@ -70,9 +80,19 @@ class HeadSampler {
     std::vector<float> logits;  // candidates, in order of words
     std::vector<int32_t> words;
     size_t prune_at;  // candidates that trigger the next selection
+    int32_t n_top;    // the k of its confidence; 0: not asked
+    double total;     // of finite logits
+    int64_t n_finite;
+    std::vector<float> top;  // the largest logits so far, and some below them
   };
 
-  void merge(Row& row, const HeadChunk& chunk, const float* logits, const int32_t* words) const;
+  struct Slot {  // what a chunk writes besides its numbers
+    float logits[kHeadChunk + 64], top[kHeadChunk + 64];
+    int32_t words[kHeadChunk + 64];
+  };
+
+  void merge(Row& row, const HeadChunk& chunk, const Slot& slot) const;
+  static void keep_top(Row& row, const HeadChunk& chunk, const float* top);
   void tighten(Row& row) const;
   void choose(Row& row, Scratch& scratch) const;
 

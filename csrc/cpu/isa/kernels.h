@@ -172,6 +172,8 @@ struct HeadRow {
   float inv_temperature;
   float floor;  // gumbel: scores below cannot win; candidates: logits / T below cannot matter
   float repetition, presence, frequency;  // penalties, of the words in HeadChunkArgs::seen
+  bool wants_top;   // also collect the largest logits and reduce the mean, before penalties
+  float top_floor;  // logits that are not above it are not among the largest
 };
 
 // A word that a row was given or has written, or that it may not write.
@@ -190,6 +192,9 @@ struct HeadChunk {
   float logit;
   int32_t word;
   int32_t n_candidates;
+  float
+      total;  // of finite logits, if wants_top: their sum, their number, and how many may be large
+  int32_t n_finite, n_top;
 };
 
 struct HeadChunkArgs {
@@ -199,7 +204,8 @@ struct HeadChunkArgs {
   float softcap;
   float* candidate_logits;  // [kHeadChunk + 64]
   int32_t* candidate_words;
-  SeenWord* seen;  // [n_seen], those of this chunk
+  float* top_logits;  // [kHeadChunk + 64], if wants_top
+  SeenWord* seen;     // [n_seen], those of this chunk
   int64_t n_seen;
 };
 

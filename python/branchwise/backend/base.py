@@ -102,6 +102,7 @@ class DrawArrays:
     top_k: NDArray[np.int32]
     min_p: Floats
     penalties: Penalties | None = None  # None: no row has any
+    top: NDArray[np.int32] | None = None  # the k of each row's confidence, 0: not told; None: of no row
 
     def __len__(self) -> int:
         return len(self.seed)
@@ -110,6 +111,29 @@ class DrawArrays:
     def filtered(self) -> bool:
         """Whether any row restricts its words."""
         return bool(((self.top_p < 1) | (self.top_k > 0) | (self.min_p > 0)).any())
+
+
+class Drawn(NamedTuple):
+    """What was drawn: token ids and log-probabilities, [rows], or of a burst [iteration, row].
+
+    logprobs: at temperature 1, without penalties and filters; NaN: no token, the logits held NaN or infinity
+    sure: [..., 2] confidence and certainty (see `Confidence`) of the rows that ask; None where none does
+    sums, last: of a burst, [rows, pooled] fp32, on the device: the sums it was given with the states that tokens were
+    drawn from, and the last of these states; None: no states are pooled
+    """
+
+    ids: Ids  # of a burst -1 where the row had finished
+    logprobs: Floats
+    sure: Floats | None = None
+    sums: Tensor | None = None
+    last: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
+        """Rows that were drawn one group after another."""
+        sure = [part.sure for part in parts if part.sure is not None]
+        ids, logprobs = (np.concatenate(each) for each in zip(*(part[:2] for part in parts), strict=True))
+        return cls(ids, logprobs, np.concatenate(sure) if sure else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +166,6 @@ class BurstArrays:
 LoopKey = tuple[Hashable, ...]  # what a recorded loop was made for
 
 
-class Drawn(NamedTuple):
-    """What a burst drew: tokens and log-probabilities [iteration, row], as `Sampler.draw`; -1: the row had finished.
-
-    sums, last: [rows, pooled] fp32, on the device: the sums it was given with the states that tokens were drawn from,
-    and the last of these states; None: no states are pooled
-    """
-
-    tokens: Ids
-    logprobs: Floats
-    sums: Tensor | None = None
-    last: Tensor | None = None
-
-
 class Loop(Protocol):
     """A recorded decode iteration with its buffers on the device."""
 
@@ -172,11 +183,8 @@ class Loop(Protocol):
 class Sampler(Protocol):
     """lm_head and sampling of one model, fused."""
 
-    def draw(self, hidden: Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
-        """Token ids and log-probabilities (temperature 1, no penalties or filters). hidden: [rows, hidden].
-
-        NaN: no token, the logits held NaN or infinity.
-        """
+    def draw(self, hidden: Tensor, draws: DrawArrays) -> Drawn:
+        """A token for every row. hidden: [rows, hidden]."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from branchwise.backend.base import (
     AttentionShape,
     BurstArrays,
     BurstBackend,
+    Drawn,
     Loop,
     LoopKey,
     LoopParts,
@@ -27,7 +28,7 @@ from branchwise.backend.base import (
 )
 from branchwise.engine.kv import KvCache
 from branchwise.engine.memory import LOWER
-from branchwise.engine.sampler import Draw, Sampler, draw_arrays
+from branchwise.engine.sampler import Draw, DrawnToken, Sampler, draw_arrays, token_list
 from branchwise.models.decoder import Decoder
 from branchwise.text.steps import State, StepDetector
 
@@ -54,11 +55,10 @@ class LoopRow:
 
 @dataclass(frozen=True, slots=True)
 class RowDrawn:
-    """The tokens that a row drew with their log-probabilities; of the states they were drawn from, where those are
-    pooled, the sum on its path and the last: [pooled] fp32, on the device."""
+    """The tokens that a row drew; of the states they were drawn from, where those are pooled, the sum on its path and
+    the last: [pooled] fp32, on the device."""
 
-    tokens: list[int]
-    logprobs: list[float]
+    tokens: list[DrawnToken]
     sum: Tensor | None
     last: Tensor | None
 
@@ -143,19 +143,24 @@ class DecodeLoop:
         """
         nodes = [row.handle for row in burst.rows]
         with self.kv.or_take_back(nodes, burst.reserved):
-            tokens, logprobs, sums, last = burst.loop.finish()  # [iteration, row], -1 where a row stood still
+            drawn = burst.loop.finish()  # [iteration, row], token -1 where a row stood still
         results: dict[int, RowDrawn] = {}
         for column, index in enumerate(burst.order.tolist()):
-            count = int((tokens[:, column] >= 0).sum())
-            damaged = np.isnan(logprobs[:count, column])
+            count = int((drawn.ids[:, column] >= 0).sum())
+            damaged = np.isnan(drawn.logprobs[:count, column])
             if damaged.any():
                 count = int(damaged.argmax()) + 1
-            pooled = None if sums is None else sums[column], None if last is None else last[column]
-            results[index] = RowDrawn(tokens[:count, column].tolist(), logprobs[:count, column].tolist(), *pooled)
-        drawn = [results[index] for index in range(len(burst.rows))]
-        unused = [count - len(row.tokens) for count, row in zip(burst.reserved, drawn, strict=True)]
+            part = slice(count), column
+            told = Drawn(drawn.ids[part], drawn.logprobs[part], None if drawn.sure is None else drawn.sure[part])
+            results[index] = RowDrawn(
+                token_list(told),
+                None if drawn.sums is None else drawn.sums[column],
+                None if drawn.last is None else drawn.last[column],
+            )
+        rows = [results[index] for index in range(len(burst.rows))]
+        unused = [count - len(row.tokens) for count, row in zip(burst.reserved, rows, strict=True)]
         self.kv.take_back(nodes, unused)
-        return drawn
+        return rows
 
     def _loop(self, detector: StepDetector, table: StepTable, key: LoopKey) -> Loop:
         """A loop that can run a plan of this key, recorded if there is none; from now on the one used last."""

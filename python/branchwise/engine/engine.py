@@ -28,7 +28,7 @@ from branchwise.engine.memory import LOWER
 from branchwise.engine.policy_tree import NodeState, PolicyTree
 from branchwise.engine.rows import Growing, Opening, RowLoad, RowQueue, account
 from branchwise.engine.runner import Feed, Runner
-from branchwise.engine.sampler import Draw, Sampler
+from branchwise.engine.sampler import Draw, DrawnToken, Sampler
 from branchwise.engine.tap import NO_TAP, StatePool, Tap
 from branchwise.errors import InputError, OutOfMemory
 from branchwise.models.decoder import Decoder
@@ -217,13 +217,13 @@ class StepEngine:
             return self._report(whole)
         try:
             draw = partial(self._draw_all, hidden, growing, children)
-            tokens, logprobs = self.model.backend.with_memory(draw, LOWER)
+            drawn = self.model.backend.with_memory(draw, LOWER)
         except OutOfMemory:
             self._take_back(growing, openings)
             raise
         account(active, self.runner.last_bytes_read if feedings else 0)
-        for item, token, logprob in zip(active, tokens, logprobs, strict=True):
-            self._accept(item, token, logprob)
+        for item, token in zip(active, drawn, strict=True):
+            self._accept(item, token)
         return self._report(whole + self._settle(active))
 
     def _forward(self, feedings: list[Feeding], n_growing: int) -> tuple[Tensor, list[Tensor]]:
@@ -250,16 +250,14 @@ class StepEngine:
             hidden = torch.stack([states[-1] for states in hidden])
         return hidden[:begin], [state.clone() for state in hidden[begin:]]  # a view would keep the whole batch alive
 
-    def _draw_all(
-        self, hidden: Tensor, growing: list[Growing], children: list[Growing]
-    ) -> tuple[list[int], list[float]]:
-        """The next token of rows that grow and of new ones, and its log-probability; hidden: of the former."""
+    def _draw_all(self, hidden: Tensor, growing: list[Growing], children: list[Growing]) -> list[DrawnToken]:
+        """The next token of rows that grow and of new ones; hidden: of the former."""
         states, active = torch.cat([hidden, *(self._parent_state(item) for item in children)]), growing + children
         rows = self.pool.drawn_from(states)
-        tokens, logprobs = self.sampler.draw(rows, [self._draw(item) for item in active])
-        add_step_logprobs(self.sampler, [item.state for item in active], rows, tokens)
+        drawn = self.sampler.draw(rows, [self._draw(item) for item in active])
+        add_step_logprobs(self.sampler, [item.state for item in active], rows, [token.id for token in drawn])
         self.pool.add(active, states)
-        return tokens, logprobs
+        return drawn
 
     def _take_back(self, growing: list[Growing], openings: list[Opening]) -> None:
         """Undo an iteration that found no memory to draw; what was fed before new steps is kept."""
@@ -309,8 +307,8 @@ class StepEngine:
         for item, row in zip(growing, drawn, strict=True):
             item.tree.feed(item.state, len(row.tokens))
             item.state.sum, item.state.last = row.sum, row.last
-            for token, logprob in zip(row.tokens, row.logprobs, strict=True):
-                self._accept(item, token, logprob)
+            for token in row.tokens:
+                self._accept(item, token)
         self.forest.finished += self._settle(growing)
 
     def _detector(self, state: NodeState) -> StepDetector:
@@ -356,14 +354,15 @@ class StepEngine:
         state = item.state
         seen, words = item.tree.seen_words(state), self.model.config.vocab_size
         banned = [word for word in state.detector.ends if word < words] if state.is_young else ()
-        return Draw(state.seed, state.node.lineage, state.end, state.options.sampling, seen, banned)
+        top = 0 if state.options.confidence is None else state.options.confidence.top
+        return Draw(state.seed, state.node.lineage, state.end, state.options.sampling, seen, banned, top)
 
-    def _accept(self, item: Growing, token: int, logprob: float) -> None:
+    def _accept(self, item: Growing, drawn: DrawnToken) -> None:
         """Add a drawn token to its step, and finish the step if that was its last, or if none could be drawn (NaN)."""
-        state = item.state
+        state, token = item.state, drawn.id
         node = state.node
-        node.logprob += logprob
-        if math.isnan(logprob):
+        node.logprob += drawn.logprob
+        if math.isnan(drawn.logprob):
             node.finish = "length"
         else:
             verdict = Verdict.GO
@@ -372,6 +371,8 @@ class StepEngine:
             else:
                 state.automaton, verdict = state.detector.advance(state.automaton, token)
             node.tokens.append(token)
+            if node.confidence is not None and drawn.sure is not None:
+                node.confidence.add(*drawn.sure)
             if state.seen is not None:
                 state.seen.add(token)
             node.finish, node.cut = self._finish(item.tree, state, verdict)

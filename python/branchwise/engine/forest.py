@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from branchwise._C import lineage_child
+from branchwise.confidence import Confidence
 from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.kv_step import shed
 from branchwise.engine.policy_tree import NodeState, PolicyTree
@@ -172,6 +173,10 @@ class Forest:
         lineage = lineage_child(parent.node.lineage, 0 if own else index)
         seed = (options.seed + index - opening.asked) % 2**64 if options.seed is not None else parent.seed
         node = Node(id=len(tree.states), parent=parent.node, index=index, depth=parent.node.depth + 1, lineage=lineage)
+        if options.confidence is not None:
+            before = parent.node.confidence
+            same = before is not None and before.options == options.confidence
+            node.confidence = Confidence(options.confidence, before if same else None)
         parent.holders += 1
         alike = options.endings == parent.options.endings
         detector = parent.detector if alike else self.detectors[options.endings]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from branchwise.backend.base import BANNED, DrawArrays, Penalties
+from branchwise.backend.base import BANNED, DrawArrays, Drawn, Penalties
 from branchwise.engine.seen_words import SeenWords
 from branchwise.models.decoder import Decoder
 from branchwise.types import LEAST_SHARE, Sampling
@@ -17,7 +18,10 @@ from branchwise.types import LEAST_SHARE, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One token to draw: with which random numbers and filters, after which words where that matters, which never."""
+    """One token to draw: with which random numbers and filters, after which words where that matters, which never.
+
+    top: the k of its confidence; 0: not told
+    """
 
     seed: int
     lineage: int
@@ -25,6 +29,15 @@ class Draw:
     sampling: Sampling
     seen: SeenWords | None = None
     banned: Collection[int] = ()
+    top: int = 0
+
+
+class DrawnToken(NamedTuple):
+    """A token, its log-probability, and where that was asked for its confidence and certainty."""
+
+    id: int
+    logprob: float
+    sure: tuple[float, float] | None
 
 
 class Sampler:
@@ -36,17 +49,19 @@ class Sampler:
         config = model.config
         self.fused = model.backend.sampler(model.head, config.vocab_size, config.final_softcap)
 
-    def draw(self, hidden: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
-        """Token id and log-probability (temperature 1, no penalties or filters) of every draw.
-
-        hidden: [len(draws), hidden]
-        """
-        ids, logprobs = self.fused.draw(hidden, draw_arrays(draws))
-        return ids.tolist(), logprobs.tolist()
+    def draw(self, hidden: Tensor, draws: Sequence[Draw]) -> list[DrawnToken]:
+        """The token of every draw (see `Drawn`); hidden: [len(draws), hidden]."""
+        return token_list(self.fused.draw(hidden, draw_arrays(draws)))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The logits that `draw` draws from: [rows, words] fp32, before penalties; hidden: [rows, hidden]."""
         return self.fused.logits(hidden)
+
+
+def token_list(drawn: Drawn) -> list[DrawnToken]:
+    """Row by row; drawn: of one iteration, or of one row over iterations."""
+    sure = [None] * len(drawn.ids) if drawn.sure is None else map(tuple, drawn.sure.tolist())
+    return list(map(DrawnToken, drawn.ids.tolist(), drawn.logprobs.tolist(), sure))
 
 
 MOST_WORDS = 2**31 - 1
@@ -64,6 +79,7 @@ def draw_arrays(draws: Sequence[Draw]) -> DrawArrays:
         top_k=np.array([min(sampling.top_k, MOST_WORDS) for sampling in samplings], np.int32),
         min_p=np.array([sampling.min_p for sampling in samplings], np.float32),
         penalties=_penalties(draws) if any(draw.seen is not None or draw.banned for draw in draws) else None,
+        top=np.array([draw.top for draw in draws], np.int32) if any(draw.top for draw in draws) else None,
     )
 
 

@@ -18,10 +18,10 @@ from branchwise.backend.base import (
     AttentionPath,
     AttentionShape,
     DrawArrays,
+    Drawn,
     Embedding,
     Floats,
     HeadKind,
-    Ids,
     ReadMatrix,
     ReadRows,
 )
@@ -84,18 +84,16 @@ class TileSampler:
         self.softcap = softcap
         self.fused = _C.HeadSampler(GROUP_ROWS, words)
 
-    def draw(self, hidden: Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
-        """Token ids and log-probabilities; hidden: [rows, hidden]."""
-        parts = [self._draw(hidden, draws, begin) for begin in range(0, len(draws), GROUP_ROWS)]
-        ids, logprobs = zip(*parts, strict=True)
-        return np.concatenate(ids), np.concatenate(logprobs)
+    def draw(self, hidden: Tensor, draws: DrawArrays) -> Drawn:
+        """A token for every row; hidden: [rows, hidden]."""
+        return Drawn.joined([self._draw(hidden, draws, begin) for begin in range(0, len(draws), GROUP_ROWS)])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """All logits: [rows, words] fp32; hidden: [rows, hidden]."""
         logits = torch.cat([tile(hidden).float() for tile in self.head], dim=1)
         return logits if self.softcap == 0 else torch.tanh(logits / self.softcap) * self.softcap
 
-    def _draw(self, hidden: Tensor, draws: DrawArrays, begin: int) -> tuple[Ids, Floats]:
+    def _draw(self, hidden: Tensor, draws: DrawArrays, begin: int) -> Drawn:
         part = slice(begin, begin + GROUP_ROWS)
         self.fused.begin(
             draws.seed[part], draws.lineage[part], draws.position[part], draws.temperature[part], draws.top_p[part],
@@ -106,6 +104,8 @@ class TileSampler:
             self.fused.penalise(
                 given.repetition, given.presence, given.frequency, given.begins, given.words, given.counts
             )
+        if draws.top is not None:
+            self.fused.ask_sureness(draws.top[part])
         rows, word = hidden[part], 0
         room = rows.new_empty(len(rows) * HEAD_TILE_WORDS)
         views: dict[int, Tensor] = {}  # by words: made once, for every operation of torch is slow between kernels
@@ -116,7 +116,7 @@ class TileSampler:
             self.fused.tile(tile(rows, views[words]), word, self.softcap)
             word += words
         ids, logprobs = self.fused.finish()
-        return np.asarray(ids), np.asarray(logprobs)
+        return Drawn(ids.astype(np.int64), logprobs, None if draws.top is None else self.fused.sureness())
 
 
 def _mean_probability(logits: Tensor) -> Floats:

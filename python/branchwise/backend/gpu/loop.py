@@ -8,7 +8,7 @@ One recording serves any plan up to its sizes: rows without a branch stand still
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ from branchwise.backend.gpu.scratch import Scratch
 from branchwise_kernels.layout import Growth, PlanSize, update
 from branchwise_kernels.runs import row_runs
 from branchwise_kernels.step_state import LENGTH, RUNNING, StepState, step_state
+from branchwise_kernels.sureness import SureTensors
 
 SHORT_PATH = 8  # partials a row: enough for most trees, and the smallest recording
 MIN_ROWS = 8
@@ -43,7 +44,8 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoopSize:
-    """One recording per row bucket and path; others for trees of unusual depth, with filters, and with penalties.
+    """One recording per row bucket and path; others for trees of unusual depth, with filters, with penalties, and where
+    rows ask how sure the model was.
 
     partials: of a run of rows
     """
@@ -54,6 +56,7 @@ class LoopSize:
     path: AttentionPath
     filtered: bool
     penalised: bool
+    sure: bool
 
 
 def loop_key(plan: AttentionPlan, draws: DrawArrays, path: AttentionPath, most: int) -> LoopKey:
@@ -64,7 +67,7 @@ def loop_key(plan: AttentionPlan, draws: DrawArrays, path: AttentionPath, most: 
         begin = row_runs(plan, most)
         largest = int(np.diff(plan.row_partial_begin[begin]).max())
         partials, runs = most if largest <= most else _power(largest, 1), _power(len(begin) - 1, 1)
-    return (LoopSize(rows, partials, runs, path, draws.filtered, draws.penalties is not None),)
+    return (LoopSize(rows, partials, runs, path, draws.filtered, draws.penalties is not None, draws.top is not None),)
 
 
 class Iteration:
@@ -78,8 +81,9 @@ class Iteration:
         arrays = self.plan.arrays
         self.state = StepState.empty(arrays.positions, arrays.slots, backend.burst, len(parts.table.first))
         self.sampler: TritonSampler = parts.sampler
-        self.draws = self.sampler.draw_tensors(rows, wanted.penalised, backend.scratch)
-        self.space = self.sampler.workspace(rows, self.filtered, wanted.penalised, backend.scratch)
+        sure = SureTensors.empty(rows, backend.burst, device, self.state.iteration) if wanted.sure else None
+        self.draws = replace(self.sampler.draw_tensors(rows, wanted.penalised, backend.scratch), sure=sure)
+        self.space = self.sampler.workspace(rows, self.filtered, wanted.penalised, wanted.sure, backend.scratch)
         self.tokens = torch.zeros(rows, dtype=torch.int32, device=device)
         self.logprobs = torch.zeros(rows, device=device)
         self.sums, self.last = (torch.zeros(rows, len(parts.pooled), device=device) for _ in range(2))
@@ -140,17 +144,19 @@ class TritonLoop:
             one.sums[:n].copy_(arrays.sums)
         for _ in range(iterations):
             self._run()
-        ring = state.ring_tokens[:iterations, :n], state.ring_logprobs[:iterations, :n]
-        self._result = self.backend.download(*ring)
+        ring = [state.ring_tokens, state.ring_logprobs]
+        if one.draws.sure is not None:
+            ring.append(one.draws.sure.found)
+        self._result = self.backend.download(*(part[:iterations, :n] for part in ring))
         if arrays.sums is not None:
             self._pooled = one.sums[:n].clone(), one.last[:n].clone()
 
     def finish(self) -> Drawn:
         """What the rows drew; token -1 where a row stood still."""
         assert self._result is not None
-        tokens, logprobs = self._result()
+        tokens, logprobs, *told = self._result()
         pooled, self._result, self._pooled = self._pooled, None, (None, None)
-        return Drawn(tokens.astype(np.int64), finite_or_nan(logprobs), *pooled)
+        return Drawn(tokens.astype(np.int64), finite_or_nan(logprobs), told[0] if told else None, *pooled)
 
 
 def _power(n: int, least: int) -> int:

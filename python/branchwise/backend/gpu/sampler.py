@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from branchwise.backend.base import BANNED, DrawArrays, Floats, Ids, Penalties
+from branchwise.backend.base import BANNED, DrawArrays, Drawn, Floats, Penalties
 from branchwise.backend.gpu.scratch import Scratch
 from branchwise_kernels.lm_head_sample import (
     NEVER_DRAWN,
@@ -16,6 +18,7 @@ from branchwise_kernels.lm_head_sample import (
     PenaltyTensors,
     lm_head_sample,
 )
+from branchwise_kernels.sureness import SureTensors
 
 GROUP_ROWS = 256  # rows drawn at once: bounds the logits that top-k and top-p keep
 
@@ -27,34 +30,36 @@ class TritonSampler:
         self.weight = weight
         self.softcap = softcap
 
-    def draw(self, hidden: Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
-        """Token ids and log-probabilities, read back to the host; hidden: [rows, hidden]."""
-        parts = [self._draw(hidden, draws, begin) for begin in range(0, len(draws), GROUP_ROWS)]
-        ids, logprobs = zip(*parts, strict=True)
-        return np.concatenate(ids), finite_or_nan(np.concatenate(logprobs))
+    def draw(self, hidden: Tensor, draws: DrawArrays) -> Drawn:
+        """A token for every row, read back to the host; hidden: [rows, hidden]."""
+        return Drawn.joined([self._draw(hidden, draws, begin) for begin in range(0, len(draws), GROUP_ROWS)])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """All logits: [rows, words] fp32; hidden: [rows, hidden]."""
         logits = F.linear(hidden, self.weight).float()
         return logits if self.softcap == 0 else torch.tanh(logits / self.softcap) * self.softcap
 
-    def _draw(self, hidden: Tensor, draws: DrawArrays, begin: int) -> tuple[Ids, Floats]:
+    def _draw(self, hidden: Tensor, draws: DrawArrays, begin: int) -> Drawn:
         part = slice(begin, begin + GROUP_ROWS)
         device = hidden.device
         rows, penalised = hidden[part].contiguous(), draws.penalties is not None
-        tensors = self.draw_tensors(len(rows), penalised)
+        sure = None if draws.top is None else SureTensors.empty(len(rows), 1, device)
+        tensors = replace(self.draw_tensors(len(rows), penalised), sure=sure)
         fill(tensors, draws, part)
         tokens = torch.empty(len(rows), dtype=torch.int32, device=device)
         logprobs = torch.empty(len(rows), device=device)
-        space = self.workspace(len(rows), draws.filtered, penalised)
+        space = self.workspace(len(rows), draws.filtered, penalised, sure is not None)
         self.draw_into(rows, tensors, space, draws.filtered, tokens, logprobs)
-        return tokens.cpu().numpy().astype(np.int64), logprobs.cpu().numpy()
+        told = None if sure is None else sure.found[0].cpu().numpy()
+        return Drawn(tokens.cpu().numpy().astype(np.int64), finite_or_nan(logprobs.cpu().numpy()), told)
 
-    def workspace(self, rows: int, filtered: bool, penalised: bool, scratch: Scratch | None = None) -> HeadWorkspace:
+    def workspace(
+        self, rows: int, filtered: bool, penalised: bool, sure: bool, scratch: Scratch | None = None
+    ) -> HeadWorkspace:  # fmt: skip
         """Memory for so many rows, from `scratch` where it may be shared."""
         take = None if scratch is None else scratch.take
-        words = len(self.weight)
-        return HeadWorkspace.empty(rows, words, filtered, self.weight.device, penalised=penalised, take=take)
+        words, device = len(self.weight), self.weight.device
+        return HeadWorkspace.empty(rows, words, filtered, device, penalised=penalised, sure=sure, take=take)
 
     def draw_tensors(self, rows: int, penalised: bool, scratch: Scratch | None = None) -> DrawTensors:
         """Memory for the draws of so many rows; the table of words seen comes from `scratch` where it may be shared."""
@@ -98,6 +103,9 @@ def fill(tensors: DrawTensors, draws: DrawArrays, part: slice | None = None) -> 
     part = slice(0, len(draws)) if part is None else part
     if tensors.penalties is not None and draws.penalties is not None:
         _fill_penalties(tensors.penalties, draws.penalties.part(part))
+    if tensors.sure is not None and draws.top is not None:
+        top = draws.top[part]
+        tensors.sure.top[: len(top)].copy_(torch.from_numpy(top), non_blocking=True)
     for name in ("seed", "lineage", "position", "temperature", "top_p", "top_k", "min_p"):
         values = getattr(draws, name)[part]
         if values.dtype == np.uint64:
