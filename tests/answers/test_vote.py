@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
+from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from branchwise.answers.canonical import canonical
-from branchwise.answers.vote import VOTES, Vote, choose
+from branchwise.answers.vote import VOTES, Vote, choose, percentile
 from branchwise.errors import ConfigError, InputError
 from branchwise.types import Candidate, Node
 
@@ -130,7 +132,7 @@ scored = st.lists(
 )
 
 
-@given(scored, st.sampled_from(VOTES), st.randoms(use_true_random=False))
+@given(scored, st.sampled_from(VOTES[:3]), st.randoms(use_true_random=False))  # those of places: see below
 def test_against_the_slow_reference_in_any_order(
     pairs: list[tuple[str | None, float | None]], vote: Vote, shuffler: random.Random
 ) -> None:
@@ -141,3 +143,61 @@ def test_against_the_slow_reference_in_any_order(
     assert selection.chosen.node.index == slow_winner(pairs, vote)
     assert [candidate.node.index for candidate in selection.candidates] == list(range(len(pairs)))
     assert [weight for _, weight in selection.votes] == sorted((weight for _, weight in selection.votes), reverse=True)
+
+
+# --- Borda votes, and those of the surest -----------------------------------------------------------------------------
+
+
+def test_borda_votes_by_hand() -> None:
+    pairs: list[tuple[str | None, float | None]] = [("1", 0.2), ("2", 0.9), ("1", 0.5), (None, 0.7), ("3", 0.1)]
+    # places by score: "2" 5, no answer 4, "1" 3, "1" 2, "3" 1
+    assert choose(candidates(*pairs), "borda", power=1).votes == [("2", 5.0), ("1", 5.0), ("3", 1.0)]
+    assert choose(candidates(*pairs), "borda", power=0).votes == [("1", 2.0), ("2", 1.0), ("3", 1.0)]
+    assert choose(candidates(*pairs), "borda", power=50).votes[0] == ("2", 5.0**50)
+    halves = choose(candidates(*pairs), "borda").votes
+    assert halves[0] == ("1", pytest.approx(3**0.5 + 2**0.5))
+
+
+def test_equal_scores_share_their_places_and_none_has_no_votes() -> None:
+    assert choose(candidates(("1", 0.5), ("2", 0.5), ("3", None)), "borda", power=1).votes == [
+        ("1", 2.5), ("2", 2.5), ("3", 0.0),
+    ]  # fmt: skip
+    two = [replace(each, count=2) for each in candidates(("1", 0.9))] + candidates(("1", 0.5), ("2", 0.4))[1:]
+    assert choose(two, "borda", power=1).votes == [("1", 5.0), ("2", 1.0)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["1", "2", "3", None]), st.floats(0, 1)), min_size=1, max_size=12))
+def test_borda_of_power_zero_is_the_majority(pairs: list[tuple[str | None, float]]) -> None:
+    given_ = candidates(*pairs)
+    borda, majority = choose(given_, "borda", power=0), choose(given_, "majority")
+    assert borda.votes == majority.votes
+    assert borda.chosen is majority.chosen
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.floats(0, 1)), min_size=1, max_size=20),
+    st.sampled_from([10, 25, 50, 90]),
+)
+def test_who_is_kept(pairs: list[tuple[str | None, float]], keep: float) -> None:
+    stating = [score for answer, score in pairs if answer is not None]
+    votes = choose(candidates(*pairs), "majority", keep_percent=keep).votes
+    if stating:
+        least = np.percentile(stating, 100 - keep)
+        kept = sum(score >= least - 1e-12 for score in stating)
+        assert 1 <= sum(number for _, number in votes) <= kept
+        assert kept >= len(stating) * keep / 100 - 1
+    else:
+        assert votes == []
+
+
+def test_of_ten_with_answers_keep_ten_percent_is_the_surest() -> None:
+    pairs: list[tuple[str | None, float | None]] = [("1", i / 10) for i in range(9)]
+    pairs += [("2", 0.95), (None, 0.99)]
+    assert choose(candidates(*pairs), "weighted", keep_percent=10).votes == [("2", 0.95)]
+    assert choose(candidates(*pairs), "weighted", keep_percent=90).votes[0] == ("1", pytest.approx(3.6))
+    assert choose(candidates(("1", None)), "weighted", keep_percent=10).votes == [("1", 0.0)]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.floats(0, 100))
+def test_percentiles_are_those_of_numpy(values: list[float], percent: float) -> None:
+    assert percentile(values, percent) == pytest.approx(np.percentile(values, percent), rel=1e-9, abs=1e-9)

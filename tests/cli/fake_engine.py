@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from branchwise.confidence import ConfidenceOptions
 from branchwise.errors import InputError
 from branchwise.pair.protocol import Event
 from branchwise.types import Problem, Result, Sampling, Settings
@@ -44,10 +45,12 @@ class FakeEngine:
     seen: list[str] = field(default_factory=list)
     opened: int = 0
     sampling: Sampling = field(default_factory=Sampling)
+    confidence: ConfidenceOptions | None = None
 
     def open(self, options: Any) -> FakeEngine:
         """Stands for `models.open_engine`."""
         self.sampling = Sampling(temperature=options.temperature)
+        self.confidence = options.engine_config().confidence
         return self
 
     def __enter__(self) -> FakeEngine:
@@ -65,7 +68,7 @@ class FakeEngine:
 
     def solve_many(self, problems: Any, strategy: Any, **options: Any) -> Iterator[Result]:
         options["max_in_flight"] = options.get("max_in_flight") or 2
-        settings = Settings(self.sampling, seed=options.pop("seed", None) or 0)
+        settings = Settings(self.sampling, seed=options.pop("seed", None) or 0, confidence=self.confidence)
         pair = SeededPair(order=random.Random(0))
         found = run(problems, strategy, pair, grade=lambda answer, gold: answer == gold, settings=settings, **options)
         for count, result in enumerate(found):

@@ -11,6 +11,7 @@ import pytest
 
 from branchwise.answers.aggregate import AGGREGATES
 from branchwise.answers.vote import VOTES
+from branchwise.confidence import MEASURES
 from branchwise.report.again import rule_of
 from branchwise.strategies import STRATEGIES
 
@@ -51,7 +52,7 @@ def test_every_vote_aggregate_and_smaller_number_of_independent_solutions(comman
     document = command("votes", "sums.results", *words, "--json").document
     assert len(engine.seen) == seen  # no model
     votes = {(each["n"], each["vote"], each["aggregate"]): each for each in document["votes"]}
-    assert len(votes) == 36
+    assert len(votes) == 48
     assert not document["refused"]
     for vote, kind in product(VOTES, AGGREGATES):
         given = ("-s", "best_of_n", "-n", "1,2,8", "--seeds", 2, "--vote", vote, "--aggregate", kind)
@@ -63,7 +64,7 @@ def test_every_vote_aggregate_and_smaller_number_of_independent_solutions(comman
 
 def test_every_vote_of_every_strategy_that_has_one(command, engine, few):
     names = [name for name, strategy in STRATEGIES.items() if "vote" in strategy.__dataclass_fields__]
-    assert len(names) == 14
+    assert len(names) == 15
     words = ("-s", ",".join(names), "-n", 8)
     command("eval", few, *words, "--no-share")
     document = command("votes", "sums.results", "--json").document
@@ -84,6 +85,38 @@ def test_votes_without_scores(command, engine, few):
     (vote,) = document["votes"]
     same(vote, rows[0], answers, "majority-n3")
     assert "majority N=8 has no votes with vote=weighted: its candidates have no scores" in (document["refused"])
+
+
+def test_votes_by_how_sure_the_policy_was(command, engine, few):
+    """Of a run that was told of it, whatever its own vote was: those of fresh runs that vote so."""
+    window = ("--confidence-window", 2)
+    command("eval", few, "-s", "majority", "-n", 8, "--seeds", 2, "--confidence-top", 20, *window)
+    words = ("--by", ",".join(MEASURES), "--vote", "weighted,borda", "--keep", "40,100", "-n", "3,8", "--power", 2)
+    document = command("votes", "sums.results", *words, "--json").document
+    votes = {(each["n"], each["measure"], each["vote"], each["keep_percent"]): each for each in document["votes"]}
+    assert len(votes) == 2 * len(MEASURES) * 2 * 2
+    given = ("-s", "confidence", "-n", "3,8", "--seeds", 2, "-O", "window=2", "-O", "power=2")
+    for measure, vote, keep in [("tail", "weighted", 40), ("lowest", "borda", 100), ("certainty", "borda", 40)]:
+        rows, answers = fresh(
+            command, few, *given, "--vote", vote, "-O", f"measure={measure}", "-O", f"keep_percent={keep}"
+        )
+        for row in rows:
+            cell = next(name for name in answers if name.startswith(f"confidence-n{row['n']}-")).rsplit("-seed", 1)[0]
+            same(votes[row["n"], measure, vote, keep], row, answers, cell)
+    done = command("votes", "sums.results", "--by", "tail", "--vote", "weighted", "--keep", "40")
+    assert "tail, top 40 %" in done.out
+
+
+def test_other_runs_have_no_votes_by_that(command, engine, few):
+    command("eval", few, "-s", "majority,beam", "-n", 4)
+    done = command("votes", "sums.results", "--by", "tail", "--vote", "max")
+    assert "majority N=4 has no votes with measure=tail: it was not told how sure the policy was" in done.err
+    assert "beam N=4 has no votes with measure=tail: it was searched by a judge's scores" in done.err
+    for words, message in [
+        (("--by", "tial"), "--by is 'tial'"), (("--keep", "0"), "--keep is 0.0, expected more than 0 to 100"),
+        (("--keep", "x"), "--keep x: expected a number"), (("--power", "-1"), "--power is -1.0, expected 0 to 100"),
+    ]:  # fmt: skip
+        assert message in command("votes", "sums.results", *words).err
 
 
 def test_what_was_shared_is_taken_from_its_source(command, engine, few):

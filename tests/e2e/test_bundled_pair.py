@@ -16,7 +16,7 @@ from branchwise.strategies import Demand, Limits, make_strategy
 from branchwise.strategies.registry import STRATEGIES
 from branchwise.types import Result, Settings
 
-FEWER = ("adaptive", "esc", "cotts_beam")  # stop early, or have fewer answers than branches
+FEWER = ("adaptive", "esc", "deepconf", "cotts_beam")  # stop early, or have fewer answers than branches
 
 
 @pytest.fixture(scope="module")

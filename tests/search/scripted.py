@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from branchwise.confidence import Confidence
 from branchwise.errors import OutOfMemory, StaleNodeError
 from branchwise.pair.protocol import Event
 from branchwise.search import driver
@@ -21,6 +22,8 @@ from branchwise.strategies import (
     AdaptiveConsistency,
     BeamSearch,
     BestOfN,
+    ConfidenceVote,
+    DeepConf,
     Demand,
     EarlyStopping,
     Greedy,
@@ -66,6 +69,10 @@ MORE_STRATEGIES: list[Strategy] = [
     AbMcts(n=7, parallel=2, posterior="gaussian", max_steps=MAX_STEPS),
     AdaptiveConsistency(n=12, max_steps=MAX_STEPS),
     EarlyStopping(n=11, wave=3, max_steps=MAX_STEPS),
+    ConfidenceVote(n=6, window=3, max_steps=MAX_STEPS),
+    ConfidenceVote(n=9, measure="certainty", vote="borda", keep_percent=60, max_steps=MAX_STEPS),
+    DeepConf(n=12, warmup=4, wave=3, window=2, max_steps=MAX_STEPS),
+    DeepConf(n=9, warmup=5, keep_percent=90, window=4, consensus=1.0, max_steps=MAX_STEPS),
 ]
 
 
@@ -102,6 +109,11 @@ class Script:
         if finish == "eos":
             return f"\\boxed{{{self.draw(problem, path, 'answer', self.answers)}}}"
         return f"step {path}" + ("\n\n" if finish == "stop" else "")
+
+    def sure(self, problem: str, path: Path) -> list[float]:
+        """The confidence of every token of a step."""
+        tokens = 1 + self.draw(problem, path, "tokens", 3)
+        return [float(self.draw(problem, path, f"sure {token}", 10)) for token in range(tokens)]
 
     def score(self, problem: str, path: Path) -> float:
         return (1 + self.draw(problem, path, "score", self.scores)) / (1 + self.scores)
@@ -181,6 +193,8 @@ class ScriptedPair:
         for index in range(first, first + n):
             lineage = lineage_of((*node.lineage_path, index))
             child = Node(self.order.randrange(10**9), node, index, node.depth + 1, lineage)
+            if options.confidence is not None:
+                child.confidence = Confidence(options.confidence, node.confidence)
             node.children.append(child)
             tree.held.add(child)
             self._queue.append((self.polls + self.slow(child), Event("generated", tree, child)))
@@ -243,6 +257,9 @@ class ScriptedPair:
         assert tree.demand.steps is None or node.depth <= tree.demand.steps
         node.cost.generated_tokens += 1
         node.text, node.finish = self.script.text(problem, path), self.script.finish(problem, path)
+        if node.confidence is not None:
+            for value in self.script.sure(problem, path):
+                node.confidence.add(value, value / 2)
 
 
 def lineage_of(path: Path) -> int:

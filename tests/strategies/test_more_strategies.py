@@ -1,4 +1,4 @@
-"""REBASE, ETS, particles, MCTS, AB-MCTS and votes in waves: rules spelled out slowly, budgets, and no timing."""
+"""REBASE, ETS, particles, MCTS, AB-MCTS, votes that stop early: rules spelled out slowly, budgets, and no timing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from branchwise.strategies import (
     AbMcts,
     AdaptiveConsistency,
     BeamSearch,
+    DeepConf,
     EarlyStopping,
     ParticleFilter,
     ParticleGibbs,
@@ -74,7 +75,7 @@ def test_budgets_and_what_is_left(strategy: Strategy, script: Script) -> None:
     assert result.error is None
     votes = sum(each.count for each in result.candidates)
     assert votes <= strategy.n  # type: ignore[attr-defined]
-    if not isinstance(strategy, MCTS | AdaptiveConsistency | EarlyStopping):
+    if not isinstance(strategy, MCTS | AdaptiveConsistency | EarlyStopping | DeepConf):
         assert votes == strategy.n  # type: ignore[attr-defined]
     finished = {each.node for each in result.candidates}
     for node in walk(result.tree):

@@ -14,8 +14,9 @@ from branchwise.strategies.registry import option_names
 
 def test_names() -> None:
     assert list(STRATEGIES) == [
-        "greedy", "majority", "adaptive", "esc", "best_of_n", "weighted_best_of_n", "beam", "dvts", "rebase", "ets",
-        "particles", "particle_gibbs", "mcts", "ab_mcts", "sal_beam", "sal_dvts", "cotts_beam", "its_beam",
+        "greedy", "majority", "adaptive", "esc", "confidence", "deepconf", "best_of_n", "weighted_best_of_n", "beam",
+        "dvts", "rebase", "ets", "particles", "particle_gibbs", "mcts", "ab_mcts", "sal_beam", "sal_dvts", "cotts_beam",
+        "its_beam",
     ]  # fmt: skip
     for name, strategy in STRATEGIES.items():
         assert make_strategy(name).name == name

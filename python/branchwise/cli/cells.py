@@ -94,7 +94,8 @@ def make_cells(options: SearchOptions, strategies: str, numbers: str | None, see
 def sources(cells: Sequence[Cell], *, without_chance: bool) -> dict[str, Cell]:
     """By the name of each cell that need not run: the one whose record says what it would find.
 
-    That is the first of the cells with the most candidates, judged ones before others. No seed matters to a greedy one.
+    That is the first of the cells with the most candidates, judged ones before others, and those that tell how sure the
+    policy was. No seed matters to a greedy one.
     """
     groups: dict[object, list[tuple[Cell, Rule]]] = {}
     for cell in cells:
@@ -105,7 +106,7 @@ def sources(cells: Sequence[Cell], *, without_chance: bool) -> dict[str, Cell]:
             groups.setdefault((kind, None if greedy else cell.seed), []).append((cell, rule))
     found = {}
     for group in groups.values():
-        source, have = max(group, key=lambda item: (item[1].judged, item[1].n))
+        source, have = max(group, key=lambda item: (item[1].judged, item[1].told is not None, item[1].n))
         found.update({cell.name: source for cell, want in group if cell is not source and not why_not(have, want)})
     return found
 

@@ -166,8 +166,8 @@ class SearchOptions:
     vote: Annotated[
         str | None,
         option(
-            _SEARCH, "Weight of an answer: majority (how many gave it), max (best score), weighted (sum of scores)."
-            " Default: that of the strategy.", metavar="NAME",
+            _SEARCH, "Weight of an answer: majority (how many gave it), max (best score), weighted (sum of scores),"
+            " borda (by rank). Default: that of the strategy.", metavar="NAME",
         ),
     ] = None  # fmt: skip
     strategy_option: Annotated[
@@ -195,6 +195,14 @@ class SearchOptions:
     frequency_penalty: Annotated[float, option(_SAMPLING, "The same, for each time that the solution has it.")] = 0.0
     max_tokens: Annotated[int, option(_SAMPLING, "Tokens of one solution at most.")] = 2048
     max_step_tokens: Annotated[int, option(_SAMPLING, "Tokens of one step at most.")] = 512
+    confidence_top: Annotated[
+        int | None,
+        option(
+            _SEARCH, "Tell how sure the policy was of every solution, over so many likeliest words, for votes by that."
+            " Default: where the strategy asks."
+        ),
+    ] = None  # fmt: skip
+    confidence_window: Annotated[int, option(_SEARCH, "Tokens of a group, of which the least sure one counts.")] = 2048
     delimiter: Annotated[
         list[str] | None,
         option(
@@ -272,6 +280,8 @@ class SearchOptions:
             delimiter=unescaped(self.delimiter),
             stop=unescaped(self.stop),
             end_at_answer=self.end_at_answer,
+            confidence_top=self.confidence_top,
+            confidence_window=self.confidence_window,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,

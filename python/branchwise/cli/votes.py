@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _HEADERS = (
     "strategy",
     "vote",
-    "aggregate",
+    "by",
     "N",
     "accuracy",
     "95 % interval",
@@ -38,11 +39,23 @@ def votes(
         str | None, typer.Option("--strategy", "-s", help="Of these strategies only.", metavar="NAMES")
     ] = None,
     vote: Annotated[
-        str | None, typer.Option(help="majority, max, weighted, or several. Default: all.", metavar="NAMES")
+        str | None, typer.Option(help="majority, max, weighted, borda, or several. Default: all.", metavar="NAMES")
     ] = None,
     aggregate: Annotated[
         str | None, typer.Option(help="last, min, prod, mean, or several. Default: as it was.", metavar="NAMES")
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="How sure the policy was, in the place of scores: mean, tail, lowest, bottom, certainty, or several.",
+            metavar="NAMES",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Percent of the solutions with an answer that vote, the best: 10,90.", metavar="NUMBERS"),
+    ] = None,
+    power: Annotated[float | None, typer.Option(help="Of Borda votes. Default: as it was, or 0.5.")] = None,
     n: Annotated[
         str | None,
         typer.Option("--n", "-n", help="Of the first N solutions, one number or several.", metavar="NUMBERS"),
@@ -62,7 +75,7 @@ def votes(
     with make_console(stderr=True).status("reading"), Grader() as grader:
         runs = _chosen(read_runs(folder), strategy, folder)
         grades, refused = Grades(grader), list[str]()
-        lines = _vote(runs, vote, aggregate, n, grades, refused)
+        lines = _vote(runs, Wishes.read(vote, aggregate, by, keep, power, n), grades, refused)
         estimates = _at(runs, at, grades, refused)
     if not lines and not estimates:
         raise ConfigError(refused[0])
@@ -71,10 +84,7 @@ def votes(
     if json:
         print_json({
             "results": str(folder),
-            "votes": [
-                {**line.as_dict(), "vote": rule.vote, "aggregate": rule.aggregate, "answers": answers}
-                for rule, line, answers in lines
-            ],
+            "votes": [{**line.as_dict(), **_named(rule), "answers": answers} for rule, line, answers in lines],
             "at": [{"strategy": run.label, "n": run.n, **_estimate(found)} for run, found in estimates],
             "refused": list(dict.fromkeys(refused)),
         })  # fmt: skip
@@ -100,36 +110,79 @@ def _chosen(runs: Sequence[Run], strategies: str | None, folder: Path) -> list[R
     return [run for run in runs if run.label in chosen or known[run.label] in chosen]
 
 
-def _vote(
-    runs: Sequence[Run], vote: str | None, aggregate: str | None, n: str | None, grades: Any, refused: list[str]
-) -> list[Voted]:
-    """All votes that are asked for; why some are not possible goes to `refused`."""
-    from branchwise.answers.aggregate import AGGREGATES
-    from branchwise.answers.vote import VOTES
-    from branchwise.cli.cells import whole_numbers
-    from branchwise.report.votes import vote_again
-    from branchwise.strategies.options import check_choice
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """The votes that are asked for; None: all, or as it was."""
 
-    votes, aggregates = (None if words is None else _words(words) for words in (vote, aggregate))
-    for name, words, known in (("--vote", votes, VOTES), ("--aggregate", aggregates, AGGREGATES)):
-        for word in words or []:
-            check_choice("votes", name, word, known)
-    numbers = None if n is None else whole_numbers("-n", n)
+    votes: list[str] | None
+    aggregates: list[str] | None
+    measures: list[str] | None
+    keeps: list[float] | None
+    power: float | None
+    numbers: list[int] | None
+
+    @classmethod
+    def read(
+        cls, vote: str | None, aggregate: str | None, by: str | None, keep: str | None, power: float | None,
+        n: str | None,
+    ) -> Wishes:  # fmt: skip
+        """From words of the command line. ConfigError: one of them cannot work."""
+        from branchwise.answers.aggregate import AGGREGATES
+        from branchwise.answers.vote import VOTES
+        from branchwise.cli.cells import whole_numbers
+        from branchwise.confidence import MEASURES
+        from branchwise.strategies.options import check_choice, check_number
+
+        names = [None if words is None else _words(words) for words in (vote, aggregate, by)]
+        known = ("--vote", VOTES), ("--aggregate", AGGREGATES), ("--by", MEASURES)
+        for words, (option, choices) in zip(names, known, strict=True):
+            for word in words or []:
+                check_choice("votes", option, word, choices)
+        keeps = None if keep is None else [_number("--keep", word) for word in _words(keep)]
+        for percent in keeps or []:
+            check_number("votes", "--keep", percent, 0, 100, positive=True)
+        if power is not None:
+            check_number("votes", "--power", power, 0, 100)
+        votes, aggregates, measures = names
+        return cls(votes, aggregates, measures, keeps, power, None if n is None else whole_numbers("-n", n))
+
+    @property
+    def any(self) -> bool:
+        """Whether something is asked for by name."""
+        return any(each is not None for each in (self.votes, self.aggregates, self.measures, self.keeps, self.numbers))
+
+    def of(self, have: Rule) -> Iterator[Rule]:
+        """The rules that are asked for of a run."""
+        from branchwise.answers.vote import VOTES
+
+        measures = [have.measure] if self.measures is None else self.measures
+        keeps = [have.keep_percent] if self.keeps is None else self.keeps
+        by_judge = self.aggregates is not None and have.judged and self.measures is None
+        power = have.power if self.power is None else self.power
+        for size, kind, measure, keep, vote in product(
+            self.numbers or [have.n], (by_judge and self.aggregates) or [have.aggregate], measures, keeps,
+            self.votes or VOTES,
+        ):  # fmt: skip
+            yield replace(
+                have, n=size, aggregate=kind, measure=measure, keep_percent=keep, vote=vote, power=power  # type: ignore[arg-type]  # checked
+            )  # fmt: skip
+
+
+def _vote(runs: Sequence[Run], wishes: Wishes, grades: Any, refused: list[str]) -> list[Voted]:
+    """All votes that are asked for; why some are not possible goes to `refused`."""
+    from branchwise.report.votes import vote_again
+
     made: list[Voted] = []
     for run in runs:
-        have = run.rule
-        if have is None:
+        if run.rule is None:
             refused.append(f"{run.name} has no other votes: its answer is more than a vote of its candidates")
             continue
-        for size in [have.n] if numbers is None else numbers:
-            for kind in [have.aggregate] if aggregates is None or not have.judged else aggregates:
-                for each in VOTES if votes is None else votes:
-                    want = replace(have, n=size, aggregate=kind, vote=each)  # type: ignore[arg-type]  # checked
-                    reason = run.why_not(want)
-                    if not reason:
-                        made.append((want, *vote_again(run, want, grades)))
-                    elif votes is not None or numbers is not None or aggregates is not None:
-                        refused.append(f"{run.name} has no votes with {reason}")
+        for want in wishes.of(run.rule):
+            reason = run.why_not(want)
+            if not reason:
+                made.append((want, *vote_again(run, want, grades)))
+            elif wishes.any:
+                refused.append(f"{run.name} has no votes with {reason}")
     return made
 
 
@@ -159,12 +212,21 @@ def _print(lines: Sequence[Voted], estimates: Sequence[tuple[Run, AtK]]) -> None
         rows = []
         for rule, line, _ in lines:
             name, number, accuracy, interval, silent, _, *spent = line.cells(equal=False)
-            judged = rule.aggregate if rule.judged else "-"
-            rows.append([name, rule.vote, judged, number, accuracy, interval, silent, *spent[:3]])
+            rows.append([name, rule.vote, _basis(rule), number, accuracy, interval, silent, *spent[:3]])
         print_table(console, table(_HEADERS, rows, names=3))
     if estimates:
         headers = ["strategy", "N", "k", "pass@k", "95 % interval", "maj@k", "95 % interval", "problems"]
         print_table(console, table(headers, [_cells(run, found) for run, found in estimates]))
+
+
+def _named(rule: Rule) -> dict[str, Any]:
+    return {name: getattr(rule, name) for name in ("vote", "aggregate", "measure", "keep_percent")}
+
+
+def _basis(rule: Rule) -> str:
+    """What the votes go by."""
+    named = rule.measure or (rule.aggregate if rule.judged else "-")
+    return named if rule.keep_percent >= 100 else f"{named}, top {rule.keep_percent:g} %"
 
 
 def _cells(run: Run, found: AtK) -> list[str]:
@@ -186,6 +248,13 @@ def _estimate(found: AtK) -> dict[str, Any]:
         "majority": found.majority,
         "majority_interval95": list(found.majority_interval),
     }
+
+
+def _number(option: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ConfigError(f"{option} {word}: expected a number") from None
 
 
 def _words(text: str) -> list[str]:

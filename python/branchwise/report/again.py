@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from branchwise.answers.vote import Vote, choose
+from branchwise.answers.vote import POWER, Vote, choose
+from branchwise.confidence import ConfidenceOptions, Measure
 from branchwise.report.kept import Kept, candidates, cuts, first
 from branchwise.report.lines import Record
+from branchwise.strategies.candidates import by_measure
 from branchwise.strategies.chains import Chains
+from branchwise.strategies.protocol import Limits
 from branchwise.strategies.registry import STRATEGIES
 from branchwise.types import Aggregate
 
@@ -23,9 +26,10 @@ JUDGED_CUT = "prm_context"  # ends what would have gone on without a judge
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a search ends: so many candidates, one score of each, and a vote.
+    """How a search ends: so many candidates, one score of each, and a vote (see `choose`).
 
     judged: whether it has scores    independent: whether each candidate is what it is whatever the others are
+    measure: how sure the policy was, in the place of scores    told: what of that it asks for
     """
 
     n: int
@@ -33,6 +37,10 @@ class Rule:
     vote: Vote
     judged: bool
     independent: bool
+    measure: Measure | None = None
+    keep_percent: float = 100
+    power: float = POWER
+    told: ConfidenceOptions | None = None
 
 
 def rule_of(settings: Mapping[str, Any]) -> Rule | None:
@@ -45,7 +53,11 @@ def rule_of(settings: Mapping[str, Any]) -> Rule | None:
     if not independent and "vote" not in options:
         return None
     kind, vote = options.get("aggregate", "last"), options.get("vote", "majority")
-    return Rule(made.n, kind, vote, not independent or made.uses_scores, independent)
+    told = made.demand(Limits(1, 1)).confidence
+    if told is None and settings.get("confidence_top") is not None:
+        told = ConfidenceOptions(settings["confidence_top"], settings["confidence_window"])
+    beside = {name: options[name] for name in ("measure", "keep_percent", "power") if name in options}
+    return Rule(made.n, kind, vote, not independent or made.uses_scores, independent, **beside, told=told)
 
 
 def why_not(have: Rule, want: Rule) -> str:
@@ -56,7 +68,13 @@ def why_not(have: Rule, want: Rule) -> str:
         return f"n={want.n}: it would grow other branches than with n={have.n}"
     if want.aggregate != have.aggregate and not have.independent:
         return f"aggregate={want.aggregate}: it was searched by aggregate={have.aggregate}"
-    if not have.judged and (want.judged or want.vote != "majority"):
+    if want.measure is not None and not have.independent:
+        return f"measure={want.measure}: it was searched by a judge's scores"
+    if want.measure is not None and (have.told is None or want.told != have.told):
+        return (
+            f"measure={want.measure}: it was not told how sure the policy was (--confidence-top, --confidence-window)"
+        )
+    if want.measure is None and not have.judged and (want.judged or want.vote != "majority"):
         return f"vote={want.vote}: its candidates have no scores"
     return ""
 
@@ -72,7 +90,10 @@ def retake(record: Record, have: Rule, want: Rule, grade: Callable[[str | None, 
         return None
     kept = first(record["candidates"], want.n) if have.independent else record["candidates"]
     kind = want.aggregate if have.independent else None
-    selection = choose(candidates(kept, kind, judged=want.judged), want.vote)
+    drawn = candidates(kept, kind, judged=want.judged)
+    if want.measure is not None:
+        drawn = [by_measure(each, want.measure) for each in drawn]
+    selection = choose(drawn, want.vote, keep_percent=want.keep_percent, power=want.power)
     answer = selection.chosen.answer if selection.chosen else None
     correct, gold = record["correct"], record["gold"]
     if correct is not None and answer != record["answer"]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from branchwise.answers.aggregate import aggregate
+from branchwise.confidence import TraceConfidence
 from branchwise.tree import walk
 from branchwise.types import Aggregate, Candidate, Node, Result
 
@@ -19,6 +21,7 @@ def keep(result: Result) -> list[Kept]:
     path     child indices from the root
     answer, score, scores, finish, cut, count    as in `Candidate` and `Node`
     steps                                        token ids of each step of the path
+    confidence                                   the numbers of a `TraceConfidence`; None where they were not told
     tokens, prm_tokens, flops, prm_flops         what the steps of the path took. A step that several branches say, and
                                                  the judge read once, counts with the first of them
     """
@@ -30,12 +33,19 @@ def candidates(kept: Sequence[Kept], kind: Aggregate | None = None, *, judged: b
     """The candidates again, without their texts.
 
     kind: makes their scores anew; None: as they were    judged: False: without their scores
+    Those without a confidence, and of files that knew none, have None.
     """
     made = []
     for each in kept:
         scores = each["scores"] if judged else []
         score = each["score"] if kind is None and judged else aggregate(scores, kind or "last") if scores else None
-        made.append(Candidate(_node(each["path"]), "", each["answer"], scores, score, each["finish"], each["count"]))
+        told = each.get("confidence")
+        made.append(
+            Candidate(
+                _node(each["path"]), "", each["answer"], scores, score, each["finish"], each["count"],
+                None if told is None else TraceConfidence(**told),
+            )
+        )  # fmt: skip
     return made
 
 
@@ -70,6 +80,7 @@ def _keep(candidate: Candidate, judged: dict[Node, tuple[int, float]]) -> Kept:
         "cut": candidate.node.cut,
         "count": candidate.count,
         "steps": [node.tokens for node in path],
+        "confidence": None if candidate.confidence is None else asdict(candidate.confidence),
         "tokens": tokens,
         "prm_tokens": prm_tokens,
         "flops": own + prm_flops,

@@ -36,6 +36,7 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
                 "score": each.score,
                 "finish": each.finish,
                 "count": each.count,
+                "confidence": None if each.confidence is None else asdict(each.confidence),
             }
             for each in result.candidates
         ],
@@ -54,6 +55,7 @@ def _node(node: Node) -> dict[str, Any]:
         "text": node.text,
         "tokens": len(node.tokens),
         "logprob": node.logprob,
+        "confidence": None if node.confidence is None else node.confidence.mean,
         "score": node.score,
         "scores_by": node.scores_by,
         "unjudged": node.unjudged,

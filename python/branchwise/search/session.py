@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -67,6 +67,9 @@ class Session(Generic[TreeT]):
         """Open the tree and let the strategy ask for its first steps; False while there is no room."""
         if self._demand is None:
             self._demand = demand_of(self._strategy, self._options.settings)
+            if self._demand.confidence is not None:
+                told = replace(self._options.settings, confidence=self._demand.confidence)
+                self._options = replace(self._options, settings=told)
         demand = self._demand
         tree = self._guard("opening it", lambda: self._pair.open(self.problem, demand, self._options.settings))
         if tree is None:

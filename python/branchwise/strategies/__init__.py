@@ -3,6 +3,8 @@
 from branchwise.strategies.ab_mcts import AbMcts
 from branchwise.strategies.beam import BeamSearch
 from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
+from branchwise.strategies.confidence_vote import ConfidenceVote
+from branchwise.strategies.deepconf import DeepConf
 from branchwise.strategies.dvts import DVTS
 from branchwise.strategies.ets import ETS
 from branchwise.strategies.greedy import Greedy
@@ -24,6 +26,8 @@ __all__ = [
     "Ask",
     "BeamSearch",
     "BestOfN",
+    "ConfidenceVote",
+    "DeepConf",
     "Demand",
     "Drop",
     "EarlyStopping",

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from branchwise.answers.aggregate import aggregate
 from branchwise.answers.extract import extract_answer
-from branchwise.answers.vote import Vote, choose
+from branchwise.answers.vote import POWER, Vote, choose
+from branchwise.confidence import Measure, TraceConfidence
 from branchwise.strategies.protocol import State
 from branchwise.types import Aggregate, Candidate, Node, Selection
 
@@ -34,13 +35,20 @@ def candidate(node: Node, kind: Aggregate) -> Candidate:
     """The trajectory that ends in `node`; one cut by the depth limit has finish "length", like any truncated one."""
     text = node.branch_text
     finish = node.finish if node.is_final else "length"
-    return Candidate(node, text, extract_answer(text), node.scores, branch_score(node, kind), finish)
+    told = None if node.confidence is None else TraceConfidence.of(node.confidence)
+    return Candidate(
+        node, text, extract_answer(text), node.scores, branch_score(node, kind), finish, confidence=told
+    )  # fmt: skip
 
 
-def choose_among(state: State, kind: Aggregate, vote: Vote, counts: Mapping[Node, int] | None = None) -> Selection:
+def choose_among(
+    state: State, kind: Aggregate, vote: Vote, counts: Mapping[Node, int] | None = None, *,
+    measure: Measure | None = None, keep_percent: float = 100, power: float = POWER,
+) -> Selection:  # fmt: skip
     """The final pick among finished branches, and those that were still growing when a deadline came.
 
     counts: how many equal ones each stands for, default 1; times `state.copies`
+    measure: of how sure the policy was, in the place of scores    keep_percent, power: see `choose`
 
     A truncated trajectory is judged by what it states: it votes if its text holds an answer, and it never wins against
     one that has an answer if it has none.
@@ -48,4 +56,13 @@ def choose_among(state: State, kind: Aggregate, vote: Vote, counts: Mapping[Node
     growing = [node for node in state.live if node is not state.root]
     candidates = [candidate(node, kind) for node in (*state.finished, *growing)]
     number = {} if counts is None else counts
-    return choose([replace(each, count=number.get(each.node, 1) * state.copies) for each in candidates], vote)
+    candidates = [replace(each, count=number.get(each.node, 1) * state.copies) for each in candidates]
+    if measure is not None:
+        candidates = [by_measure(each, measure) for each in candidates]
+    return choose(candidates, vote, keep_percent=keep_percent, power=power)
+
+
+def by_measure(candidate: Candidate, measure: Measure) -> Candidate:
+    """The same with how sure the policy was for a score."""
+    told = candidate.confidence
+    return replace(candidate, score=None if told is None else told.measure(measure))

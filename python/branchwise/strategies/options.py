@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
 
+from branchwise.confidence import MOST_TOP
 from branchwise.config import is_number
 from branchwise.errors import ConfigError
 
@@ -33,6 +34,13 @@ def check_limit(owner: str, name: str, value: object) -> None:
     """As `check_count`; None is no limit."""
     if value is not None:
         check_count(owner, name, value)
+
+
+def check_confidence(owner: str, window: object, top: object) -> None:
+    """Raise ConfigError unless groups can have so many tokens, and confidence look at so many likeliest words."""
+    check_count(owner, "window", window)
+    check_count(owner, "top", top)
+    check_number(owner, "top", top, 1, MOST_TOP)
 
 
 def check_choice(owner: str, name: str, value: object, choices: Iterable[str]) -> None:

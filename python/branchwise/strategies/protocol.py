@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from branchwise.confidence import ConfidenceOptions
 from branchwise.types import Node, Problem, Sampling, Selection
 
 
@@ -25,16 +26,18 @@ class Limits:
 class Demand:
     """What a search may need at once: `branches` is a promise, the rest helps to guess how many searches fit at once.
 
-    branches  steps that grow, or wait to be observed, at the same time at most
-    paths     branches that go on while the others are dropped; each owns a path of its own, the others one step of it
-    steps     of a path at most; None: as many as its tokens allow
-    scores    whether replies carry step scores, unless an `Ask` says otherwise
+    branches    steps that grow, or wait to be observed, at the same time at most
+    paths       branches that go on while the others are dropped; each owns a path of its own, the others one step of it
+    steps       of a path at most; None: as many as its tokens allow
+    scores      whether replies carry step scores, unless an `Ask` says otherwise
+    confidence  whether nodes tell how sure the policy was; None: as the run has it
     """
 
     branches: int
     paths: int
     steps: int | None
     scores: bool
+    confidence: ConfidenceOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

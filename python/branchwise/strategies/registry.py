@@ -11,6 +11,8 @@ from branchwise.errors import ConfigError
 from branchwise.strategies.ab_mcts import AbMcts
 from branchwise.strategies.beam import BeamSearch
 from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
+from branchwise.strategies.confidence_vote import ConfidenceVote
+from branchwise.strategies.deepconf import DeepConf
 from branchwise.strategies.dvts import DVTS
 from branchwise.strategies.ets import ETS
 from branchwise.strategies.greedy import Greedy
@@ -30,8 +32,8 @@ PARITY: tuple[type[Any], ...] = (SalBeam, SalDvts, CottsBeam, ItsBeam)
 """As other people's code has them."""
 
 _OWN: tuple[type[Any], ...] = (
-    Greedy, Majority, AdaptiveConsistency, EarlyStopping, BestOfN, WeightedBestOfN, BeamSearch, DVTS, Rebase, ETS,
-    ParticleFilter, ParticleGibbs, MCTS, AbMcts,
+    Greedy, Majority, AdaptiveConsistency, EarlyStopping, ConfidenceVote, DeepConf, BestOfN, WeightedBestOfN,
+    BeamSearch, DVTS, Rebase, ETS, ParticleFilter, ParticleGibbs, MCTS, AbMcts,
 )  # fmt: skip
 STRATEGIES: Mapping[str, type[Any]] = MappingProxyType({each.name: each for each in (*_OWN, *PARITY)})
 

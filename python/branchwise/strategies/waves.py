@@ -21,16 +21,13 @@ class WaveState(ChainState):
     """The chains of a search in waves. `why`: of the stop, once there is one."""
 
     begun: int = 0  # chains
+    stopped: int = 0  # of them before their end
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Waves(Chains, ABC):
-    """At most n chains, `wave` at a time; the most frequent answer wins. Tests look at whole waves, so that who was
-    faster decides nothing.
-
-    Whatever the test, the search stops when the leading answer cannot be overtaken by the samples that are left.
-    """
+    """At most n chains, `wave` at a time. Tests look at whole waves, so that who was faster decides nothing."""
 
     n: int = 40
     wave: int = field(default=5, kw_only=True)
@@ -40,13 +37,6 @@ class Waves(Chains, ABC):
         for option in ("n", "wave"):
             check_count(self.name, option, getattr(self, option))
         check_limit(self.name, "max_steps", self.max_steps)
-
-    @abstractmethod
-    def settled(self, votes: Sequence[float], last: Sequence[Candidate], last_votes: Sequence[float]) -> str:
-        """Why no more samples are needed, or "".
-
-        votes: numbers of equal answers so far, largest first    last: the last wave, and its numbers
-        """
 
     def demand(self, limits: Limits) -> Demand:
         """The paths of a wave."""
@@ -67,15 +57,41 @@ class Waves(Chains, ABC):
         """Let chains grow; when all of a wave have ended, begin the next one unless the vote is settled."""
         assert isinstance(state, WaveState)
         Chains.observe(self, state, replies)
-        if len(state.finished) == state.begun:
+        self._end_wave(state)
+
+    def _end_wave(self, state: WaveState) -> None:
+        if len(state.finished) + state.stopped == state.begun and not state.why:
             state.why = self._test(state)
             if not state.why:
                 self._begin(state)
 
+    def _size(self, state: WaveState) -> int:
+        """Chains of the next wave."""
+        return self.wave
+
     def _begin(self, state: WaveState) -> None:
-        end = min(self.n, state.begun + self.wave)
+        end = min(self.n, state.begun + self._size(state))
         state.wishes += [self._step(state.root, lane) for lane in range(state.begun, end)]
         state.begun = end
+
+    @abstractmethod
+    def _test(self, state: WaveState) -> str:
+        """Why no more samples are needed now that all waves so far are over, or ""; so also when all were drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedWaves(Waves):
+    """Waves whose most frequent answer wins.
+
+    Whatever the test, the search stops when the leading answer cannot be overtaken by the samples that are left.
+    """
+
+    @abstractmethod
+    def settled(self, votes: Sequence[float], last: Sequence[Candidate], last_votes: Sequence[float]) -> str:
+        """Why no more samples are needed, or "".
+
+        votes: numbers of equal answers so far, largest first    last: the last wave, and its numbers
+        """
 
     def _test(self, state: WaveState) -> str:
         drawn = sorted((candidate(node, "last") for node in state.finished), key=lambda each: each.node.lineage_path)
@@ -96,7 +112,7 @@ class Waves(Chains, ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptiveConsistency(Waves):
+class AdaptiveConsistency(CountedWaves):
     """Samples in waves, until the leading answer is surely the most frequent one of the policy.
 
     Surely: with probability `confidence`, that of p > 1/2 under Beta(v1 + 1, v2 + 1), v1 and v2 the two largest numbers
@@ -122,7 +138,7 @@ class AdaptiveConsistency(Waves):
 
 
 @dataclass(frozen=True, slots=True)
-class EarlyStopping(Waves):
+class EarlyStopping(CountedWaves):
     """Samples in waves, until all of a wave state the same answer, which is taken.
 
     A sample without an answer agrees with nobody. Source: Li et al., Escape Sky-high Cost: Early-stopping
@@ -139,7 +155,7 @@ class EarlyStopping(Waves):
     def select(self, state: State) -> Selection:
         """The answer of the wave that agreed, else the most frequent one."""
         assert isinstance(state, WaveState)
-        selection = Waves.select(self, state)
+        selection = CountedWaves.select(self, state)
         if not state.why.endswith("agree"):
             return selection
         agreed = selection.candidates[-self.wave]  # the first of the last wave
