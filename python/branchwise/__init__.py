@@ -29,12 +29,15 @@ if TYPE_CHECKING:
         TokenizerError,
     )
     from branchwise.prm_format import PrmFormat
+    from branchwise.scoring.confidence import ConfidenceJudge
     from branchwise.scoring.function import PythonJudge
     from branchwise.scoring.generating import GeneratingJudge
     from branchwise.scoring.verdicts import prompt_verdict
     from branchwise.strategies.ab_mcts import AbMcts
     from branchwise.strategies.beam import BeamSearch
     from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
+    from branchwise.strategies.confidence_vote import ConfidenceVote
+    from branchwise.strategies.deepconf import DeepConf
     from branchwise.strategies.dvts import DVTS
     from branchwise.strategies.ets import ETS
     from branchwise.strategies.greedy import Greedy
@@ -58,8 +61,11 @@ __all__ = [
     "BestOfN",
     "BranchwiseError",
     "CheckpointError",
+    "ConfidenceJudge",
+    "ConfidenceVote",
     "ConfigError",
     "Cost",
+    "DeepConf",
     "Demand",
     "Drop",
     "EarlyStopping",
@@ -98,10 +104,11 @@ _MODULES = {
     "errors": "BranchwiseError CheckpointError ConfigError EngineStateError InputError OutOfMemory ResultsError"
     " StaleNodeError StrategyError TokenizerError",
     "types": "Cost Node Problem Result Sampling Selection",
-    "strategies": "AbMcts AdaptiveConsistency BeamSearch BestOfN DVTS EarlyStopping ETS Greedy Majority MCTS"
-    " ParticleFilter ParticleGibbs Rebase WeightedBestOfN",
+    "strategies": "AbMcts AdaptiveConsistency BeamSearch BestOfN ConfidenceVote DeepConf DVTS EarlyStopping ETS"
+    " Greedy Majority MCTS ParticleFilter ParticleGibbs Rebase WeightedBestOfN",
     "strategies.protocol": "Ask Demand Drop Finish Limits Random Reply State Strategy",
     "prm_format": "PrmFormat",
+    "scoring.confidence": "ConfidenceJudge",
     "scoring.function": "PythonJudge",
     "scoring.generating": "GeneratingJudge",
     "scoring.verdicts": "prompt_verdict",

@@ -22,6 +22,7 @@ from branchwise.errors import ConfigError
 from branchwise.pair.judges import read_judges
 from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import INSTRUCTION
+from branchwise.scoring.confidence import telling
 from branchwise.search.by_hand import Opening, StepTree, await_all, expand_all, wait_for
 from branchwise.search.completion_call import Completions, Defaults
 from branchwise.search.driver import run, submit
@@ -79,7 +80,7 @@ class Engine:
 
             policy, prm = asset_path("policy-small"), asset_path("prm") if prm is None and not judges else prm
             instruction = instruction or ""
-        self.config = make_config(config, options)
+        self.config = telling(make_config(config, options), judges)
         models = load_models(str(policy), None if prm is None else str(prm), self.config, judges, judge_rule)
         self.resolved = models.resolved
         enter(self.resolved.threads)

@@ -123,3 +123,41 @@ def test_a_verdict_that_cannot_be() -> None:
         bw.GeneratingJudge("gneprm")
     with pytest.raises(bw.ConfigError, match="are all equal"):
         bw.GeneratingJudge("genprm", samples=4)
+
+
+@pytest.mark.parametrize("judge", ["confidence", bw.ConfidenceJudge("certainty")])
+def test_how_sure_the_policy_was_scores_every_step(judge: object) -> None:
+    one, other = solved(judge), solved(judge, max_rows=5, speculate=True)
+    for result, again in zip(one, other, strict=True):
+        scored = 0
+        for node in walk(result.tree):
+            if node.depth and node.text.strip():
+                assert node.confidence is not None
+                values = node.confidence.values if judge == "confidence" else node.confidence.certainties
+                mean = sum(values) / len(values)
+                assert node.score == pytest.approx(mean / (1 + mean))
+                scored += 1
+        assert scored > 8
+        assert result.cost.prm_flops == result.cost.prm_tokens == 0
+        assert [node.score for node in walk(result.tree)] == [node.score for node in walk(again.tree)]
+        assert result.answer == again.answer
+
+
+def test_how_sure_the_policy_was_beside_a_prm() -> None:
+    prm = str(asset_path("prm"))
+    with bw.Engine(asset_path("policy-small"), prm, judge="confidence", judge_rule="product", instruction="") as engine:
+        result = engine.solve(QUESTIONS[0], "best_of_n", n=4)
+        for node in walk(result.tree):
+            if node.score is not None:
+                assert node.scores_by is not None
+                assert set(node.scores_by) == {"prm", "confidence"}
+                assert node.score == pytest.approx(math.prod(score or 0 for score in node.scores_by.values()))
+
+
+def test_it_says_nothing_of_given_texts() -> None:
+    with bw.Engine(judge="confidence") as engine:
+        assert engine.config.confidence_top == 20
+        with pytest.raises(bw.InputError, match="scores what the policy wrote"):
+            engine.score_steps([("1+1=?", ["2"])])
+    with pytest.raises(bw.ConfigError, match="measure='sure': expected 'confidence' or 'certainty'"):
+        bw.ConfidenceJudge("sure")  # type: ignore[arg-type]

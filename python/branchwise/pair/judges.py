@@ -10,21 +10,26 @@ from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
 from branchwise.pair.protocol import Judge
 from branchwise.pair.several import RULES, SeveralJudges
+from branchwise.scoring.confidence import NAME as CONFIDENCE
+from branchwise.scoring.confidence import ConfidenceJudge, ConfidenceScorer
 from branchwise.scoring.function import FunctionScorer, PythonJudge
 from branchwise.scoring.generating import GeneratingJudge, GeneratingScorer
 from branchwise.scoring.scorer import Scorer
 from branchwise.strategies.options import nearest
 from branchwise.text.tokenizer import Tokenizer
 
-OwnJudge: TypeAlias = PythonJudge | GeneratingJudge
+OwnJudge: TypeAlias = PythonJudge | GeneratingJudge | ConfidenceJudge
 
 
 def read_judges(judge: Any, prm: str | Path | None) -> tuple[str | Path | None, list[OwnJudge]]:
-    """The PRM, and the other judges, of `judge=` and `prm=`: one of them or a list, a text or a path is a PRM.
+    """The PRM, and the other judges, of `judge=` and `prm=`: one of them or a list.
+
+    A text or a path is a PRM, but for "confidence": how sure the policy itself was.
 
     ConfigError: something that cannot judge, or more than one PRM.
     """
     given = [] if judge is None else list(judge) if isinstance(judge, list | tuple) else [judge]
+    given = [ConfidenceJudge() if each == CONFIDENCE else each for each in given]
     prms = [each for each in given if isinstance(each, str | Path)]
     if prm is not None:
         prms.insert(0, prm)
@@ -36,7 +41,7 @@ def read_judges(judge: Any, prm: str | Path | None) -> tuple[str | Path | None, 
 
 def own_judge(given: Any) -> OwnJudge:
     """A judge that is no PRM: the given one, or a function as one. ConfigError: it cannot judge."""
-    return given if isinstance(given, PythonJudge | GeneratingJudge) else PythonJudge(given)
+    return given if isinstance(given, OwnJudge) else PythonJudge(given)
 
 
 def check_rule(judges: Sequence[object], rule: str | None) -> None:
@@ -69,6 +74,8 @@ def make_judge(
 def _scorer(judge: OwnJudge, writers: Iterator[StepEngine], tokenizer: Tokenizer) -> Judge:
     if isinstance(judge, PythonJudge):
         return FunctionScorer(judge, tokenizer)
+    if isinstance(judge, ConfidenceJudge):
+        return ConfidenceScorer(judge, tokenizer)
     return GeneratingScorer(next(writers), judge)
 
 

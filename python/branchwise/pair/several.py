@@ -132,7 +132,7 @@ class SeveralJudges:
             parent = self._twin(place, tree, node.parent)
             own = nodes[node] = Node(
                 node.id, parent, node.index, node.depth, node.lineage, node.tokens, node.text, node.logprob,
-                finish=node.finish,
+                finish=node.finish, confidence=node.confidence,
             )  # fmt: skip
             self._owner[place][own] = tree, node
         return nodes[node]

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from branchwise.config import is_number
-from branchwise.engine.kv import Lease
 from branchwise.errors import ConfigError
+from branchwise.scoring.queued import QueuedScorer, QueuedTree
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Node
 from branchwise.workers.host import Worker, WorkerFailure
@@ -71,52 +71,19 @@ class PythonJudge:
 
 
 @dataclass(slots=True, eq=False)
-class FunctionTree:
+class FunctionTree(QueuedTree):
     """One problem as the function sees it."""
 
-    root: Node
-    question: str
     known: dict[tuple[str, ...], float | str] = field(default_factory=dict)  # scores, or why there is none
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    rebuilt_tokens: int = 0
-    leases: tuple[Lease, ...] = ()
 
 
-class FunctionScorer:
+class FunctionScorer(QueuedScorer[FunctionTree]):
     """A `Judge` that asks a function."""
 
-    flops_per_token = 0.0
-    batch_rows = 1
-
     def __init__(self, judge: PythonJudge, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
         self.judge = judge
-        self.tokenizer = tokenizer  # of the policy: a function has none
-        self._queue: dict[Node, FunctionTree] = {}
         self._worker = _worker(judge) if judge.isolate else None
-
-    @property
-    def idle(self) -> bool:
-        """True when nothing waits for a score."""
-        return not self._queue
-
-    @property
-    def pending(self) -> int:
-        """Steps that wait."""
-        return len(self._queue)
-
-    @property
-    def first(self) -> Node:
-        """The root of the tree that has waited longest."""
-        return next(iter(self._queue.values())).root
-
-    def flops(self, tree: FunctionTree) -> float:
-        """Nobody knows."""
-        return 0.0
-
-    def room(self, question: str) -> int:
-        """No end."""
-        return sys.maxsize
 
     def open(self, root: Node, question: str, **sizes: Any) -> FunctionTree:
         """Start a tree for a question; its sizes do not matter."""
@@ -125,34 +92,9 @@ class FunctionScorer:
     def check_text(self, index: int, text: str) -> None:
         """Any text can be asked about."""
 
-    def submit(self, tree: FunctionTree, node: Node) -> bool:
-        """Queue a finished step, and any step before it that has no score yet; False for one without text."""
-        if not node.text.strip():
-            return False
-        for step in node.path:
-            if step.score is None and step.unjudged is None and step.text.strip():
-                self._queue[step] = tree
-        return True
-
-    def release(self, tree: FunctionTree, node: Node) -> None:
-        """The node needs no score any more."""
-        self._queue.pop(node, None)
-
-    def close(self, tree: FunctionTree) -> None:
-        """Forget a tree."""
-        self.give_up(tree)
-
-    def give_up(self, tree: FunctionTree) -> None:
-        """Score nothing that is queued of a tree."""
-        self._queue = {node: owner for node, owner in self._queue.items() if owner is not tree}
-
-    def shed(self, tree: FunctionTree, *, hard: bool = False) -> bool:
-        """There is no KV."""
-        return False
-
     def poll(self, *, least: int = 1, alone: bool = False) -> list[Node]:
         """Ask the function about all that waits, a call for each tree; the steps whose scores became known."""
-        queue, self._queue = self._queue, {}
+        queue = self._take()
         by_tree: dict[FunctionTree, list[Node]] = {}
         for node, tree in queue.items():
             by_tree.setdefault(tree, []).append(node)
