@@ -17,7 +17,7 @@ from benchmarks.engines import bundled_problems, checked
 from branchwise._C import lineage_child
 from branchwise.api import Engine
 from branchwise.engine.rows import RowLoad
-from branchwise.errors import InputError, StaleNodeError
+from branchwise.errors import ConfigError, InputError, StaleNodeError
 from branchwise.models.config import decoder_config
 from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import INSTRUCTION
@@ -94,7 +94,12 @@ class VllmSteps:
             settings = replace(settings, max_tokens=room, limit="context")
         return VllmTree(root, list(prompt), settings, branches, asked={root: 0})
 
+    def plant(self, tree: VllmTree, node: Node, prompt: Sequence[int], settings: Settings) -> Node:
+        raise ConfigError("further prompts are not compared: take a strategy that plants none")
+
     def expand(self, tree: VllmTree, node: Node, n: int, options: StepOptions) -> int:
+        if options.feed:
+            raise ConfigError("given text is not compared: take a strategy that feeds none")
         if node not in tree.asked or node.is_final:
             raise StaleNodeError(f"node {node.lineage_path} was pruned, or it has ended")
         first = tree.asked[node]

@@ -171,6 +171,15 @@ def check_texts(name: str, texts: str | Sequence[str] | None) -> tuple[str, ...]
     return found
 
 
+def check_feed(feed: object) -> str:
+    """A text that a step begins with, as it is. Raise ConfigError for one that cannot be."""
+    if not isinstance(feed, str) or not feed:
+        raise ConfigError(f"feed={feed!r}: expected a text that the step begins with, None for none")
+    if any("\ud800" <= char <= "\udfff" for char in feed):
+        raise ConfigError(f"feed={feed!r}: a lone surrogate is no text, expected valid Unicode")
+    return feed
+
+
 def check_seed(seed: object) -> None:
     """Raise ConfigError unless it can key random numbers."""
     if not is_number(Integral, seed) or not 0 <= seed < 1 << 64:  # type: ignore[operator]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from branchwise.confidence import Confidence, ConfidenceOptions, TraceConfidence
-from branchwise.config import check_sampling, check_texts, check_whole
+from branchwise.config import check_feed, check_sampling, check_texts, check_whole
 from branchwise.errors import BranchwiseError, ConfigError
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class StepOptions:
     min_tokens  before as many are written nothing ends it: no stop counts, and no token that would end it is drawn
     seed        of its own: child i of an expansion is the one that an expansion by 1 with seed + i gives; None: that of
                 the step before, and each child has random numbers by its place in the tree
+    feed        text that each child begins with, given and not drawn; special tokens may be written out
     """
 
     sampling: Sampling
@@ -158,6 +159,7 @@ class StepOptions:
     confidence: ConfidenceOptions | None = None
     min_tokens: int = 0
     seed: int | None = None
+    feed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +192,11 @@ class Settings:
         sampling: Sampling | None = None,
         stop: str | Sequence[str] | None = None,
         max_tokens: int | None = None,
+        feed: str | None = None,
     ) -> StepOptions:
         """The options of a step, None meaning: as here; `stop` ends the step, an empty list: nothing does.
 
+        feed: text that it begins with; `max_tokens` counts what comes after it
         ConfigError for one that cannot work.
         """
         drawn = self.sampling if sampling is None else sampling
@@ -207,6 +211,7 @@ class Settings:
             self.endings if delimiters is None else replace(self.endings, delimiters=delimiters),
             self.max_step_tokens if max_tokens is None else max_tokens,
             confidence=self.confidence,
+            feed="" if feed is None else check_feed(feed),
         )
 
 
@@ -228,17 +233,23 @@ class Problem:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One reasoning step in the tree of a problem. The root (id 0) holds the prompt and has no score."""
+    """One reasoning step in the tree of a problem. The root (id 0) holds the prompt and has no score.
+
+    A search may plant further prompts: such a node stands below a step, but the policy reads it, and what comes below
+    it, as if nothing were above. Paths, branches and depths begin there anew.
+    """
 
     id: int  # unique within its tree, in order of creation by (parent, child index)
     parent: Node | None = field(repr=False)
     index: int  # which child of its parent
-    depth: int  # root 0, first step 1
+    depth: int  # root and prompts 0, first step 1
     lineage: int  # 64-bit hash of the path of child indices: the key of its random numbers
     tokens: list[int] = field(default_factory=list)
     text: str = ""
-    logprob: float = 0.0  # sum over this step's tokens, model distribution at temperature 1
-    logprobs: list[TokenLogprob] | None = None  # of each token, where that was asked for; of the root: of the prompt
+    given: int = 0  # of the tokens, the first ones that were given and not drawn
+    is_prompt: bool = False  # a further prompt: `text` is its question, `tokens` are all given
+    logprob: float = 0.0  # sum over the tokens that were drawn, model distribution at temperature 1
+    logprobs: list[TokenLogprob] | None = None  # of each drawn token, where asked for; of the root: of the prompt
     confidence: Confidence | None = field(default=None, repr=False)  # how sure the policy was, where that was asked for
     score: float | None = None  # judge's P(good) of this step; None until scored, or when it has no text
     scores_by: dict[str, float | None] | None = None  # what each of several judges said
@@ -250,17 +261,25 @@ class Node:
     cost: Cost = field(default_factory=Cost)
     children: list[Node] = field(default_factory=list, repr=False)
     pruned: bool = False  # given up before it was finished
-    prompt_digest: str | None = None  # of the root: tells prompts apart (see `Result.prompt_digest`)
+    prompt_digest: str | None = None  # of root and prompts: tells them apart (see `Result.prompt_digest`)
 
     @property
     def path(self) -> list[Node]:
-        """The steps from the first one to this, without the root."""
+        """The steps from the first one to this, without the prompt."""
         steps: list[Node] = []
-        node: Node | None = self
-        while node is not None and node.parent is not None:
+        node = self
+        while node.parent is not None and not node.is_prompt:
             steps.append(node)
             node = node.parent
         return steps[::-1]
+
+    @property
+    def prompt(self) -> Node:
+        """The prompt that its path begins with: the root, or one that was planted."""
+        node = self
+        while node.parent is not None and not node.is_prompt:
+            node = node.parent
+        return node
 
     @property
     def scores(self) -> list[float]:
@@ -274,8 +293,13 @@ class Node:
 
     @property
     def lineage_path(self) -> tuple[int, ...]:
-        """Child indices from the root: the total order used by every tie-break."""
-        return tuple(step.index for step in self.path)
+        """Child indices from the root, across prompts: the total order used by every tie-break."""
+        indices: list[int] = []
+        node = self
+        while node.parent is not None:
+            indices.append(node.index)
+            node = node.parent
+        return tuple(indices[::-1])
 
     @property
     def is_final(self) -> bool:

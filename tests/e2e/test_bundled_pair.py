@@ -154,9 +154,9 @@ def test_solutions_are_capped_by_the_context_of_the_prm(problems: list[bw.Proble
         assert engine.judge is not None
         tree = engine.pair.open(problems[0], Demand(4, 4, 8, scores=True), Settings(max_tokens=2048))
         assert tree is not None
-        assert tree.judge is not None
+        (judged,) = tree.judges.values()
         caps = tree.policy.settings
-        assert tree.judge.prompt_tokens + caps.max_tokens + 1 == engine.judge.context  # one marker
+        assert judged.prompt_tokens + caps.max_tokens + 1 == engine.judge.context  # one marker
         engine.pair.close(tree)
 
 

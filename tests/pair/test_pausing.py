@@ -69,8 +69,9 @@ def disturb(pair: ModelPair[Any], chance: random.Random) -> None:
         assert tree.policy.lease.blocks == 0
     elif what == 1:
         pair.policy.shed(tree.policy)
-    elif what in (2, 3) and tree.judge is not None:
-        pair.judge.shed(tree.judge, hard=what == 3)
+    elif what in (2, 3):
+        for judged in tree.judges.values():
+            pair.judge.shed(judged, hard=what == 3)
 
 
 def solved(pair: ModelPair[Any], given: list[Problem], chance: random.Random | None) -> list[Result]:

@@ -11,6 +11,7 @@ import pytest
 from branchwise.engine.kv import Lease
 from branchwise.pair.room import SPARE, Room
 from branchwise.pair.tree import PairTree
+from branchwise.types import Node
 
 BLOCKS = 160
 
@@ -58,7 +59,8 @@ class Models:
             part.leases = [part.lease]
             part.lease.resize(0, blocks)
             self.idle[part.lease] = idle
-        self.trees.append(PairTree(*parts))
+        policy, judge = parts
+        self.trees.append(PairTree(policy, {Node(0, None, 0, 0, 0): judge}))
         return self.trees[-1]
 
 

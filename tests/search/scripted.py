@@ -129,6 +129,7 @@ class ScriptedTree:
     pruned: set[Node] = field(default_factory=set)
     asked: dict[Node, int] = field(default_factory=dict)
     options: list[StepOptions] = field(default_factory=list)
+    feeds: dict[Node, str] = field(default_factory=dict)  # of steps that grow
     most_leaves: int = 0
     growing: int = 0
     closed: bool = False
@@ -197,10 +198,25 @@ class ScriptedPair:
                 child.confidence = Confidence(options.confidence, node.confidence)
             node.children.append(child)
             tree.held.add(child)
+            tree.feeds[child] = options.feed
             self._queue.append((self.polls + self.slow(child), Event("generated", tree, child)))
         leaves = tree.held - {each.parent for each in tree.held}
         tree.most_leaves = max(tree.most_leaves, len(leaves))
         return first
+
+    def plant(self, tree: ScriptedTree, node: Node, problem: Problem, settings: Settings, *, scores: bool) -> Node:
+        if tree.closed or node not in tree.held:
+            raise StaleNodeError(f"node {node.lineage_path} is gone")
+        index = tree.asked.get(node, 0)
+        tree.asked[node] = index + 1
+        planted = Node(
+            self.order.randrange(10**9), node, index, 0, lineage_of((*node.lineage_path, index)), [1, 2], problem.text,
+            2, is_prompt=True, finish="stop",
+        )  # fmt: skip
+        planted.cost.prefill_tokens = 2
+        node.children.append(planted)
+        tree.held.add(planted)
+        return planted
 
     def score(self, tree: ScriptedTree, nodes: Sequence[Node]) -> None:
         assert not tree.closed
@@ -249,14 +265,17 @@ class ScriptedPair:
     def _complete(self, event: Event) -> None:
         tree, node = event.tree, event.node
         assert isinstance(tree, ScriptedTree)
-        problem, path = tree.problem.text, node.lineage_path
+        first, path = node.prompt, node.lineage_path
+        problem = first.text if first.is_prompt else tree.problem.text
         if event.kind == "scored":
             node.score = float("nan") if path == self.nan_at else self.script.score(problem, path)
             return
         tree.growing -= 1
         assert tree.demand.steps is None or node.depth <= tree.demand.steps
         node.cost.generated_tokens += 1
-        node.text, node.finish = self.script.text(problem, path), self.script.finish(problem, path)
+        feed = tree.feeds.pop(node, "")
+        node.given = len(feed)
+        node.text, node.finish = feed + self.script.text(problem, path), self.script.finish(problem, path)
         if node.confidence is not None:
             for value in self.script.sure(problem, path):
                 node.confidence.add(value, value / 2)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+from dataclasses import replace
 from types import FunctionType, ModuleType, SimpleNamespace
 
 import pytest
 
 from benchmarks.gpu.vllm_steps import VllmSteps, VllmTree, vllm_search
 from branchwise.assets import asset_path
-from branchwise.errors import InputError, StaleNodeError
+from branchwise.errors import ConfigError, InputError, StaleNodeError
 from branchwise.pair.protocol import Policy, PolicyTree, RowLoad
 from branchwise.types import Endings, Problem, Sampling, Settings, StepOptions
 from branchwise.weights import open_checkpoint
@@ -150,3 +151,11 @@ def test_what_is_pruned_or_has_ended_cannot_go_on(policy: VllmSteps) -> None:
     assert policy.idle
     with pytest.raises(StaleNodeError):
         policy.expand(tree, tree.root, 1, OPTIONS)
+
+
+def test_what_is_not_compared_is_said(policy: VllmSteps) -> None:
+    tree = opened(policy)
+    with pytest.raises(ConfigError, match="further prompts are not compared"):
+        policy.plant(tree, tree.root, [1], tree.settings)
+    with pytest.raises(ConfigError, match="given text is not compared"):
+        policy.expand(tree, tree.root, 1, replace(OPTIONS, feed="x"))

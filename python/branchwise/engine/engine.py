@@ -11,14 +11,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Integral
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from branchwise.backend.base import BurstBackend
-from branchwise.config import is_number
 from branchwise.engine.decode_loop import Burst, DecodeLoop, LoopRow
 from branchwise.engine.feeding import Feeding, paths_to_feed
 from branchwise.engine.forest import Forest
@@ -26,11 +24,12 @@ from branchwise.engine.kv import KvCache, KvDemand
 from branchwise.engine.logprobs import add_prompt_logprobs, add_step_logprobs
 from branchwise.engine.memory import LOWER
 from branchwise.engine.policy_tree import NodeState, PolicyTree
+from branchwise.engine.prompt_check import caps_beside
 from branchwise.engine.rows import Growing, Opening, RowLoad, RowQueue, account
 from branchwise.engine.runner import Feed, Runner
 from branchwise.engine.sampler import Draw, DrawnToken, Sampler
 from branchwise.engine.tap import NO_TAP, StatePool, Tap
-from branchwise.errors import InputError, OutOfMemory
+from branchwise.errors import OutOfMemory
 from branchwise.models.decoder import Decoder
 from branchwise.text.automaton import Verdict
 from branchwise.text.steps import NOTHING_ENDS, StepDetector, StepDetectors
@@ -75,28 +74,23 @@ class StepEngine:
         branches: alive at most    paths: that go on when a level is over    steps: of a path (see `KvDemand`)
         InputError: empty prompt, or longer than the context. OutOfMemory: its first steps alone never fit.
         """
-        room = self.context - len(prompt)
-        if not prompt:
-            raise InputError("the prompt is empty: expected at least one token")
-        self._check_ids(prompt)
-        if room < 1:
-            raise InputError(
-                f"the prompt has {len(prompt)} tokens, the model's context is {self.context}: shorten the prompt"
-            )
-        if room < settings.max_tokens:
-            settings = replace(settings, max_tokens=room, limit="context")
+        settings = self._caps(prompt, settings)
         demand = KvDemand(len(prompt), branches, paths, settings.max_tokens, settings.max_step_tokens, steps)
         speculates = self.speculate and settings.speculate
         return self.forest.open(prompt, lineage=lineage, demand=demand, settings=settings, speculates=speculates)
 
-    def _check_ids(self, prompt: Sequence[int]) -> None:
+    def plant(self, tree: PolicyTree, node: Node, prompt: Sequence[int], settings: Settings) -> Node:
+        """A further prompt in a tree: a child of `node` that can be expanded, and that reads nothing of what is above.
+
+        settings: `max_tokens` and `limit` of what grows from it    Errors as of `open` and `expand`.
+        """
+        settings = self._caps(prompt, settings)
+        self._land()
+        return self.forest.plant(tree, node, prompt, settings)
+
+    def _caps(self, prompt: Sequence[int], settings: Settings) -> Settings:
         words = self.model.config.vocab_size
-        for place, token in enumerate(prompt):
-            if not is_number(Integral, token) or not 0 <= token < words:
-                raise InputError(
-                    f"the prompt's token {place} is {token!r}: {self.source} has the token ids 0 to {words - 1}; take "
-                    "them from its own tokenizer"
-                )
+        return caps_beside(prompt, settings, context=self.context, words=words, source=self.source)
 
     def expand(self, tree: PolicyTree, node: Node, n: int, options: StepOptions) -> int:
         """Queue `n` more children of a node and return the index of the first, which may have been written ahead.
@@ -105,7 +99,8 @@ class StepEngine:
         """
         if self.forest.frees(tree, node, options):
             self._land()  # what was written ahead may be in the burst that is under way
-        return self.forest.expand(tree, node, n, options)
+        feed = self.tokenizer.encode(options.feed, special=True, after="\n") if options.feed else ()
+        return self.forest.expand(tree, node, n, options, feed)
 
     def cancel(self, tree: PolicyTree, parent: Node, first: int, n: int) -> list[Node]:
         """Take back a wish: children `first` to `first + n` of a node leave the tree with all below them.
@@ -274,7 +269,8 @@ class StepEngine:
         for item in done:
             self.pool.keep(item.tree, item.state)
             if item.tree.speculates and item.tree.may_go_on(item.state.node):
-                ahead = Opening(item.tree, item.state, 0, 1, item.state.options, speculative=True)
+                alike = replace(item.state.options, feed="")
+                ahead = Opening(item.tree, item.state, 0, 1, alike, speculative=True)
                 self.rows.ahead.openings.append(ahead)
         return [(item.tree, item.state.node) for item in done if not item.state.speculative]
 
@@ -316,16 +312,16 @@ class StepEngine:
         return self.detectors[NOTHING_ENDS] if state.is_young else state.detector
 
     def _loop_row(self, item: Growing) -> LoopRow:
-        tree, state = item.tree, item.state
+        state = item.state
         most = state.options.max_tokens
         return LoopRow(
             handle=state.open(self.kv),
             token=state.tokens[-1],
             draw=self._draw(item),
             automaton=self.detectors[NOTHING_ENDS].start if state.is_young else state.automaton,
-            generated=len(state.node.tokens),
+            generated=state.drawn,
             max_step=min(most, state.options.min_tokens) if state.is_young else most,
-            last_position=tree.prompt_tokens + tree.settings.max_tokens - 1,
+            last_position=state.most - 1,
             sum=self.pool.sum_of(state),
         )
 
@@ -375,22 +371,22 @@ class StepEngine:
                 node.confidence.add(*drawn.sure)
             if state.seen is not None:
                 state.seen.add(token)
-            node.finish, node.cut = self._finish(item.tree, state, verdict)
+            node.finish, node.cut = self._finish(state, verdict)
         if node.finish == "eos":
             node.text, node.stopped_by = state.detector.ending(state.begun, node.tokens)
         elif node.finish is not None:
             node.text = self.tokenizer.decode(node.tokens)
         if node.finish is not None:
             state.seen = None
-            node.cost.generated_tokens = len(node.tokens)
+            node.cost.generated_tokens = state.drawn
 
-    def _finish(self, tree: PolicyTree, state: NodeState, verdict: Verdict) -> tuple[FinishReason | None, Cut | None]:
+    def _finish(self, state: NodeState, verdict: Verdict) -> tuple[FinishReason | None, Cut | None]:
         """Whether the step ends with its last token, why, and by which limit; on a device `step_state` says when."""
         if verdict is Verdict.SOLUTION:
             return "eos", None
-        if state.end - tree.prompt_tokens >= tree.settings.max_tokens:
-            return "length", tree.settings.limit
-        written, most = len(state.node.tokens), state.options.max_tokens
+        if state.end >= state.most:
+            return "length", state.limit
+        written, most = state.drawn, state.options.max_tokens
         if verdict is Verdict.STEP or (verdict is Verdict.WAIT and 2 * written >= most):
             return "stop", None
         return ("length", "step_tokens") if written >= most else (None, None)

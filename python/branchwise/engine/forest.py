@@ -43,26 +43,45 @@ class Forest:
         options = settings.step()
         detector = self.detectors[settings.endings]
         start = detector.start
-        tree.states[root] = NodeState(None, list(prompt), 0, root, options, detector, start, start, settings.seed)
+        most = len(prompt) + settings.max_tokens
+        tree.states[root] = NodeState(
+            None, list(prompt), 0, root, options, detector, start, start, settings.seed, most, settings.limit
+        )
         root.cost.prefill_tokens = len(prompt)
         return tree
 
-    def expand(self, tree: PolicyTree, node: Node, n: int, options: StepOptions) -> int:
+    def plant(self, tree: PolicyTree, node: Node, prompt: Sequence[int], settings: Settings) -> Node:
+        """A further prompt as the next child of a node, of which it reads nothing; settings: caps of what it bears.
+
+        OutOfMemory: its first step alone never fits. StaleNodeError as for `expand`.
+        """
+        above = self._open_state(tree, node)
+        self.kv.lease(KvDemand(len(prompt), 1, 1, 1, 1, None))  # whether it fits at all
+        self.rows.ahead.drop_opening(above)  # what was written ahead would be its child of the same index
+        self._free(tree, self.rows.ahead.take_below(above))
+        index, above.asked = above.asked, above.asked + 1
+        planted = Node(
+            len(tree.states), node, index, 0, lineage_child(node.lineage, index), list(prompt), given=len(prompt),
+            is_prompt=True, finish="stop",
+        )  # fmt: skip
+        planted.cost.prefill_tokens = len(prompt)
+        node.children.append(planted)
+        options, detector = tree.settings.step(), self.detectors[tree.settings.endings]
+        tree.states[planted] = NodeState(
+            None, planted.tokens, 0, planted, options, detector, detector.start, detector.start, tree.settings.seed,
+            len(prompt) + settings.max_tokens, settings.limit,
+        )  # fmt: skip
+        return planted
+
+    def expand(self, tree: PolicyTree, node: Node, n: int, options: StepOptions, feed: Sequence[int] = ()) -> int:
         """Queue `n` more children of a node and return the index of the first, which may have been written ahead.
 
+        feed: the tokens of `options.feed`
         ConfigError: n < 1. OutOfMemory: never so many. StaleNodeError: its KV is gone, or it has ended.
         """
-        state = tree.states.get(node)
         if n < 1:
             raise ConfigError(f"expand with n={n}: expected at least 1 child")
-        if tree.closed or state is None or state.released:
-            raise StaleNodeError(
-                f"node {node.lineage_path} was pruned or its tree closed: it can no longer be expanded"
-            )
-        if node.is_final or (node.parent is not None and node.finish is None):
-            raise StaleNodeError(
-                f"node {node.lineage_path} has finish {node.finish!r}: only a step that stopped can be expanded"
-            )
+        state = self._open_state(tree, node)
         if n > self.kv.n_blocks:
             raise OutOfMemory(
                 f"{n} children take a KV block each, there are {self.kv.n_blocks}: lower n, or raise kv_memory"
@@ -71,8 +90,21 @@ class Forest:
         first, state.asked = state.asked, state.asked + n
         adopted = self._adopt(tree, state, options)
         if n > adopted:
-            self.rows.wish(Opening(tree, state, first + adopted, n - adopted, options, asked=first))
+            self.rows.wish(Opening(tree, state, first + adopted, n - adopted, options, asked=first, feed=feed))
         return first
+
+    def _open_state(self, tree: PolicyTree, node: Node) -> NodeState:
+        """That of a node which can have children. StaleNodeError: its KV is gone, or it has ended."""
+        state = tree.states.get(node)
+        if tree.closed or state is None or state.released:
+            raise StaleNodeError(
+                f"node {node.lineage_path} was pruned or its tree closed: it can no longer be expanded"
+            )
+        if node.is_final or (node.parent is not None and node.finish is None):
+            raise StaleNodeError(
+                f"node {node.lineage_path} has finish {node.finish!r}: only a step that stopped can be expanded"
+            )
+        return state
 
     def frees(self, tree: PolicyTree, node: Node, options: StepOptions) -> bool:
         """Whether expanding a node frees what was written ahead of it, because it is wanted in another way."""
@@ -103,27 +135,28 @@ class Forest:
 
         Its tree has a place in the KV then, behind what is kept of the prompt.
         """
-        tree, root = opening.tree, _root_of(opening.parent)
+        tree, root = opening.tree, opening.parent.first
         settings, prefixes = tree.settings, self.kv.prefixes
         if root.handle is not None or not settings.reuse:
             return True
-        match = prefixes.match(tree.shared_prompt, exact=settings.exact)
+        prompt = tree.shared(root)
+        match = prefixes.match(prompt, exact=settings.exact)
         for other in begun:
-            fed = _root_of(other.parent)
+            fed = other.parent.first
             if fed.missing and other.tree.settings.reuse and (
-                prefixes.shared(tree.shared_prompt, fed.tokens, exact=settings.exact) > match.length
+                prefixes.shared(prompt, fed.tokens, exact=settings.exact) > match.length
             ):  # fmt: skip
                 return False
-        self._plant(tree, root, match)
+        self._root(tree, root, match)
         return True
 
     def place(self, tree: PolicyTree, state: NodeState) -> None:
         """The prompt of a step whose KV is rebuilt gets a place in the KV, behind what is kept of it."""
-        root = _root_of(state)
+        root = state.first
         if root.handle is None and tree.settings.reuse:
-            self._plant(tree, root, self.kv.prefixes.match(tree.shared_prompt, exact=tree.settings.exact))
+            self._root(tree, root, self.kv.prefixes.match(tree.shared(root), exact=tree.settings.exact))
 
-    def _plant(self, tree: PolicyTree, root: NodeState, match: Match) -> None:
+    def _root(self, tree: PolicyTree, root: NodeState, match: Match) -> None:
         """Give a root its KV node, behind what is kept of its prompt."""
         is_first = root.most_fed == 0
         root.start_from(match, tree.lease)
@@ -153,10 +186,31 @@ class Forest:
         self.kv.prefixes.offer(state.handle, state.tokens[: state.fed])
 
     def begin_children(self, opening: Opening) -> list[Growing]:
-        """The steps an opening asked for, on fresh KV blocks; their parent must be sealed."""
+        """The steps an opening asked for, on fresh KV blocks, that draw now; their parent must be sealed.
+
+        Those that begin with given tokens return first, as if their KV had been dropped.
+        """
         assert opening.parent.handle is not None
         handles = self.kv.tree.fork(opening.parent.handle, opening.n)
-        return [self._begin_child(opening, opening.first + place, handle) for place, handle in enumerate(handles)]
+        begun = [self._begin_child(opening, opening.first + place, handle) for place, handle in enumerate(handles)]
+        if not opening.feed:
+            return begun
+        for child in begun:
+            self._give(child, opening.feed)
+        return []
+
+    def _give(self, child: Growing, feed: Sequence[int]) -> None:
+        """Begin a step with given tokens; where they leave no room for a drawn one, the branch ends before them."""
+        tree, state = child.tree, child.state
+        node = state.node
+        if state.end + len(feed) >= state.most:
+            node.finish, node.cut = "length", state.limit
+            self.finished.append((tree, node))
+            return
+        node.tokens.extend(feed)
+        node.given = node.cost.prefill_tokens = len(feed)
+        state.automaton = state.detector.skip(state.automaton, feed)
+        self.rows.returning.append(child)
 
     def take_back(self, openings: Sequence[Opening]) -> None:
         """Undo `begin_children`: nothing is known of those children, and their openings come first in the queue."""
@@ -182,8 +236,8 @@ class Forest:
         detector = parent.detector if alike else self.detectors[options.endings]
         start = detector.next_step(parent.automaton) if alike else detector.start
         state = NodeState(
-            parent, node.tokens, parent.end, node, options, detector, start, start, seed, handle=handle,
-            speculative=opening.speculative,
+            parent, node.tokens, parent.end, node, options, detector, start, start, seed, parent.most, parent.limit,
+            handle=handle, speculative=opening.speculative,
         )  # fmt: skip
         tree.states[node] = state
         child = Growing(tree, state)
@@ -213,7 +267,7 @@ class Forest:
         for node in gone:  # grows as it is read: breadth first
             gone += node.children
             self.prune(tree, node)  # with its place in every queue
-            tree.cost.generated_tokens -= len(node.tokens)
+            tree.cost.generated_tokens -= len(node.tokens) - node.given
             tree.cost.cancelled_tokens += len(node.tokens)
             tree.root.cost.kv_bytes_read += node.cost.kv_bytes_read
         return gone
@@ -263,9 +317,3 @@ class Forest:
             tree.let_go(state)
         nodes = {state.node for state in states}
         self.finished = [(tree, node) for tree, node in self.finished if node not in nodes]
-
-
-def _root_of(state: NodeState) -> NodeState:
-    while state.parent is not None:
-        state = state.parent
-    return state

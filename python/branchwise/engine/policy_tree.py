@@ -11,7 +11,7 @@ from branchwise.engine.kv import Lease
 from branchwise.engine.kv_step import KvStep
 from branchwise.engine.seen_words import SeenWords
 from branchwise.text.steps import State, StepDetector
-from branchwise.types import Cost, Node, Settings, StepOptions
+from branchwise.types import Cost, Cut, Node, Settings, StepOptions
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +28,8 @@ class NodeState(KvStep):
     begun: State  # of the step detector, before the first token
     automaton: State  # after the last one
     seed: int  # of its random numbers
+    most: int  # tokens on its path at most, the prompt's included
+    limit: Cut  # what that stands for
     hidden: Tensor | None = None  # [width], after the last token; set by the engine when all are fed
     sum: Tensor | None = None  # [pooled] fp32, of the states that tokens of its path were drawn from, see `StatePool`
     last: Tensor | None = None  # [pooled] fp32, of these the last, until it is done
@@ -39,7 +41,20 @@ class NodeState(KvStep):
     @property
     def is_young(self) -> bool:
         """Whether nothing may end it yet."""
-        return len(self.node.tokens) < self.options.min_tokens
+        return self.drawn < self.options.min_tokens
+
+    @property
+    def drawn(self) -> int:
+        """Its tokens that were not given."""
+        return len(self.node.tokens) - self.node.given
+
+    @property
+    def first(self) -> NodeState:
+        """The prompt that its path begins with."""
+        state = self
+        while state.parent is not None:
+            state = state.parent
+        return state
 
 
 @dataclass(slots=True, eq=False)
@@ -65,17 +80,16 @@ class PolicyTree:
     def prompt_tokens(self) -> int:
         return len(self.prompt)
 
-    @property
-    def shared_prompt(self) -> Sequence[int]:
-        """The prompt, as far as its KV may come from others: not where somebody wants to know more of its tokens."""
+    def shared(self, first: NodeState) -> Sequence[int]:
+        """A prompt, as far as its KV may come from others: not where somebody wants to know more of its tokens."""
         wish = self.settings.prompt_logprobs
-        return self.prompt if wish is None else self.prompt[: wish.start - 1]
+        return first.tokens if wish is None else first.tokens[: wish.start - 1]
 
     def seen_words(self, state: NodeState) -> SeenWords | None:
         """What a growing step has before it and in it, as far as its penalties want to know; counted once."""
         sampling = state.options.sampling
         if state.seen is None and sampling.penalises:
-            given = self.prompt if sampling.repetition_penalty != 1 else ()
+            given = state.first.tokens if sampling.repetition_penalty != 1 else ()
             state.seen = SeenWords(given, [token for step in state.node.path for token in step.tokens])
         return state.seen
 

@@ -26,6 +26,7 @@ class Opening:
     options: StepOptions
     speculative: bool = False  # nobody has asked for the child yet
     asked: int = 0  # index of the first child of the wish, some of which may have been written ahead
+    feed: Sequence[int] = ()  # tokens that each child begins with
 
 
 @dataclass(slots=True)

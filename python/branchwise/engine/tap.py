@@ -76,7 +76,8 @@ class StatePool:
         if not tree.settings.states or state.sum is None or state.last is None:
             return
         state.sum = state.sum.clone()  # a view would keep the whole batch alive
-        state.node.states = torch.cat([state.sum / (state.end - tree.prompt_tokens), state.last])
+        drawn = sum(len(step.tokens) - step.given for step in state.node.path)
+        state.node.states = torch.cat([state.sum / drawn, state.last])
         state.last = None
 
     def waits(self, state: NodeState) -> bool:

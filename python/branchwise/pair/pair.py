@@ -11,13 +11,13 @@ from branchwise.chat_options import NO_OPTIONS, ChatOptions
 from branchwise.engine.kv import KvFull
 from branchwise.errors import CheckpointError, ConfigError, OutOfMemory
 from branchwise.pair.prompts import problem_lineage, prompt_digest, prompt_ids
-from branchwise.pair.protocol import Event, Judge, Policy
+from branchwise.pair.protocol import Event, Judge, JudgeTree, Policy
 from branchwise.pair.room import Room
 from branchwise.pair.timing import PassTiming
 from branchwise.pair.tree import PairTree
 from branchwise.strategies.protocol import Demand
 from branchwise.text.tokenizer import Tokenizer
-from branchwise.tree import walk
+from branchwise.tree import root_of, walk
 from branchwise.types import Cost, Node, Problem, Settings, StepOptions
 
 PROBES = ("12+345=357; 7*8", "Let x be the number of apples.", "\\frac{3}{4} \\cdot 2^{10}", "Thus, the answer is")
@@ -64,25 +64,54 @@ class ModelPair:
         """
         if demand.scores and self.judge is None:
             raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
-        ids = prompt_ids(self.policy.tokenizer, problem, self.instruction, chat=self.chat, context=self.policy.context)
+        ids = self._prompt(problem)
         policy = self.policy.open(
-            ids, lineage=problem_lineage(problem, ids), settings=self._within_context(problem, demand, settings),
+            ids, lineage=problem_lineage(problem, ids),
+            settings=self._within_context(problem, settings, scores=demand.scores),
             branches=demand.branches, paths=demand.paths, steps=demand.steps,
         )  # fmt: skip
         policy.root.prompt_digest = prompt_digest(ids)
-        tree = PairTree(policy, None)
-        if self.judge is not None and demand.scores:
-            caps, per_token = policy.settings, self._judge_tokens
+        tree = PairTree(policy, demand=demand)
+        if demand.scores:
             try:
-                tree.judge = self.judge.open(
-                    policy.root, problem.text, branches=demand.branches, paths=demand.paths, steps=demand.steps,
-                    tokens=per_token * caps.max_tokens,
-                    step_tokens=per_token * min(caps.max_step_tokens, caps.max_tokens), reuse=caps.reuse,
-                )  # fmt: skip
-            finally:
-                if tree.judge is None:
-                    self.policy.close(policy)
+                self._judge_below(tree, policy.root, problem.text)
+            except BaseException:
+                self.policy.close(policy)
+                raise
         return self._admit(tree)
+
+    def plant(self, tree: PairTree, node: Node, problem: Problem, settings: Settings, *, scores: bool) -> Node:
+        """A further prompt in an open tree; the judge is told its question, where steps below shall be judged."""
+        ids = self._prompt(problem)
+        planted = self.policy.plant(tree.policy, node, ids, self._within_context(problem, settings, scores=scores))
+        planted.text, planted.prompt_digest = problem.text, prompt_digest(ids)
+        try:
+            if scores:
+                self._judge_below(tree, planted, problem.text)
+        except BaseException:
+            self.policy.cancel(tree.policy, node, planted.index, 1)
+            raise
+        tree.planted.append(planted)
+        return planted
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        return prompt_ids(
+            self.policy.tokenizer, problem, self.instruction, chat=self.chat, context=self.policy.context
+        )  # fmt: skip
+
+    def _judge_below(self, tree: PairTree, prompt: Node, question: str) -> JudgeTree:
+        """The judge's tree for the steps below a prompt, opened where there is none. ConfigError: there is no judge."""
+        judge, demand, policy = self.judge, tree.demand, tree.policy
+        if judge is None or demand is None or policy is None or not demand.scores:
+            raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
+        if prompt not in tree.judges:
+            caps, per_token = policy.settings, self._judge_tokens
+            tree.judges[prompt] = judge.open(
+                prompt, question, branches=demand.branches, paths=demand.paths, steps=demand.steps,
+                tokens=per_token * caps.max_tokens, step_tokens=per_token * min(caps.max_step_tokens, caps.max_tokens),
+                reuse=caps.reuse,
+            )  # fmt: skip
+        return tree.judges[prompt]
 
     def open_texts(self, root: Node, question: str, *, reuse: bool) -> PairTree | None:
         """Admit texts to the judge alone: the nodes below a root. How long they are nobody has to guess."""
@@ -94,7 +123,7 @@ class ModelPair:
         judge = self.judge.open(
             root, question, branches=1, paths=0, steps=None, tokens=1, step_tokens=1, reuse=reuse
         )  # fmt: skip
-        return self._admit(PairTree(None, judge))
+        return self._admit(PairTree(None, {root: judge}))
 
     def _admit(self, tree: PairTree) -> PairTree | None:
         running, others = self._shared()
@@ -129,10 +158,11 @@ class ModelPair:
 
     def score(self, tree: PairTree, nodes: Sequence[Node]) -> None:
         """Queue steps for the judge. ConfigError when there is none."""
-        if self.judge is None or tree.judge is None:
-            raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
         for node in nodes:
-            if self.judge.submit(tree.judge, node):
+            prompt = node.prompt
+            judged = tree.judges.get(prompt) or self._judge_below(tree, prompt, prompt.text)
+            assert self.judge is not None
+            if self.judge.submit(judged, node):
                 self._waiting[node] = tree
             else:
                 self._events.append(Event("scored", tree, node))
@@ -164,20 +194,20 @@ class ModelPair:
             setattr(cost, name, getattr(spent, name))
         beside = cost.prefill_tokens + cost.speculated_tokens + cost.rebuilt_tokens
         cost.flops = beside * self.policy.flops_per_token + tree.cancelled_flops
-        if self.judge is not None and tree.judge is not None:
-            cost.prm_tokens = tree.judge.prompt_tokens
-            cost.rebuilt_tokens += tree.judge.rebuilt_tokens
-            cost.cached_tokens += tree.judge.cached_tokens
-            cost.prm_flops = self.judge.flops(tree.judge)
-            cost.flops += cost.prm_flops
+        for prompt in tree.planted:
+            prompt.cost.flops = prompt.cost.prefill_tokens * self.policy.flops_per_token
+        for prompt, judged in tree.judges.items():
+            assert self.judge is not None
+            _add_judged(prompt.cost, judged, self.judge.flops(judged))
         self._waiting = {node: owner for node, owner in self._waiting.items() if owner is not tree}
         self._events = [event for event in self._events if event.tree is not tree]
 
     def _close(self, tree: PairTree) -> None:
         if tree.policy is not None:
             self.policy.close(tree.policy)
-        if self.judge is not None and tree.judge is not None:
-            self.judge.close(tree.judge)
+        for judged in tree.judges.values():
+            assert self.judge is not None
+            self.judge.close(judged)
 
     def free(self) -> None:
         """Let go of both models; nothing works afterwards."""
@@ -208,7 +238,8 @@ class ModelPair:
         """One decode iteration."""
         steps = [] if self.policy.idle else self._with_room(self.policy.poll) or []
         for policy, node in steps:
-            node.cost.flops += node.cost.generated_tokens * self.policy.flops_per_token
+            written = node.cost.generated_tokens + node.cost.prefill_tokens  # the latter were given
+            node.cost.flops += written * self.policy.flops_per_token
             self._events.append(Event("generated", self._trees[policy.root], node, self._damage(node)))
 
     def _with_room(self, work: Callable[[], Value]) -> Value | None:
@@ -258,8 +289,9 @@ class ModelPair:
             self._room.only_first(self._trees.values())
             return judge.poll(alone=True)
         except OutOfMemory as error:
-            tree = self._trees[judge.first]
-            judge.give_up(tree.judge)
+            tree = self._trees[root_of(judge.first)]
+            for judged in tree.judges.values():
+                judge.give_up(judged)
             self._fail(tree, error)
             return []
 
@@ -279,20 +311,30 @@ class ModelPair:
         return bool(nodes)
 
     def _release(self, tree: PairTree, node: Node) -> None:
-        if self.judge is not None and tree.judge is not None:
-            self.judge.release(tree.judge, node)
+        judged = tree.judges.get(node.prompt)
+        if self.judge is not None and judged is not None:
+            self.judge.release(judged, node)
             self._waiting.pop(node, None)
         self._events = [event for event in self._events if event.node is not node]
 
-    def _within_context(self, problem: Problem, demand: Demand, settings: Settings) -> Settings:
+    def _within_context(self, problem: Problem, settings: Settings, *, scores: bool) -> Settings:
         """The cap of a solution, lowered to the judge's context where both models cut text alike.
 
         Where they do not, nobody knows beforehand: a branch ends with the step that no longer fits.
         """
-        if self.judge is None or not demand.scores or not self._same_tokens:
+        if self.judge is None or not scores or not self._same_tokens:
             return settings
         room = self.judge.room(problem.text)
         return settings if settings.max_tokens <= room else replace(settings, max_tokens=room, limit="prm_context")
+
+
+def _add_judged(cost: Cost, judged: JudgeTree, flops: float) -> None:
+    """What a judge's tree cost beside its steps, in the record of its prompt."""
+    cost.prm_tokens = judged.prompt_tokens
+    cost.rebuilt_tokens += judged.rebuilt_tokens
+    cost.cached_tokens += judged.cached_tokens
+    cost.prm_flops = flops
+    cost.flops += flops
 
 
 def tokens_for_tokens(policy: Tokenizer, judge: Tokenizer) -> int:

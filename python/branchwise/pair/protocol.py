@@ -124,6 +124,14 @@ class Policy(Protocol):
         """Start a tree, which holds nothing yet. OutOfMemory: it never fits. InputError: bad prompt."""
         ...
 
+    def plant(self, tree: Any, node: Node, prompt: Sequence[int], settings: Settings) -> Node:
+        """A further prompt as the next child of a node, of which it reads nothing: it can be expanded at once.
+
+        settings: `max_tokens` and `limit` of what grows from it
+        InputError: bad prompt. OutOfMemory: it never fits. StaleNodeError as for `expand`.
+        """
+        ...
+
     def expand(self, tree: Any, node: Node, n: int, options: StepOptions) -> int:
         """Queue n more children; the index of the first. StaleNodeError: the node was pruned, or it has ended."""
         ...
@@ -275,6 +283,15 @@ class Pair(Protocol[TreeT]):
         """Admit texts to the judge that the policy has not written, all nodes below a root; else as `open`.
 
         InputError: there are some that it cannot score. They may be given to `score`, and nothing else of the tree.
+        """
+        ...
+
+    def plant(self, tree: TreeT, node: Node, problem: Problem, settings: Settings, *, scores: bool) -> Node:
+        """A further prompt in an open tree, as the next child of a node; the policy reads nothing of what is above.
+
+        problem: its prompt, and for the judge its question    settings: as the tree was opened with
+        scores: steps below shall be judged, so that the judge has to be ready for them
+        InputError: the prompt cannot be. OutOfMemory: it never fits. The tree is as it was then.
         """
         ...
 

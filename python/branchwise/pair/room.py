@@ -64,13 +64,14 @@ class Room:
     def only_first(self, trees: Iterable[PairTree]) -> None:
         """Free all KV of the judge but what the step needs that has waited longest for its score."""
         for tree in trees:
-            if self._judge is not None and tree.judge is not None:
-                self._judge.shed(tree.judge, hard=True)
+            for judged in tree.judges.values():
+                assert self._judge is not None
+                self._judge.shed(judged, hard=True)
 
     def _shed(self, tree: PairTree, *, of_judge: bool) -> bool:
         if not of_judge:
             return tree.policy is not None and self._policy.shed(tree.policy)
-        return self._judge is not None and tree.judge is not None and self._judge.shed(tree.judge)
+        return self._judge is not None and sum(map(self._judge.shed, tree.judges.values())) > 0
 
 
 def _learn(leases: Sequence[Lease]) -> None:

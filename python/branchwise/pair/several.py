@@ -131,7 +131,7 @@ class SeveralJudges:
             assert node.parent is not None
             parent = self._twin(place, tree, node.parent)
             own = nodes[node] = Node(
-                node.id, parent, node.index, node.depth, node.lineage, node.tokens, node.text, node.logprob,
+                node.id, parent, node.index, node.depth, node.lineage, node.tokens, node.text, logprob=node.logprob,
                 finish=node.finish, confidence=node.confidence,
             )  # fmt: skip
             self._owner[place][own] = tree, node

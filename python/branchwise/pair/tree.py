@@ -8,24 +8,28 @@ from dataclasses import dataclass, field
 
 from branchwise.engine.kv import Lease
 from branchwise.pair.protocol import JudgeTree, PolicyTree
+from branchwise.strategies.protocol import Demand
 from branchwise.types import Node
 
 
 @dataclass(slots=True, eq=False)
 class PairTree:
-    """One open problem: the policy's tree and, where scores are wanted, the judge's; of given texts only that."""
+    """One open problem: the policy's tree and, where scores are wanted, the judge's; of given texts only those.
+
+    judges: a tree for each prompt under which scores are wanted, the root first    planted: prompts beside the root
+    """
 
     policy: PolicyTree | None
-    judge: JudgeTree | None
+    judges: dict[Node, JudgeTree] = field(default_factory=dict)
+    planted: list[Node] = field(default_factory=list)
+    demand: Demand | None = None
     paused: bool = False
     ends: dict[Node, list[int]] = field(default_factory=dict)  # child indices at which the expansions of a node end
     cancelled_flops: float = 0.0
 
     @property
     def root(self) -> Node:
-        tree = self.policy or self.judge
-        assert tree is not None
-        return tree.root
+        return next(iter(self.judges)) if self.policy is None else self.policy.root
 
     @property
     def prompt(self) -> Sequence[int]:
@@ -35,7 +39,7 @@ class PairTree:
     def leases(self) -> list[Lease]:
         """What it holds of the models' caches."""
         own = [] if self.policy is None or self.policy.lease is None else [self.policy.lease]
-        return own if self.judge is None else [*own, *self.judge.leases]
+        return own + [lease for judge in self.judges.values() for lease in judge.leases]
 
     def expanded(self, node: Node, first: int, n: int) -> None:
         """Remember which children were asked for together."""

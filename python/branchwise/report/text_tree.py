@@ -151,6 +151,8 @@ def _item(node: Node, marks: Marks, glyphs: Glyphs) -> _Item:
         label.append(f"{node.score:.2f} ", style="dim" if node.pruned else score_style(node.score))
     if node.pruned:
         label.append(f"{glyphs.pruned} ", style="dim red")
+    if node.is_prompt:
+        label.append("prompt: ", style="dim")
     if node in marks.answers:
         answer = marks.answers[node]
         found = shorten(answer, 40, glyphs.more) if answer is not None else "no answer"
@@ -158,7 +160,8 @@ def _item(node: Node, marks: Marks, glyphs: Glyphs) -> _Item:
     if chosen:
         suffix.append(f" {glyphs.chosen}", style="bold green")
     text = node.text if node.text.strip() or node.finish else glyphs.more  # without an end, it is still growing
-    return _Item(label, text, suffix, "dim strike" if node.pruned else "bold" if chosen else "")
+    style = "dim strike" if node.pruned else "bold" if chosen else "dim" if node.is_prompt else ""
+    return _Item(label, text, suffix, style)
 
 
 def _folded(nodes: list[Node], glyphs: Glyphs) -> _Item:

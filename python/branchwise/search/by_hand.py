@@ -130,6 +130,7 @@ class StepTree:
 
         stop: text that ends the step, or several, taken literally; []: none does, not even a blank line
         max_tokens: of one step
+        feed: text that every child begins with: given, not drawn, and not counted by `max_tokens`
         temperature, top_p, ...: see `Sampling`, of this call
         score: judge every child while its siblings grow; its `score` is set when this returns
 
@@ -232,16 +233,17 @@ def step_options(
     *,
     stop: str | Sequence[str] | None = None,
     max_tokens: int | None = None,
+    feed: str | None = None,
     **sampling: float | None,
 ) -> StepOptions:
     """The options of a step: those of the tree with some replaced. ConfigError for one that cannot work."""
     for name in sampling:
         if name not in SAMPLING:
             raise ConfigError(
-                f"expand has no option {name!r}: it has n, stop, max_tokens, score, {', '.join(SAMPLING)}"
+                f"expand has no option {name!r}: it has n, stop, max_tokens, feed, score, {', '.join(SAMPLING)}"
             )
     given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
-    return settings.step(replace(settings.sampling, **given), stop, max_tokens)
+    return settings.step(replace(settings.sampling, **given), stop, max_tokens, feed)
 
 
 async def await_all(tickets: Sequence[Ticket[Value]]) -> list[Value]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeAlias
 
 from branchwise.errors import CheckpointError
@@ -57,6 +57,7 @@ class Expansion(Generic[TreeT]):
     score: bool | Literal["last"]
     tell: Tell
     name: str  # of what it works for, in messages
+    planted: bool = False  # the node is a prompt that was planted for it
     nodes: list[Node] = field(default_factory=list)  # the last step of every chain that is complete
     first: int = -1  # child index of the first chain
     _scored: set[Node] = field(default_factory=set)  # steps that wait for their score
@@ -93,7 +94,7 @@ class Expansion(Generic[TreeT]):
         if last:
             self.nodes.append(node)
         else:
-            self._await(node, self.pair.expand(self.tree, node, 1, self.options), 1)
+            self._await(node, self.pair.expand(self.tree, node, 1, replace(self.options, feed="")), 1)
 
     def result(self) -> list[Node]:
         """The last step of every chain, in order of child index."""
@@ -103,7 +104,9 @@ class Expansion(Generic[TreeT]):
         """Give up: none of its steps stays in the tree."""
         for key in [key for key, request in self.board.growing.items() if request is self]:
             del self.board.growing[key]
-        if self.first >= 0:
+        if self.planted and self.node.parent is not None:
+            self.pair.cancel(self.tree, self.node.parent, self.node.index, 1)
+        elif self.first >= 0:
             self.pair.cancel(self.tree, self.node, self.first, self.n)
 
     def _await(self, node: Node, first: int, n: int) -> None:

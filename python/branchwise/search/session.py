@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ from branchwise.errors import BranchwiseError, ConfigError, InputError, Strategy
 from branchwise.pair.protocol import Pair, TreeT
 from branchwise.search.branches import Branches
 from branchwise.search.keyed_random import KeyedRandom
+from branchwise.search.problems import prompt_problem
 from branchwise.search.protocol import Callback, Later, Progress, ProgressKind
 from branchwise.search.request import Board, Expansion
 from branchwise.strategies.options import check_count
@@ -151,6 +152,8 @@ class Session(Generic[TreeT]):
         if not lane:
             del self._lanes[key]
         nodes = expansion.result()
+        if ask.max_tokens is not None:  # a cap that the strategy wished for: no limit of the run
+            _forgive([step for node in nodes for step in node.path])
         self._branches.hold(ask.node, nodes)
         state = self._state
         assert state is not None
@@ -200,9 +203,10 @@ class Session(Generic[TreeT]):
         try:
             check_count("Ask", "n", ask.n)
             check_count("Ask", "steps", ask.steps)
-            options = self._options.settings.step(ask.sampling, ask.stop, ask.max_tokens)
+            options = self._options.settings.step(ask.sampling, ask.stop, ask.max_tokens, ask.feed)
+            prompt = None if ask.prompt is None else prompt_problem(ask.prompt)
             hash(ask.lane)
-        except (ConfigError, TypeError) as error:
+        except (ConfigError, InputError, TypeError) as error:
             raise self._broken(f"its Ask cannot work: {error}") from None
         in_flight = sum(each.n for lane in self._lanes.values() for each, _ in lane)
         if in_flight + ask.n > most:
@@ -210,12 +214,22 @@ class Session(Generic[TreeT]):
                 f"it wants {in_flight + ask.n} steps at once, but its demand is {most} branches: ask for less,"
                 " or demand more"
             )
+        score = self._demand.scores if ask.score is None else ask.score
+        if prompt is not None:
+            node = self._plant(node, prompt, scores=bool(score))
         expansion = Expansion(
-            self, self._pair, self._board, self._tree, node, ask.n, options, ask.steps,
-            self._demand.scores if ask.score is None else ask.score, self._tell, f"problem {self.problem.id!r}",
+            self, self._pair, self._board, self._tree, node, ask.n, options, ask.steps, score, self._tell,
+            f"problem {self.problem.id!r}", planted=prompt is not None,
         )  # fmt: skip
         expansion.begin()
         self._lanes.setdefault(ask.lane, deque()).append((ask, expansion))
+
+    def _plant(self, node: Node, prompt: Problem, *, scores: bool) -> Node:
+        assert self._tree is not None
+        try:
+            return self._pair.plant(self._tree, node, prompt, self._options.settings, scores=scores)
+        except InputError as error:
+            raise self._broken(f"the prompt of its Ask cannot be: {error}") from None
 
     def _drop(self, tops: Collection[Node]) -> None:
         """Give up nodes with all below them: first what is in flight there, then what is held."""
@@ -342,6 +356,12 @@ def demand_of(strategy: Strategy, settings: Settings) -> Demand:
             " steps >= 1 or None"
         )
     return demand
+
+
+def _forgive(steps: Iterable[Node]) -> None:
+    for step in steps:
+        if step.cut == "step_tokens":
+            step.cut = None
 
 
 def _path(node: object) -> object:

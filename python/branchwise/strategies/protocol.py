@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from branchwise.confidence import ConfidenceOptions
-from branchwise.types import Node, Problem, Sampling, Selection
+from branchwise.types import Message, Node, Problem, Sampling, Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,11 @@ class Demand:
 class Ask:
     """A wish for `n` chains below `node`, each `steps` steps long or as long as it goes. None: the run's default.
 
+    prompt      they begin anew: below a further prompt that is planted under `node` and read instead of all that is
+                above (`nodes[0].prompt` of the reply, which may be asked for more); a question as text, chat messages
+                or token ids. The judge is told the question, or the last user turn of messages, and nothing of ids
+    feed        text that each chain begins with: given, not drawn, and not counted by `max_tokens`; special tokens may
+                be written out. The first tokens of a step that were given are `Node.given` in number
     sampling    how their tokens are drawn    max_tokens: of one step
     stop        text that ends a step, or several; []: nothing does but the end of the solution and the cap
     score       True: every step; "last": each chain's last one (its ancestors are judged on the way); False: none;
@@ -54,6 +59,8 @@ class Ask:
     node: Node
     n: int
     steps: int = field(default=1, kw_only=True)
+    prompt: str | Sequence[Message] | Sequence[int] | None = field(default=None, kw_only=True)
+    feed: str | None = field(default=None, kw_only=True)
     sampling: Sampling | None = field(default=None, kw_only=True)
     stop: str | Sequence[str] | None = field(default=None, kw_only=True)
     max_tokens: int | None = field(default=None, kw_only=True)
