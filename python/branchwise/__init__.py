@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StrategyError,
         TokenizerError,
     )
+    from branchwise.pair.protocol import Judge
     from branchwise.prm_format import PrmFormat
     from branchwise.scoring.confidence import ConfidenceJudge
     from branchwise.scoring.function import PythonJudge
@@ -46,20 +47,24 @@ if TYPE_CHECKING:
     from branchwise.strategies.particles import ParticleFilter, ParticleGibbs
     from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Random, Reply, State, Strategy
     from branchwise.strategies.rebase import Rebase
+    from branchwise.strategies.rsa import RSA
+    from branchwise.strategies.thinking import Thinking
     from branchwise.strategies.waves import AdaptiveConsistency, EarlyStopping
-    from branchwise.types import Cost, Node, Problem, Result, Sampling, Selection
+    from branchwise.types import Candidate, Cost, Node, Problem, Result, Sampling, Selection
 
 __version__ = "0.1.0"
 __all__ = [
     "DVTS",
     "ETS",
     "MCTS",
+    "RSA",
     "AbMcts",
     "AdaptiveConsistency",
     "Ask",
     "BeamSearch",
     "BestOfN",
     "BranchwiseError",
+    "Candidate",
     "CheckpointError",
     "ConfidenceJudge",
     "ConfidenceVote",
@@ -70,11 +75,13 @@ __all__ = [
     "Drop",
     "EarlyStopping",
     "Engine",
+    "EngineConfig",
     "EngineStateError",
     "Finish",
     "GeneratingJudge",
     "Greedy",
     "InputError",
+    "Judge",
     "Limits",
     "Majority",
     "Node",
@@ -95,6 +102,7 @@ __all__ = [
     "State",
     "Strategy",
     "StrategyError",
+    "Thinking",
     "TokenizerError",
     "WeightedBestOfN",
     "prompt_verdict",
@@ -103,10 +111,12 @@ __all__ = [
 _MODULES = {
     "errors": "BranchwiseError CheckpointError ConfigError EngineStateError InputError OutOfMemory ResultsError"
     " StaleNodeError StrategyError TokenizerError",
-    "types": "Cost Node Problem Result Sampling Selection",
+    "types": "Candidate Cost Node Problem Result Sampling Selection",
     "strategies": "AbMcts AdaptiveConsistency BeamSearch BestOfN ConfidenceVote DeepConf DVTS EarlyStopping ETS"
-    " Greedy Majority MCTS ParticleFilter ParticleGibbs Rebase WeightedBestOfN",
+    " Greedy Majority MCTS ParticleFilter ParticleGibbs Rebase RSA Thinking WeightedBestOfN",
     "strategies.protocol": "Ask Demand Drop Finish Limits Random Reply State Strategy",
+    "config": "EngineConfig",
+    "pair.protocol": "Judge",
     "prm_format": "PrmFormat",
     "scoring.confidence": "ConfidenceJudge",
     "scoring.function": "PythonJudge",

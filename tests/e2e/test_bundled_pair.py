@@ -16,6 +16,10 @@ from branchwise.strategies import Demand, Limits, make_strategy
 from branchwise.strategies.registry import STRATEGIES
 from branchwise.types import Result, Settings
 
+NEEDS: dict[str, Any] = {  # the bundled policy has room for short prompts, and no token that ends thoughts
+    "rsa": {"k": 1, "loops": 2, "agree": None, "frame": "{solutions}\n{problem}"},
+    "thinking": {"end": "=", "budget": 5},
+}
 FEWER = ("adaptive", "esc", "deepconf", "cotts_beam")  # stop early, or have fewer answers than branches
 
 
@@ -32,7 +36,7 @@ def problems() -> list[bw.Problem]:
 
 
 def options(name: str) -> dict[str, Any]:
-    return {} if name == "greedy" else {"n": 8}
+    return {} if name == "greedy" else {"n": 8, **NEEDS.get(name, {})}
 
 
 def facts(result: Result) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def test_every_strategy_runs_and_counts(engine: bw.Engine, problems: list[bw.Pro
         number = sum(each.count for each in result.candidates)
         assert number == n if name not in FEWER else 1 <= number <= n
         assert result.correct is not None
-        assert result.cost.generated_tokens == sum(len(node.tokens) for node in walk(result))
+        assert result.cost.generated_tokens == sum(len(node.tokens) - node.given for node in walk(result))
         assert result.cost.cached_tokens == 0
         assert (result.cost.prm_tokens > 0) == scored
         assert engine.judge is not None

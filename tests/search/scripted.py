@@ -130,6 +130,7 @@ class ScriptedTree:
     asked: dict[Node, int] = field(default_factory=dict)
     options: list[StepOptions] = field(default_factory=list)
     feeds: dict[Node, str] = field(default_factory=dict)  # of steps that grow
+    caps: dict[Node, int] = field(default_factory=dict)
     most_leaves: int = 0
     growing: int = 0
     closed: bool = False
@@ -198,7 +199,7 @@ class ScriptedPair:
                 child.confidence = Confidence(options.confidence, node.confidence)
             node.children.append(child)
             tree.held.add(child)
-            tree.feeds[child] = options.feed
+            tree.feeds[child], tree.caps[child] = options.feed, options.max_tokens
             self._queue.append((self.polls + self.slow(child), Event("generated", tree, child)))
         leaves = tree.held - {each.parent for each in tree.held}
         tree.most_leaves = max(tree.most_leaves, len(leaves))

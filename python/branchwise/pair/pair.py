@@ -64,6 +64,7 @@ class ModelPair:
         """
         if demand.scores and self.judge is None:
             raise ConfigError("step scores are needed, but the engine has no judge: give it a PRM with prm=...")
+        self._check_tokens(demand)
         ids = self._prompt(problem)
         policy = self.policy.open(
             ids, lineage=problem_lineage(problem, ids),
@@ -93,6 +94,16 @@ class ModelPair:
             raise
         tree.planted.append(planted)
         return planted
+
+    def _check_tokens(self, demand: Demand) -> None:
+        """ConfigError: the policy lacks a token that the search is about."""
+        tokenizer = self.policy.tokenizer
+        for token in demand.tokens:
+            if tokenizer.encode(token, special=True, after="\n") != [tokenizer.token_id(token)]:
+                raise ConfigError(
+                    f"the policy {self.policy.source} has no token {token!r}, which this strategy needs: take a policy"
+                    " that has it, or another strategy, such as majority"
+                )
 
     def _prompt(self, problem: Problem) -> list[int]:
         return prompt_ids(

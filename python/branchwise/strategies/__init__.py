@@ -14,12 +14,15 @@ from branchwise.strategies.particles import ParticleFilter, ParticleGibbs
 from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Random, Reply, State, Strategy
 from branchwise.strategies.rebase import Rebase
 from branchwise.strategies.registry import STRATEGIES, make_strategy
+from branchwise.strategies.rsa import RSA
+from branchwise.strategies.thinking import Thinking
 from branchwise.strategies.waves import AdaptiveConsistency, EarlyStopping
 
 __all__ = [
     "DVTS",
     "ETS",
     "MCTS",
+    "RSA",
     "STRATEGIES",
     "AbMcts",
     "AdaptiveConsistency",
@@ -42,6 +45,7 @@ __all__ = [
     "Reply",
     "State",
     "Strategy",
+    "Thinking",
     "WeightedBestOfN",
     "make_strategy",
 ]

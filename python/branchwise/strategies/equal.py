@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from branchwise.strategies.protocol import Action, Demand, Limits, Random, Reply, State, Strategy
-from branchwise.strategies.registry import PARITY, STRATEGIES
+from branchwise.strategies.registry import NOT_ALIKE, STRATEGIES
 from branchwise.types import Node, Problem, Selection
 
 ONE = {"n": 1, "expand": 1, "iterations": 1, "references": 0}  # options of a strategy that grows one branch
@@ -47,10 +47,10 @@ class OneForAll:
 def without_chance(strategy: Strategy) -> Strategy:
     """What to run where every token is the likeliest one.
 
-    A strategy of one's own runs as it is: it may ask otherwise. So do those that are kept as others have them.
+    A strategy of one's own runs as it is: it may ask otherwise. So do those in `NOT_ALIKE`.
     """
     whole: Any = strategy
-    if type(strategy) not in STRATEGIES.values() or type(strategy) in PARITY or whole.n == 1:
+    if type(strategy) not in STRATEGIES.values() or type(strategy) in NOT_ALIKE or whole.n == 1:
         return strategy
     options = {each.name for each in fields(whole)}
     one = {name: value for name, value in ONE.items() if name in options}

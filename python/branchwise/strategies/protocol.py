@@ -31,6 +31,7 @@ class Demand:
     steps       of a path at most; None: as many as its tokens allow
     scores      whether replies carry step scores, unless an `Ask` says otherwise
     confidence  whether nodes tell how sure the policy was; None: as the run has it
+    tokens      that the policy must have, as they are written: a policy without them is refused
     """
 
     branches: int
@@ -38,6 +39,7 @@ class Demand:
     steps: int | None
     scores: bool
     confidence: ConfidenceOptions | None = None
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

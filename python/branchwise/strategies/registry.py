@@ -26,14 +26,18 @@ from branchwise.strategies.parity.sal_dvts import SalDvts
 from branchwise.strategies.particles import ParticleFilter, ParticleGibbs
 from branchwise.strategies.protocol import Strategy
 from branchwise.strategies.rebase import Rebase
+from branchwise.strategies.rsa import RSA
+from branchwise.strategies.thinking import Thinking
 from branchwise.strategies.waves import AdaptiveConsistency, EarlyStopping
 
 PARITY: tuple[type[Any], ...] = (SalBeam, SalDvts, CottsBeam, ItsBeam)
 """As other people's code has them."""
+NOT_ALIKE: tuple[type[Any], ...] = (*PARITY, RSA)
+"""Those that run as they are without chance, too: n branches of them are more than n times the same one."""
 
 _OWN: tuple[type[Any], ...] = (
     Greedy, Majority, AdaptiveConsistency, EarlyStopping, ConfidenceVote, DeepConf, BestOfN, WeightedBestOfN,
-    BeamSearch, DVTS, Rebase, ETS, ParticleFilter, ParticleGibbs, MCTS, AbMcts,
+    BeamSearch, DVTS, Rebase, ETS, ParticleFilter, ParticleGibbs, MCTS, AbMcts, RSA, Thinking,
 )  # fmt: skip
 STRATEGIES: Mapping[str, type[Any]] = MappingProxyType({each.name: each for each in (*_OWN, *PARITY)})
 
