@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from branchwise.scoring.confidence import ConfidenceJudge
     from branchwise.scoring.function import PythonJudge
     from branchwise.scoring.generating import GeneratingJudge
+    from branchwise.scoring.implicit import ImplicitJudge
     from branchwise.scoring.verdicts import prompt_verdict
     from branchwise.strategies.ab_mcts import AbMcts
     from branchwise.strategies.beam import BeamSearch
@@ -80,6 +81,7 @@ __all__ = [
     "Finish",
     "GeneratingJudge",
     "Greedy",
+    "ImplicitJudge",
     "InputError",
     "Judge",
     "Limits",
@@ -121,6 +123,7 @@ _MODULES = {
     "scoring.confidence": "ConfidenceJudge",
     "scoring.function": "PythonJudge",
     "scoring.generating": "GeneratingJudge",
+    "scoring.implicit": "ImplicitJudge",
     "scoring.verdicts": "prompt_verdict",
     "api": "Engine",
 }

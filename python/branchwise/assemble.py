@@ -25,7 +25,9 @@ from branchwise.models.load import load_decoder
 from branchwise.pair.judges import OwnJudge, check_rule, make_judge
 from branchwise.pair.protocol import Judge
 from branchwise.scoring.generating import GeneratingJudge
-from branchwise.scoring.prm import Prm, load_prm
+from branchwise.scoring.implicit import ImplicitJudge
+from branchwise.scoring.likelihood import LikelihoodScorer
+from branchwise.scoring.prm import Prm, load_likelihood, load_prm
 from branchwise.scoring.scorer import Scorer
 from branchwise.strategies.options import nearest
 from branchwise.text.chat import check_options
@@ -95,11 +97,9 @@ def load_models(
     model = _load_decoder(checkpoint, place, config)
     tokenizer.check_fits(model.config.vocab_size, checkpoint.source)
     prm_model = None if judge_checkpoint is None else _load_prm(judge_checkpoint, judge_place, config)
-    writers = [
-        _load_writer(each, place, config, model, tokenizer) for each in judges if isinstance(each, GeneratingJudge)
-    ]
+    others = [_load_own(each, place, config, model, tokenizer) for each in judges]
     judged = [] if prm_model is None else [prm_model.model]
-    beside = [decoder for decoder, _ in writers]
+    beside = [part.model for parts in others for part in parts]
     if judge_place is place:
         (kv, *other_kv), memory = place.kv([model, *judged, *beside], config.kv_memory)
     else:
@@ -115,16 +115,13 @@ def load_models(
     if prm_model is not None:
         made = partial(Scorer, prm_model, other_kv.pop(0), batch_rows=config.prefill_rows)
         scorer = judge_place.backend.with_memory(made, LOWER)
-    engines = [
-        StepEngine(decoder, words, cache, max_rows=config.max_rows, prefill_rows=config.prefill_rows)
-        for (decoder, words), cache in zip(writers, other_kv, strict=True)
-    ]
+    ready = [[_ready(part, other_kv.pop(0), config) for part in parts] for parts in others]
     notes = [note for note in (prm_model and prm_model.note,) if note]
     resolved = ResolvedConfig(
         *place.told(), *judge_place.told(), config.weights, kv.n_blocks,
         scorer.kv.n_blocks if scorer is not None else 0, memory, torch.get_num_threads(), chat.date, tuple(notes),
     )  # fmt: skip
-    judge = make_judge(scorer, judges, engines, rule, tokenizer)
+    judge = make_judge(scorer, judges, ready, rule, tokenizer)
     return Models(steps, judge, chat, checkpoint.recommended(), resolved)
 
 
@@ -142,17 +139,60 @@ def _load_prm(checkpoint: Checkpoint, place: Place, config: EngineConfig) -> Prm
     return prm
 
 
-def _load_writer(
-    judge: GeneratingJudge, place: Place, config: EngineConfig, policy: Decoder, tokenizer: Tokenizer
-) -> tuple[Decoder, Tokenizer]:
-    """The model of a judge that writes: the policy's own where none is named."""
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A model that a judge lets write."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+
+
+def _load_own(
+    judge: OwnJudge, place: Place, config: EngineConfig, policy: Decoder, tokenizer: Tokenizer
+) -> list[Writer | Prm]:
+    """The models of a judge that is no PRM; one that writes has the policy's own where none is named."""
+    if isinstance(judge, ImplicitJudge):
+        return _load_ratio(judge, place, config)
+    if not isinstance(judge, GeneratingJudge):
+        return []
     if judge.model is None:
-        return policy, tokenizer
+        return [Writer(policy, tokenizer)]
     checkpoint = open_checkpoint(str(judge.model))
     words = checkpoint.tokenizer()
     check_options(words, NO_OPTIONS)
     check_memory([Home(place.backend, place.dtype, {"judge": checkpoint})], config.weights, config.kv_memory)
-    return _load_decoder(checkpoint, place, config), words
+    return [Writer(_load_decoder(checkpoint, place, config), words)]
+
+
+def _load_ratio(judge: ImplicitJudge, place: Place, config: EngineConfig) -> list[Writer | Prm]:
+    """Both models of an implicit PRM, which read what the first one's tokenizer writes. ConfigError: others do not."""
+    model, reference = (open_checkpoint(str(each)) for each in (judge.model, judge.reference))
+    tokenizer = model.tokenizer()
+    check_options(tokenizer, NO_OPTIONS)
+    if not tokenizer.same_words(reference.tokenizer()):
+        raise ConfigError(
+            f"the implicit PRM {model.source} and its reference {reference.source} have different vocabularies: name"
+            " the model that it was trained from"
+        )
+    check_memory(
+        [Home(place.backend, place.dtype, {"judge": model, "reference": reference})], config.weights, config.kv_memory
+    )
+    return [
+        place.backend.with_memory(
+            partial(
+                load_likelihood, each, place.dtype, place.backend, judge.layout, tokenizer, config.weights, place.cache
+            ),
+            f"{SMALLER} for {each.source}",
+        )
+        for each in (model, reference)
+    ]
+
+
+def _ready(part: Writer | Prm, kv: KvCache, config: EngineConfig) -> StepEngine | LikelihoodScorer:
+    """A model of a judge, on a cache of its own."""
+    if isinstance(part, Prm):
+        return LikelihoodScorer(part, kv, batch_rows=config.prefill_rows)
+    return StepEngine(part.model, part.tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows)
 
 
 def homes(device: str, prm_device: str | None, dtype: str, policy: Checkpoint, prm: Checkpoint | None) -> list[Home]:

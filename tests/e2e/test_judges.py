@@ -79,6 +79,17 @@ def test_several_judges(rule: str, combine: object) -> None:
         assert result.cost.prm_flops > 0
 
 
+def test_steps_before_the_one_that_is_asked_about_are_judged_on_the_way() -> None:
+    judges = [asset_path("prm"), short]
+    with bw.Engine(judge=judges, judge_rule="mean", threads=1) as engine, engine.open(QUESTIONS[0]) as tree:
+        (first,) = tree.expand(tree.root)
+        (second,) = tree.expand(first)
+        (score,) = tree.score([second])
+        assert score is not None
+        assert first.score is not None
+        assert list(first.scores_by or {}) == ["prm", "short"]
+
+
 def test_a_judge_beside_changes_nothing_where_the_first_one_decides() -> None:
     alone = solved(None)
     beside = solved([asset_path("prm"), short], judge_rule="first")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
+from branchwise.pair.log_ratio import LogRatio
 from branchwise.pair.protocol import Judge
 from branchwise.pair.several import RULES, SeveralJudges
 from branchwise.scoring.confidence import NAME as CONFIDENCE
 from branchwise.scoring.confidence import ConfidenceJudge, ConfidenceScorer
 from branchwise.scoring.function import FunctionScorer, PythonJudge
 from branchwise.scoring.generating import GeneratingJudge, GeneratingScorer
+from branchwise.scoring.implicit import ImplicitJudge
 from branchwise.scoring.scorer import Scorer
 from branchwise.strategies.options import nearest
 from branchwise.text.tokenizer import Tokenizer
 
-OwnJudge: TypeAlias = PythonJudge | GeneratingJudge | ConfidenceJudge
+OwnJudge: TypeAlias = PythonJudge | GeneratingJudge | ImplicitJudge | ConfidenceJudge
+Parts: TypeAlias = Sequence[Any]
+"""What a judge that is no PRM runs: the `StepEngine` of one that writes, the two `Scorer`s of an implicit PRM."""
 
 
 def read_judges(judge: Any, prm: str | Path | None) -> tuple[str | Path | None, list[OwnJudge]]:
@@ -58,25 +61,28 @@ def check_rule(judges: Sequence[object], rule: str | None) -> None:
 
 
 def make_judge(
-    prm: Scorer | None, own: Sequence[OwnJudge], engines: Sequence[StepEngine], rule: str | None, tokenizer: Tokenizer
+    prm: Scorer | None, own: Sequence[OwnJudge], parts: Sequence[Parts], rule: str | None, tokenizer: Tokenizer
 ) -> Judge | None:
-    """The judge of a pair. engines: of the judges that write, in order    tokenizer: the policy's"""
-    writers = iter(engines)
+    """The judge of a pair. parts: of each that is no PRM    tokenizer: the policy's"""
     judges: dict[str, Judge] = {} if prm is None else {"prm": prm}
-    for each in own:
-        judges[_free_name(each.name, judges)] = _scorer(each, writers, tokenizer)
+    for each, ready in zip(own, parts, strict=True):
+        judges[_free_name(each.name, judges)] = _scorer(each, ready, tokenizer)
     if len(judges) > 1:
         assert rule is not None
-        return SeveralJudges(judges, rule)
+        return SeveralJudges(judges, RULES[rule])
     return next(iter(judges.values()), None)
 
 
-def _scorer(judge: OwnJudge, writers: Iterator[StepEngine], tokenizer: Tokenizer) -> Judge:
+def _scorer(judge: OwnJudge, parts: Parts, tokenizer: Tokenizer) -> Judge:
     if isinstance(judge, PythonJudge):
         return FunctionScorer(judge, tokenizer)
     if isinstance(judge, ConfidenceJudge):
         return ConfidenceScorer(judge, tokenizer)
-    return GeneratingScorer(next(writers), judge)
+    if isinstance(judge, GeneratingJudge):
+        (engine,) = parts
+        return GeneratingScorer(engine, judge)
+    model, reference = parts
+    return LogRatio(model, reference, judge)
 
 
 def _free_name(name: str, taken: dict[str, Judge]) -> str:

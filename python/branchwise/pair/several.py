@@ -50,17 +50,17 @@ class SeveralTree:
 
 
 class SeveralJudges:
-    """A `Judge` of judges. rule: a name in `RULES`.
+    """A `Judge` of judges. combine: makes one number of theirs, as `RULES` do.
 
     A step has no score as long as one of them has none; `Node.scores_by` has what each of them said.
     """
 
     flops_per_token = 0.0  # each judge has its own: they are counted here
 
-    def __init__(self, judges: Mapping[str, Judge], rule: str) -> None:
+    def __init__(self, judges: Mapping[str, Judge], combine: Callable[[Sequence[float]], float]) -> None:
         self.names = list(judges)
         self.judges = list(judges.values())
-        self.combine = RULES[rule]
+        self.combine = combine
         self.batch_rows = max(judge.batch_rows for judge in self.judges)
         self.tokenizer = self.judges[0].tokenizer
         self._owner: list[dict[Node, tuple[SeveralTree, Node]]] = [{} for _ in self.judges]  # by each judge's node
@@ -111,13 +111,15 @@ class SeveralJudges:
             judge.check_text(index, text)
 
     def submit(self, tree: SeveralTree, node: Node) -> bool:
-        """Queue a finished step with every judge; False when one of them will give no score."""
+        """Queue a finished step with every judge, and those before it; False when one of them will give no score."""
         taken = [
             judge.submit(own, self._twin(place, tree, node))
             for place, (judge, own) in enumerate(zip(self.judges, tree.trees, strict=True))
         ]
         if all(taken):
-            tree.waiting.setdefault(node, len(self.judges))
+            for step in node.path:
+                if step is node or (step.score is None and step.unjudged is None and step.text.strip()):
+                    tree.waiting.setdefault(step, len(self.judges))
             return True
         for nodes in tree.nodes:
             if nodes[node].cut is not None:
@@ -189,7 +191,10 @@ class SeveralJudges:
         node.unjudged = next((twin.unjudged for twin in twins if twin.unjudged is not None), None)
         scores = [twin.score for twin in twins if twin.score is not None]
         if len(scores) == len(twins):
-            node.score = self.combine(scores)
+            node.score = self._number(tree, node, scores)
+
+    def _number(self, tree: SeveralTree, node: Node, scores: Sequence[float]) -> float:
+        return self.combine(scores)
 
 
 def _charge(node: Node, flops: float) -> None:

@@ -12,9 +12,10 @@ from branchwise.backend.base import Backend, PrmHead, WeightCache
 from branchwise.models.config import decoder_config
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
-from branchwise.prm_format import PrmFormat
+from branchwise.prm_format import Layout, PrmFormat
 from branchwise.scoring.formats import format_note, make_format
 from branchwise.scoring.inputs import PrmInput
+from branchwise.scoring.layouts import written
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights.checkpoint import Checkpoint
 
@@ -24,7 +25,7 @@ class Prm:
     """What scoring needs to know about one PRM."""
 
     model: Decoder
-    head: PrmHead
+    head: PrmHead | None  # None: its tokens' likelihoods are what counts
     format: PrmInput
     tokenizer: Tokenizer
     source: str
@@ -33,8 +34,9 @@ class Prm:
 
     def scores(self, hidden: Tensor) -> list[float]:
         """P(good) of each row. hidden: [rows, hidden]."""
+        assert self.head is not None
         values: list[float] = self.head(hidden).tolist()
-        return [_sigmoid(value) for value in values] if self.wide else values
+        return [sigmoid(value) for value in values] if self.wide else values
 
 
 def load_prm(
@@ -56,7 +58,17 @@ def load_prm(
     return Prm(model, head, made.input, tokenizer, checkpoint.source, note, made.head.kind == "logit")
 
 
-def _sigmoid(x: float) -> float:
+def load_likelihood(
+    checkpoint: Checkpoint, dtype: torch.dtype, backend: Backend, layout: Layout, tokenizer: Tokenizer,
+    weights: str = "dense", cache: WeightCache | None = None,
+) -> Prm:  # fmt: skip
+    """Load a causal model with its lm_head, to tell how likely steps are; `tokenizer` writes them."""
+    model = load_decoder(checkpoint, dtype, backend, weights=weights, cache=cache)
+    tokenizer.check_fits(model.config.vocab_size, checkpoint.source)
+    return Prm(model, None, written(layout, tokenizer, "of likelihoods").input, tokenizer, checkpoint.source)
+
+
+def sigmoid(x: float) -> float:
     """In fp64, in which numbers up to 36 have different ones; NaN for what is none."""
     if not math.isfinite(x):
         return math.nan

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
+from typing import Any
 
 from branchwise.engine.kv import KvCache, KvDemand, Lease
 from branchwise.engine.kv_step import KvStep, next_to_feed, shed
@@ -37,6 +38,7 @@ class Twin(KvStep):
     tail: int = 0  # tokens at the end that are fed for the score alone, and then taken back
     rest: int = 0  # tokens that then take their place, for those below; the first of them pays
     score: float | None = None
+    memo: Any = None  # what a scorer of another kind keeps of it
     children: dict[str, Twin] = field(default_factory=dict)
 
 

@@ -108,6 +108,11 @@ class Tokenizer:
             )
         self._rows = words
 
+    def same_words(self, other: Tokenizer) -> bool:
+        """Whether every id means the same word in another vocabulary."""
+        mine, theirs = (each._backend.get_vocab(with_added_tokens=True) for each in (self, other))
+        return mine == theirs
+
     def _encode_after(self, after: str, text: str, special: bool) -> list[int]:
         for left in (after, _NEUTRAL):
             if (left, special) not in self._heads:
