@@ -26,6 +26,7 @@ from branchwise.report.intervals import Z95
 from branchwise.strategies import STRATEGIES
 
 BASELINE = "best_of_n"
+OTHER_POLICIES = ("rsa", "thinking")  # the bundled one holds no solutions in its context, and does not think
 Key = tuple[str, int | None]  # of a line: strategy and N
 Shares = dict[str, list[bool]]  # right or not, of each problem over seeds
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate, print, and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder of the results")
-    parser.add_argument("--strategies", default=",".join(STRATEGIES))
+    parser.add_argument("--strategies", default=",".join(name for name in STRATEGIES if name not in OTHER_POLICIES))
     parser.add_argument("-n", default="16")
     parser.add_argument("--seeds", default="3")
     parser.add_argument("--limit", default="400", help="problems")

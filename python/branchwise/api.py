@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -42,6 +42,11 @@ from branchwise.strategies.registry import make_strategy
 from branchwise.text.pieces import Pieces
 from branchwise.types import Endings, Message, Node, Problem, Result, Sampling, Settings
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from branchwise.call_options import EngineOptions, SolveOptions, StrategyOptions
+
 _CAPS = ("max_tokens", "max_step_tokens", "confidence_top", "confidence_window")
 _ENDINGS = ("delimiter", "stop", "end_at_answer")
 
@@ -51,8 +56,7 @@ class Engine:
 
     policy, prm   folder, `.gguf` file or hub id; without a policy the bundled arithmetic pair is used
     judge         what scores steps beside the PRM or in its place, one or a list: a function of (question, branches), a
-                  `PythonJudge`, `GeneratingJudge`, `ImplicitJudge`, "confidence" (how sure the policy was); another text is
-                  a PRM
+                  `PythonJudge`, `GeneratingJudge`, `ImplicitJudge`, "confidence" (the policy's); other texts are PRMs
     judge_rule    what becomes of the scores of several: "product", "mean", "min" or "first"
     instruction   system message of every question; "" for none. Ignored for prompts given as messages or ids
     options       fields of `EngineConfig`: dtype, kv_memory, max_rows, max_tokens, temperature, seed, ...
@@ -70,7 +74,7 @@ class Engine:
         judge_rule: str | None = None,
         instruction: str | None = None,
         config: EngineConfig | None = None,
-        **options: Any,
+        **options: Unpack[EngineOptions],
     ) -> None:
         enter()
         if instruction is not None and not isinstance(instruction, str):
@@ -81,7 +85,7 @@ class Engine:
 
             policy, prm = asset_path("policy-small"), asset_path("prm") if prm is None and not judges else prm
             instruction = instruction or ""
-        self.config = telling(make_config(config, options), judges)
+        self.config = telling(make_config(config, dict(options)), judges)
         models = load_models(str(policy), None if prm is None else str(prm), self.config, judges, judge_rule)
         self.resolved = models.resolved
         enter(self.resolved.threads)
@@ -99,11 +103,15 @@ class Engine:
 
     # --- searches ----------------------------------------------------------------------------------------------
 
-    def solve(self, question: str | Problem, strategy: str | Strategy = "beam", **options: Any) -> Result:
+    def solve(
+        self, question: str | Problem, strategy: str | Strategy = "beam", **options: Unpack[SolveOptions]
+    ) -> Result:  # fmt: skip
         """Search for the answer of one question; options as in `submit`. Raises what made the search fail."""
         return wait_for([self.submit(question, strategy, **options)])[0]
 
-    async def asolve(self, question: str | Problem, strategy: str | Strategy = "beam", **options: Any) -> Result:
+    async def asolve(
+        self, question: str | Problem, strategy: str | Strategy = "beam", **options: Unpack[SolveOptions]
+    ) -> Result:  # fmt: skip
         """As `solve`, without blocking the event loop. Cancelled, it frees its rows and KV at the next step."""
         return await self.submit(question, strategy, **options)
 
@@ -115,7 +123,7 @@ class Engine:
         deadline: float | None = None,
         on_event: Callback | None = None,
         seed: int | None = None,
-        **options: Any,
+        **options: Unpack[StrategyOptions],
     ) -> Ticket[Result]:
         """Queue a search and return its ticket, to be waited for with `.result()` or `await`.
 
@@ -126,7 +134,7 @@ class Engine:
         end_at_answer, max_tokens, max_step_tokens, confidence_top, confidence_window; reuse=False: as if there were no
         `prefix_cache`.
         """
-        made = self._search_options(strategy, on_event, seed, options)
+        made = self._search_options(strategy, on_event, seed, dict(options))
         until = None if deadline is None else time.monotonic() + _positive(deadline)
         return submit(self._service, as_problem(question), replace(made, deadline=until))
 
@@ -139,14 +147,14 @@ class Engine:
         deadline: float | None = None,
         on_event: Callback | None = None,
         seed: int | None = None,
-        **options: Any,
+        **options: Unpack[StrategyOptions],
     ) -> Iterator[Result]:
         """Search many problems at once and yield each result as its search ends; options as in `submit`.
 
         deadline: seconds for each problem, from when it is taken. A problem that fails has a result with an `error`.
         A result depends on its problem and seed alone, not on what else runs.
         """
-        made = self._search_options(strategy, on_event, seed, options)
+        made = self._search_options(strategy, on_event, seed, dict(options))
         strategy = without_chance(made.strategy) if made.settings.sampling.is_greedy else made.strategy
         branches = demand_of(strategy, made.settings).branches
         return run(

@@ -85,7 +85,7 @@ def test_functions_objects_and_classes_judge():
         (("--judge", "nested.py:judge"), "nested.py, line 2: ConfigError: judge <lambda> does not pickle"),
         (("--judge", "prm.gguf"), "expected a judge of a file, as in my.py:checker; a model is named with --prm"),
         (("--judge", "typo.py:f"), "--judge typo.py:f: typo.py, line 3: SyntaxError: "),
-        (("--judge", "own_judges.py:checker", "--judge", "own_judges.py:Mine"), "2 judges without a rule"),
+        (("--judge", "own_judges.py:checker", "--judge", "own_judges.py:Mine"), "scores: say --judge-rule, one of"),
         (("--judge", "own_judges.py:checker", "--prm", "p"), "2 judges without a rule"),
         (("--judge", "own_judges.py:checker", "--judge-rule", "mean"), "combines several judges, there is 1"),
         (("--judge-rule", "maen"), "did you mean 'mean'?"),

@@ -95,7 +95,7 @@ def _made(content: bytes) -> list[str]:
     """Names that a file makes and does not import."""
     names: list[str] = []
     for line in ast.parse(content).body:
-        if isinstance(line, ast.ClassDef | ast.FunctionDef):
+        if isinstance(line, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             names.append(line.name)
         elif isinstance(line, ast.Assign):
             names += [target.id for target in line.targets if isinstance(target, ast.Name)]

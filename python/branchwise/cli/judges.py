@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def load_judges(places: Sequence[str], rule: str | None, prm: str | None) -> lis
     try:
         check_rule([*([] if prm is None else [prm]), *made], rule)
     except ConfigError as error:
-        words = str(error).replace("judge_rule=", "--judge-rule ")
+        words = re.sub("judge_rule=(?=,)", "--judge-rule", str(error)).replace("judge_rule=", "--judge-rule ")
         raise ConfigError(f"{words} (judges are --prm and every --judge)") from None
     return made
 
