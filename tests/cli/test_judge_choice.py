@@ -37,6 +37,10 @@ def one(steps):
     return 0.0
 
 
+async def later(question, branches):
+    return [0.5 for _ in branches]
+
+
 apart = bw.PythonJudge(checker, isolate=True, seconds=5)
 number = 7
 text = "some/model"
@@ -74,7 +78,7 @@ def test_functions_objects_and_classes_judge():
     ("words", "message"),
     [
         (("--judge", "none.py:f"), "--judge none.py:f: cannot read none.py: No such file or directory"),
-        (("--judge", "own_judges.py:chekcer"), "has no 'chekcer'; it has checker, fails, Mine, Sized, one, apart"),
+        (("--judge", "own_judges.py:chekcer"), "has no 'chekcer'; it has checker, fails, Mine, Sized, one, later"),
         (("--judge", "own_judges.py:chekcer"), "did you mean 'checker'?"),
         (("--judge", "own_judges.py"), "holds several things: say which, as in my.py:checker"),
         (("--judge", "own_judges.py:number"), "--judge own_judges.py:number: judge 7: expected a function of"),
@@ -82,6 +86,7 @@ def test_functions_objects_and_classes_judge():
         (("--judge", "own_judges.py:Sized"), "Sized() raised TypeError: "),
         (("--judge", "own_judges.py:Sized"), "judge = Sized(...), and name that, as in own_judges.py:judge"),
         (("--judge", "own_judges.py:one"), "judge one takes (steps): expected (question, branches)"),
+        (("--judge", "own_judges.py:later"), "judge later is async: expected a function that returns its numbers"),
         (("--judge", "nested.py:judge"), "nested.py, line 2: ConfigError: judge <lambda> does not pickle"),
         (("--judge", "prm.gguf"), "expected a judge of a file, as in my.py:checker; a model is named with --prm"),
         (("--judge", "typo.py:f"), "--judge typo.py:f: typo.py, line 3: SyntaxError: "),

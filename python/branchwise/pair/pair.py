@@ -99,7 +99,8 @@ class ModelPair:
         """ConfigError: the policy lacks a token that the search is about."""
         tokenizer = self.policy.tokenizer
         for token in demand.tokens:
-            if tokenizer.encode(token, special=True, after="\n") != [tokenizer.token_id(token)]:
+            ids = tokenizer.encode(token, special=True, after="\n")
+            if len(ids) != 1 or tokenizer.token_bytes(ids[0]) != token.encode():  # special ones leave no text to see
                 raise ConfigError(
                     f"the policy {self.policy.source} has no token {token!r}, which this strategy needs: take a policy"
                     " that has it, or another strategy, such as majority"

@@ -147,6 +147,8 @@ class FunctionScorer(QueuedScorer[FunctionTree]):
 
 def _check_takes(name: str, call: Any) -> None:
     """Raise ConfigError where it is known that the function cannot be called with a question and branches."""
+    if inspect.iscoroutinefunction(call):
+        raise ConfigError(f"judge {name} is async: expected a function that returns its numbers when it is called")
     try:
         signature = inspect.signature(call)
     except (TypeError, ValueError):  # some of C tell nothing
