@@ -13,13 +13,25 @@ from torch import Tensor
 
 from benchmarks.engines import checked
 from benchmarks.gpu import synthetic
+from benchmarks.gpu.host_time import HostClock
 from benchmarks.gpu.trace import Launch, TraceBackend
 from benchmarks.vs.taped import taped
 from benchmarks.vs.workloads import Question, SearchTask, Tape
 from branchwise._C import AttentionPlan
-from branchwise.backend.base import BurstArrays, DrawArrays, Floats, HeadKind, Ids, LoopKey, LoopParts
+from branchwise.backend.base import (
+    AttentionShape,
+    BurstArrays,
+    DrawArrays,
+    Drawn,
+    Floats,
+    HeadKind,
+    Ids,
+    LoopKey,
+    LoopParts,
+)
 from branchwise.backend.gpu.backend import DeviceLinear, TritonPrmHead
 from branchwise.backend.gpu.loop import TritonLoop
+from branchwise.backend.gpu.plan import most_partials
 from branchwise.backend.gpu.sampler import TritonSampler
 from branchwise.engine.runner import Feed, Runner
 from branchwise.models.decoder import Decoder
@@ -31,6 +43,7 @@ from branchwise.strategies import make_strategy
 from branchwise.types import Problem, Sampling, Settings
 from branchwise_kernels.attention_cost import attention_bytes
 from branchwise_kernels.layout import PAGE, SMALL_TILE, appends, large_tile
+from branchwise_kernels.runs import ROW_COUNT, cut_items, row_runs
 
 POLICY, PRM, EXPAND = "qwen2.5-1.5b", "qwen2.5-7b", 4
 WORDS = 100_003  # a prime, fewer than either model knows
@@ -60,22 +73,24 @@ class Tally:
     def add(self, kind: str, model: Decoder, plan: Any, path: str, launches: list[Launch], times: int = 1) -> None:
         """A pass over a host plan, from the launches that it made."""
         config, rows = model.config, plan.n_rows
-        cost = attention_bytes(plan, config.n_heads, config.n_kv_heads, config.head_dim, itemsize=2)
+        shape = AttentionShape(config.n_heads, config.n_kv_heads, config.head_dim)
+        most = most_partials(shape) if path == "tree" else None
+        cost = attention_bytes(plan, shape.n_heads, shape.n_kv_heads, shape.head_dim, itemsize=2, most=most)
         attention = cost.tree if path == "tree" else cost.rows
         slot = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 2
         parameters = config.matmul_parameters - (model.head is None) * config.hidden_size * config.vocab_size
         moved = 2 * parameters + config.n_layers * attention + rows * slot
         scores = 4 * config.n_heads * config.head_dim * config.n_layers * plan.kv_slots_unshared
         launched = sum(prod(each.grid) for each in launches)
-        work = working(launches, plan, model)
+        work = working(launches, plan, model, most)
         flops = 2 * parameters * rows + scores
         self.passes.append(Pass(kind, times, rows, len(launches), launched, work, moved, flops))
 
 
-def working(launches: list[Launch], plan: Any, model: Decoder) -> int:
-    """Programs with a row or an item to work on."""
-    config = model.config
-    queries = (plan.items["row_end"] - plan.items["row_begin"]) * (config.n_heads // config.n_kv_heads)
+def working(launches: list[Launch], plan: Any, model: Decoder, most: int | None) -> int:
+    """Programs with a row or an item to work on; most: partials of a run of rows."""
+    config, runs = model.config, row_runs(plan, most)
+    queries = cut_items(plan, runs)[0][:, ROW_COUNT] * (config.n_heads // config.n_kv_heads)
     few = queries <= SMALL_TILE
     tile = large_tile(config.head_dim, 2, appends(plan))
     tiles = int(few.sum()) + int(-(-queries[~few] // tile).sum())
@@ -84,6 +99,8 @@ def working(launches: list[Launch], plan: Any, model: Decoder) -> int:
         x, y, z = each.grid
         if each.kernel.startswith("lm_head_tile"):
             total += x * y * z
+        elif each.kernel == "merge_states_kernel":  # one for every run, which has some of the rows
+            total += plan.n_rows * y // (len(runs) - 1)
         elif not is_tree(each):
             total += min(x, plan.n_rows) * y * z
     return total
@@ -125,8 +142,8 @@ class DryLoop(TritonLoop):
         running = np.arange(iterations)[:, None] < left
         self._drawn = np.where(running, words(arrays.draws, len(self.iteration.sampler.weight)), -1)
 
-    def finish(self) -> tuple[Ids, Floats]:
-        return self._drawn, np.zeros(self._drawn.shape, np.float32)
+    def finish(self) -> Drawn:
+        return Drawn(self._drawn, np.zeros(self._drawn.shape, np.float32), None, None)
 
 
 class DryPrmHead(TritonPrmHead):
@@ -171,25 +188,37 @@ class CountedLoop(DryLoop):
     launches: list[Launch]
 
     def start(self, plan: AttentionPlan, arrays: BurstArrays, iterations: int) -> None:
-        super().start(plan, arrays, iterations)
         counting = cast(CountingBackend, self.backend)
-        times = int((self._drawn >= 0).any(1).sum())
-        counting.tally.add("iteration", counting.policy, plan, self.path, self.launches, times)
+        counting.starting = plan.n_rows
+        super().start(plan, arrays, iterations)
+        with counting.clock.aside():
+            times = int((self._drawn >= 0).any(1).sum())
+            counting.tally.add("iteration", counting.policy, plan, self.path, self.launches, times)
+
+    def finish(self) -> Drawn:
+        cast(CountingBackend, self.backend).clock.landed()
+        return super().finish()
 
 
 class CountingBackend(DryBackend):
-    """Counts what iterations of `policy`, to be set, launch."""
+    """Counts what iterations of `policy`, to be set, launch, and how long the host takes between them."""
 
     policy: Decoder
+    starting = 0  # rows of the burst that is being queued
 
     def __init__(self, arch: int) -> None:
         super().__init__(arch)
-        self.tally = Tally()
+        self.tally, self.clock = Tally(), HostClock()
+
+    def graph(self, function: Callable[[], None]) -> Callable[[], None]:
+        function()
+        return lambda: self.clock.started(self.starting)
 
     def loop(self, key: LoopKey, parts: LoopParts) -> TritonLoop:
-        self.launches.clear()
-        made = CountedLoop(self, key, parts)
-        made.launches = list(self.launches)
+        with self.clock.aside():
+            self.launches.clear()
+            made = CountedLoop(self, key, parts)
+            made.launches = list(self.launches)
         return made
 
 
@@ -208,16 +237,18 @@ def watch(backend: CountingBackend, kind: str, runner: Runner) -> None:
     def watched(feeds: list[Feed]) -> Tensor:
         backend.launches.clear()
         before = dict(runner.stats.attention_path)
-        hidden = forward(feeds)
-        path = next(p for p, count in runner.stats.attention_path.items() if count > before.get(p, 0))
-        backend.tally.add(kind, runner.model, seen[0], path, list(backend.launches))
+        with backend.clock.launching(kind):
+            hidden = forward(feeds)
+        with backend.clock.aside():
+            path = next(p for p, count in runner.stats.attention_path.items() if count > before.get(p, 0))
+            backend.tally.add(kind, runner.model, seen[0], path, list(backend.launches))
         return hidden
 
     runner.forward = watched  # type: ignore[method-assign]
 
 
-def dry_search(strategy: str, n: int, lengths: list[int], steps: int, arch: int = 90) -> list[Pass]:
-    """The passes of one search of n branches, each `steps` steps long."""
+def dry_search(strategy: str, n: int, lengths: list[int], steps: int, arch: int = 90) -> tuple[list[Pass], HostClock]:
+    """The passes of one search of n branches, each `steps` steps long, and the host's times."""
     backend = CountingBackend(arch)
     policy = synthetic.policy(POLICY, backend, torch.bfloat16, KV_MEMORY, draw=False)
     judge = synthetic.judge(PRM, backend, torch.bfloat16, KV_MEMORY, draw=False)
@@ -232,4 +263,4 @@ def dry_search(strategy: str, n: int, lengths: list[int], steps: int, arch: int 
     options = SearchOptions(make_strategy(strategy, n=n, expand=EXPAND, max_steps=steps), settings)
     problem = Problem(question.id, question.text, prompt=question.prompt)
     checked(run([problem], Service(ModelPair(forced, forced_judge, instruction="")), options, max_in_flight=1))
-    return backend.tally.passes
+    return backend.tally.passes, backend.clock

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from branchwise_kernels.layout import SMALL_TILE, appends, large_tile
+from branchwise_kernels.runs import KEY_COUNT, ROW_COUNT, cut_items, row_runs
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,16 @@ def partial_bytes(n_heads: int, head_dim: int) -> int:
     return n_heads * (head_dim + 2) * 4
 
 
-def attention_bytes(plan: Any, n_heads: int, n_kv_heads: int, head_dim: int, itemsize: int) -> AttentionBytes:
-    """plan: the C++ `AttentionPlan`    itemsize: bytes of a number in the pool."""
-    rows = plan.items["row_end"] - plan.items["row_begin"]
-    queries = rows * (n_heads // n_kv_heads)
+def attention_bytes(
+    plan: Any, n_heads: int, n_kv_heads: int, head_dim: int, itemsize: int, most: int | None = None
+) -> AttentionBytes:
+    """plan: the C++ `AttentionPlan`    itemsize: bytes of a number in the pool    most: partials of a run of rows."""
+    items, _ = cut_items(plan, row_runs(plan, most))
+    queries = items[:, ROW_COUNT] * (n_heads // n_kv_heads)
     tiles = np.where(queries <= SMALL_TILE, 1, -(-queries // large_tile(head_dim, itemsize, appends(plan))))
     slot = 2 * n_kv_heads * head_dim * itemsize
     return AttentionBytes(
-        tree_kv=int((plan.items["key_count"].astype(np.int64) * tiles).sum()) * slot,
+        tree_kv=int((items[:, KEY_COUNT].astype(np.int64) * tiles).sum()) * slot,
         tree_partials=2 * plan.n_partials * partial_bytes(n_heads, head_dim),
         rows=plan.kv_slots_unshared * slot,
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
 ITEM_FIELDS = 8
-ROW_BEGIN, ROW_COUNT, PARTIAL_BEGIN = 0, 1, 5  # columns of an item
+ROW_BEGIN, ROW_COUNT, KEY_COUNT, PARTIAL_BEGIN = 0, 1, 3, 5  # columns of an item
 
 
 @dataclass(frozen=True)
