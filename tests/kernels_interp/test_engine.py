@@ -18,7 +18,6 @@ from branchwise.pair import timing
 from branchwise.types import Problem, Sampling
 
 SEARCHES = [("greedy", {}), ("beam", {"n": 4, "expand": 2}), ("dvts", {"n": 4, "expand": 2}), ("majority", {"n": 3})]
-SLOW = [pytest.param(10, name, options, marks=pytest.mark.slow, id=f"{name}-10") for name, options in SEARCHES]
 
 
 def problems(count: int) -> list[Problem]:
@@ -26,9 +25,11 @@ def problems(count: int) -> list[Problem]:
     return [Problem(each["id"], each["problem"]) for each in map(json.loads, lines[1 : count + 1])]
 
 
-def solved(engine: Engine, count: int, strategy: str, options: dict[str, int]) -> tuple[list[object], list[float]]:
+def solved(
+    engine: Engine, given: list[Problem], strategy: str, options: dict[str, int]
+) -> tuple[list[object], list[float]]:
     """Every step of every search, and the scores of those that have one."""
-    found = engine.solve_many(problems(count), strategy, seed=5, top_p=0.95, **options)
+    found = engine.solve_many(given, strategy, seed=5, top_p=0.95, **options)
     results = sorted(found, key=lambda result: result.problem.id)
     nodes = [node for result in results for node in every_node(result.tree)]
     steps = [(node.lineage, node.tokens, node.finish) for node in nodes]
@@ -62,8 +63,16 @@ def test_heads_that_shared_memory_cannot_hold_are_refused(monkeypatch):
         InterpBackend().kv_pool(1, 4, 1, 256, torch.float32)
 
 
-@pytest.mark.parametrize(("count", "strategy", "options"), [pytest.param(1, "beam", SEARCHES[1][1], id="beam"), *SLOW])
-def test_the_same_search_as_on_the_cpu(count, strategy, options, monkeypatch):
+SLOW = [
+    pytest.param(problems(10), {}, name, options, marks=pytest.mark.slow, id=f"{name}-10") for name, options in SEARCHES
+]
+SHORT = {"delimiter": "="}  # three levels in 29 iterations, of steps of 4 to 13 tokens
+
+
+@pytest.mark.parametrize(("given", "settings", "strategy", "options"), [
+    pytest.param([Problem("p", "2+3=?")], SHORT, "beam", SEARCHES[1][1], id="beam"), *SLOW,
+])  # fmt: skip
+def test_the_same_search_as_on_the_cpu(given, settings, strategy, options, monkeypatch):
     """And meanwhile: steps of early finishers are scored while the others' next burst is under way."""
     monkeypatch.setattr(timing, "MIN_ROWS", 1)
     events: list[str] = []
@@ -71,14 +80,15 @@ def test_the_same_search_as_on_the_cpu(count, strategy, options, monkeypatch):
     monkeypatch.setattr(DecodeLoop, "finish", told(events, "finish", DecodeLoop.finish))
     found = []
     for device in ("cpu", "interpreter"):
-        with Engine(device=device, dtype="float32", kv_memory=64 << 20) as engine:
+        with Engine(device=device, dtype="float32", kv_memory=64 << 20, **settings) as engine:
             monkeypatch.setattr(engine.judge.runner, "forward", told(events, "score", engine.judge.runner.forward))
-            found.append(solved(engine, count, strategy, options))
+            found.append(solved(engine, given, strategy, options))
             paths = engine.policy.runner.stats.attention_path
             assert set(paths) <= {"tree", "rows"}
             assert sum(paths.values()) == engine.policy.runner.stats.iterations
     if strategy in ("beam", "dvts"):
         assert "start score finish" in " ".join(events)
+        assert {"stop", "eos"} <= {step[2] for step in found[0][0][: -len(given)]}
     (cpu_steps, cpu_scores), (gpu_steps, gpu_scores) = found
     assert gpu_steps == cpu_steps
     assert gpu_scores == pytest.approx(cpu_scores, abs=1e-4)
@@ -149,7 +159,7 @@ def test_a_prm_on_a_device_of_its_own():
     found = []
     for options in ({}, {"prm_device": "interpreter"}):
         with Engine(device="cpu", dtype="float32", kv_memory=16 << 20, max_tokens=6, **options) as engine:
-            found.append(solved(engine, 1, "best_of_n", {"n": 2}))
+            found.append(solved(engine, problems(1), "best_of_n", {"n": 2}))
             assert engine.resolved.prm_blocks > 0
             assert engine.judge.prm.model.backend.name == options.get("prm_device", "cpu")
     (steps, scores), (other_steps, other_scores) = found
