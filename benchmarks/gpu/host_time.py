@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class HostClock:
-    """A clock that stands still while the benchmark does what no engine would do."""
+    """CPU seconds of this process, less those in which the benchmark does what no engine would do.
+
+    Nothing here waits, so the host would need as much time if it had a core for itself.
+    """
 
     gaps: list[float] = field(default_factory=list)  # seconds from a burst's end to the next one's first iteration
     rows: list[int] = field(default_factory=list)  # of the burst behind each gap
@@ -19,16 +22,16 @@ class HostClock:
     _landed: float | None = None
 
     def now(self) -> float:
-        return time.perf_counter() - self._aside
+        return time.process_time() - self._aside
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Not the host's usual work: counting, recording."""
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             yield
         finally:
-            self._aside += time.perf_counter() - begin
+            self._aside += time.process_time() - begin
 
     def landed(self) -> None:
         """A burst is over."""
