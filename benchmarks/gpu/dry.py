@@ -129,8 +129,8 @@ def words(draws: DrawArrays, known: int) -> Ids:
 class DrySampler(TritonSampler):
     """Draws nothing of the logits."""
 
-    def draw(self, hidden: Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
-        return words(draws, len(self.weight)), np.zeros(len(draws), np.float32)
+    def draw(self, hidden: Tensor, draws: DrawArrays) -> Drawn:
+        return Drawn(words(draws, len(self.weight)), np.zeros(len(draws), np.float32))
 
 
 class DryLoop(TritonLoop):
@@ -143,7 +143,7 @@ class DryLoop(TritonLoop):
         self._drawn = np.where(running, words(arrays.draws, len(self.iteration.sampler.weight)), -1)
 
     def finish(self) -> Drawn:
-        return Drawn(self._drawn, np.zeros(self._drawn.shape, np.float32), None, None)
+        return Drawn(self._drawn, np.zeros(self._drawn.shape, np.float32))
 
 
 class DryPrmHead(TritonPrmHead):

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.vs.workloads import Forced, SearchTask
 from branchwise.engine.decode_loop import LoopRow
 from branchwise.engine.engine import StepEngine
-from branchwise.engine.policy_tree import NodeState, PolicyTree
+from branchwise.engine.policy_tree import NodeState
 from branchwise.engine.rows import Growing
 from branchwise.pair.prompts import problem_lineage
 from branchwise.scoring.scorer import PrmTree, Scorer
@@ -42,7 +42,7 @@ class TapedPolicy(StepEngine):
         """On a device of its own, too, the step ends where the tape says."""
         return replace(super()._loop_row(item), max_step=self.forcing(item.state.node).length)
 
-    def _finish(self, tree: PolicyTree, state: NodeState, verdict: Verdict) -> tuple[FinishReason | None, Cut | None]:
+    def _finish(self, state: NodeState, verdict: Verdict) -> tuple[FinishReason | None, Cut | None]:
         forced = self.forcing(state.node)
         if len(state.node.tokens) < forced.length:
             return None, None
