@@ -17,6 +17,7 @@ from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
 from branchwise.completions import Completion, Likelihood, Piece, Prompt
 from branchwise.config import SAMPLING, EngineConfig, check_flag, check_sampling, check_seed, check_texts, is_number
+from branchwise.control.knowledge import outlook_of
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
 from branchwise.pair.judges import read_judges
@@ -35,6 +36,7 @@ from branchwise.search.session import SearchOptions, demand_of
 from branchwise.search.step_scores import submit_solution, submit_texts
 from branchwise.search.streaming import stream
 from branchwise.search.ticket import Ticket
+from branchwise.strategies.auto import informed
 from branchwise.strategies.equal import without_chance
 from branchwise.strategies.options import check_count
 from branchwise.strategies.protocol import Demand, Strategy
@@ -95,6 +97,10 @@ class Engine:
         # Every thread that runs kernels has a count of workers of its own.
         self._service = Service(pair, partial(torch.set_num_threads, self.resolved.threads))
         self._grader = AnswerGrader()
+        weights = self.policy.model.config.matmul_parameters / 1e9
+        self._outlook = outlook_of(
+            self.config, str(policy), None if prm is None else str(prm), judged=pair.scores, billions=weights
+        )
         stops, words = check_texts("stop", self.config.stop) or (), self.policy.model.config.vocab_size
         defaults = Defaults(
             self.sampling(), stops, self.config.max_tokens, self.config.seed, words, self.config.prefix_cache
@@ -382,7 +388,7 @@ class Engine:
         self, strategy: str | Strategy, on_event: Callback | None, seed: int | None, options: dict[str, Any]
     ) -> SearchOptions:
         settings = self._settings(options, seed)
-        chosen = make_strategy(strategy, **options)
+        chosen = informed(make_strategy(strategy, **options), self._outlook)
         if on_event is not None and not callable(on_event):
             raise ConfigError(f"on_event={on_event!r}: expected a function that takes a Progress")
         if demand_of(chosen, settings).scores and not self._service.pair.scores:
@@ -390,7 +396,7 @@ class Engine:
                 f"strategy {chosen.name!r} needs step scores: give the engine a PRM with prm=..., or another judge with"
                 " judge=..."
             )
-        return SearchOptions(chosen, settings, on_event, self._grader.submit)
+        return SearchOptions(chosen, settings, on_event, self._grader.submit, outlook=self._outlook)
 
 
 def _positive(seconds: float) -> float:

@@ -55,6 +55,9 @@ class EngineConfig:
     date          day that the policy's chat template is told, as in "2026-11-30", or "today"; default: 2024-07-26,
                   always, so that the same seed gives the same tree tomorrow
     chat_template_kwargs  further variables of that template: {"enable_thinking": False}
+    calibration   file of `branchwise calibrate` for these models: what `confidence` and the strategy "auto" go by;
+                  default: rules of thumb, or for the bundled pair what was measured of it
+    judge_quality of the judge, P(a right solution has a higher score than a wrong one), 0.5 to 1, for these rules
     prm_format    name in `PRM_FORMATS`, a `PrmFormat` of one's own, or "auto": by the PRM's head and class; a plain
                   causal LM needs a name
     """
@@ -88,6 +91,8 @@ class EngineConfig:
     prm_format: str | PrmFormat = "auto"
     date: str | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
+    calibration: str | os.PathLike[str] | None = None
+    judge_quality: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "prefill_rows", "max_tokens", "max_step_tokens"):
@@ -102,6 +107,13 @@ class EngineConfig:
             isinstance(self.weight_cache, str | os.PathLike) and str(self.weight_cache)
         ):
             raise ConfigError(f"weight_cache={self.weight_cache!r}: expected a folder, '.' for this one")
+        if self.calibration is not None and not isinstance(self.calibration, str | os.PathLike):
+            raise ConfigError(
+                f"calibration={self.calibration!r}: expected a file that branchwise calibrate has written"
+            )
+        quality = self.judge_quality
+        if quality is not None and not (is_number(Real, quality) and 0.5 <= quality <= 1):
+            raise ConfigError(f"judge_quality={quality!r}: expected 0.5 (it guesses) to 1 (it is always right)")
         check_device("device", self.device)
         if self.prm_device is not None:
             check_device("prm_device", self.prm_device)

@@ -331,6 +331,25 @@ class Selection:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a controller chose between two waves, and what it went by.
+
+    solutions   drawn before    right: probability that the answer they lead to is right    gain: of it, as expected of
+                what was chosen, or of the best that was not worth it
+    difficulty  "easy", "medium" or "hard" for this policy; "" before anything is known
+    chosen      "tree", "chains", "beam", "dvts" or "stop"    n: solutions of it
+    """
+
+    solutions: int
+    right: float
+    gain: float
+    difficulty: str
+    chosen: str
+    n: int
+    why: str
+
+
 @dataclass(slots=True)
 class Result:
     """The outcome of a search. `tree` is the root node; `cost` covers everything that ran for this problem.
@@ -338,6 +357,8 @@ class Result:
     A search that failed has an `error` and no answer; one that was cut short by its deadline has the best answer so
     far. `cuts` counts the branches that each limit ended (see `Cut`, and `LIFTS` for what to raise), `equal` those that
     went on beside one of the same text (see `State.equal`), `unjudged` steps that a judge gave no score, by the reason.
+    `confidence` is the probability that the answer is right, `calibrated` whether it was measured on problems like
+    these or is a rule of thumb. `decisions` are those of a controller.
     """
 
     problem: Problem
@@ -355,6 +376,9 @@ class Result:
     cuts: dict[Cut, int] = field(default_factory=dict)
     equal: int = 0
     unjudged: dict[str, int] = field(default_factory=dict)
+    confidence: float | None = None
+    calibrated: bool = False
+    decisions: list[Decision] = field(default_factory=list)
     error: BranchwiseError | None = None
 
     @property

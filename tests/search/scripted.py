@@ -20,6 +20,7 @@ from branchwise.strategies import (
     MCTS,
     AbMcts,
     AdaptiveConsistency,
+    Auto,
     BeamSearch,
     BestOfN,
     ConfidenceVote,
@@ -73,6 +74,8 @@ MORE_STRATEGIES: list[Strategy] = [
     ConfidenceVote(n=9, measure="certainty", vote="borda", keep_percent=60, max_steps=MAX_STEPS),
     DeepConf(n=12, warmup=4, wave=3, window=2, max_steps=MAX_STEPS),
     DeepConf(n=9, warmup=5, keep_percent=90, window=4, consensus=1.0, max_steps=MAX_STEPS),
+    Auto(n=10, floor=0.0, max_steps=MAX_STEPS),
+    Auto(n=10, wave=3, controller="paper", max_steps=MAX_STEPS),
 ]
 
 

@@ -17,6 +17,7 @@ from branchwise.strategies import (
     MCTS,
     AbMcts,
     AdaptiveConsistency,
+    Auto,
     BeamSearch,
     DeepConf,
     EarlyStopping,
@@ -75,7 +76,7 @@ def test_budgets_and_what_is_left(strategy: Strategy, script: Script) -> None:
     assert result.error is None
     votes = sum(each.count for each in result.candidates)
     assert votes <= strategy.n  # type: ignore[attr-defined]
-    if not isinstance(strategy, MCTS | AdaptiveConsistency | EarlyStopping | DeepConf):
+    if not isinstance(strategy, MCTS | AdaptiveConsistency | EarlyStopping | DeepConf | Auto):
         assert votes == strategy.n  # type: ignore[attr-defined]
     finished = {each.node for each in result.candidates}
     for node in walk(result.tree):

@@ -15,8 +15,8 @@ from branchwise.strategies.registry import option_names
 def test_names() -> None:
     assert list(STRATEGIES) == [
         "greedy", "majority", "adaptive", "esc", "confidence", "deepconf", "best_of_n", "weighted_best_of_n", "beam",
-        "dvts", "rebase", "ets", "particles", "particle_gibbs", "mcts", "ab_mcts", "rsa", "thinking", "sal_beam",
-        "sal_dvts", "cotts_beam",
+        "dvts", "rebase", "ets", "particles", "particle_gibbs", "mcts", "ab_mcts", "rsa", "thinking", "auto",
+        "sal_beam", "sal_dvts", "cotts_beam",
         "its_beam",
     ]  # fmt: skip
     for name, strategy in STRATEGIES.items():

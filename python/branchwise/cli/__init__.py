@@ -1,4 +1,4 @@
-"""The command line: `branchwise demo | solve | eval | votes | doctor`. Nothing heavy is imported before they run."""
+"""The command line, a file for each command. Nothing heavy is imported before they run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from branchwise import signals
-from branchwise.cli import demo, doctor, evaluate, solve, votes
+from branchwise.cli import calibrate, demo, doctor, evaluate, solve, votes
 from branchwise.cli.output import LEAST_WIDTH, guarded_streams
 from branchwise.cli.teaching import TeachingCommand
 from branchwise.errors import BranchwiseError
@@ -68,6 +68,11 @@ app.command(
 app.command("votes", epilog="Example: branchwise votes problems.results -n 1,4,16 --vote majority,weighted")(
     votes.votes
 )
+app.command(
+    "calibrate",
+    epilog="Example: branchwise eval train.jsonl -s dvts,best_of_n -n 16 --limit 400, then:"
+    " branchwise calibrate train.results --out mine.json, then: branchwise solve '...' -s auto --calibration mine.json",
+)(calibrate.calibrate)
 app.command("doctor", epilog="Example: branchwise doctor --json")(doctor.doctor)
 
 

@@ -76,6 +76,8 @@ def describe(result: Result, console: Console, *, solution: bool = True) -> Rend
         answer.append(
             "  right" if result.correct else printable(f"  wrong, it is {result.problem.answer}"), style="dim"
         )
+    if result.confidence is not None:
+        answer.append(f"  {confidence(result)}", style="dim")
     parts += [answer, Text(printable(f"why      {result.why}"), style="dim")]
     parts += [Text(f"{'cut' if place == 0 else '':8} {line}") for place, line in enumerate(cut_lines(result.cuts))]
     parts += [
@@ -84,6 +86,12 @@ def describe(result: Result, console: Console, *, solution: bool = True) -> Rend
     ]
     parts.append(Text(cost_line(result), style="dim"))
     return Group(*parts)
+
+
+def confidence(result: Result) -> str:
+    """How probably the answer is right, and how that is known."""
+    how = "measured" if result.calibrated else "by rule of thumb"
+    return f"right with probability {result.confidence:.2f}, {how}"
 
 
 def finished_tree(result: Result, console: Console) -> Text:

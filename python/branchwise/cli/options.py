@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from branchwise.strategies.protocol import Strategy
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": GIB, "t": GIB << 10}
-_PATHS = ("policy", "prm", "weight_cache")  # of any bytes
+_PATHS = ("policy", "prm", "weight_cache", "calibration")  # of any bytes
 _MODELS, _SEARCH, _SAMPLING = "Models", "Search", "Sampling"
 
 
@@ -72,6 +72,20 @@ class SearchOptions:
             " or first (it decides, the others are recorded).", metavar="NAME",
         ),
     ] = None  # fmt: skip
+    calibration: Annotated[
+        str | None,
+        option(
+            _MODELS, "What `branchwise calibrate` measured of these models: confidence and the strategy auto go by it.",
+            metavar="FILE",
+        ),
+    ] = None  # fmt: skip
+    judge_quality: Annotated[
+        float | None,
+        option(
+            _MODELS,
+            "Without a calibration: how often the judge scores a right solution above a wrong one, 0.5 to 1.",
+        ),
+    ] = None
     instruction: Annotated[
         str | None,
         option(
@@ -249,8 +263,11 @@ class SearchOptions:
 
     def check_judge(self, strategy: Strategy) -> None:
         """Raise ConfigError for a strategy that needs scores where nothing gives any."""
+        from branchwise.strategies.auto import Auto
         from branchwise.strategies.protocol import Limits
 
+        if isinstance(strategy, Auto):
+            return  # it does with what there is
         needs = strategy.demand(Limits(self.max_tokens, self.max_step_tokens))
         if needs.scores and self.policy is not None and self.prm is None and not self.judge:
             raise ConfigError(
@@ -290,6 +307,8 @@ class SearchOptions:
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             seed=self.seed,
+            calibration=self.calibration,
+            judge_quality=self.judge_quality,
             prm_format=self.prm_format,
             date=self.date,
             chat_template_kwargs=parse_variables(self.template_var or []),

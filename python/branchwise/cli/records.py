@@ -33,6 +33,9 @@ def result_record(result: Result, wall_seconds: float) -> Record:
         "correct": result.correct,
         "text": result.text,
         "score": result.score,
+        "confidence": result.confidence,
+        "calibrated": result.calibrated,
+        "decisions": [asdict(decision) for decision in result.decisions],
         "votes": result.votes,
         "cuts": result.cuts,
         "equal": result.equal,
@@ -46,10 +49,12 @@ def result_record(result: Result, wall_seconds: float) -> Record:
 
 def bad_record(row: BadRow) -> Record:
     """The record of a row that could not be searched: as that of a search that failed at once."""
-    nothing = dict.fromkeys(("prompt_digest", "answer", "gold", "correct", "text", "score"))
-    spent = {"votes": [], "cuts": {}, "equal": 0, "unjudged": {}, "cost": asdict(Cost()), "wall_seconds": 0.0}
+    nothing = dict.fromkeys(("prompt_digest", "answer", "gold", "correct", "text", "score", "confidence"))
+    known = {"calibrated": False, "decisions": [], "votes": [], "cuts": {}, "equal": 0, "unjudged": {}}
+    spent = {"cost": asdict(Cost()), "wall_seconds": 0.0}
     return {
-        "id": row.id, "question": digest(row), "error": row.error, **nothing, **spent, "shared": None, "candidates": [],
+        "id": row.id, "question": digest(row), "error": row.error, **nothing, **known, **spent, "shared": None,
+        "candidates": [],
     }  # fmt: skip
 
 

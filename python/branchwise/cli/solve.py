@@ -20,6 +20,8 @@ BUNDLED = (
     " name your own with --policy and --prm."
 )
 
+DOUBTFUL = 0.5  # an answer that is more probably wrong than right
+
 
 @with_search_options
 def solve(
@@ -39,12 +41,17 @@ def solve(
         if json:
             from branchwise.report.result_json import result_to_dict
 
-            print_json(result_to_dict(engine.solve(question, options.make_strategy())))
+            result = engine.solve(question, options.make_strategy())
+            print_json(result_to_dict(result))
         else:
-            _show(engine, question, options)
+            result = _show(engine, question, options)
+    if result.confidence is not None and result.confidence < DOUBTFUL:
+        from branchwise.cli.live import confidence
+
+        say(make_console(stderr=True), f"warning: this answer is doubtful: {confidence(result)}", "yellow")
 
 
-def _show(engine: Engine, question: str, options: SearchOptions) -> None:
+def _show(engine: Engine, question: str, options: SearchOptions) -> Result:
     from branchwise.cli.live import describe
 
     console = make_console()
@@ -52,6 +59,7 @@ def _show(engine: Engine, question: str, options: SearchOptions) -> None:
         _watched(engine, question, options) if console.is_terminal else engine.solve(question, options.make_strategy())
     )
     console.print(describe(result, console), soft_wrap=not console.is_terminal)
+    return result
 
 
 def _watched(engine: Engine, question: str, options: SearchOptions) -> Result:

@@ -27,6 +27,9 @@ def result_to_dict(result: Result, *, tree: bool = True) -> dict[str, Any]:
         "cuts": result.cuts,
         "equal": result.equal,
         "unjudged": result.unjudged,
+        "confidence": result.confidence,
+        "calibrated": result.calibrated,
+        "decisions": [asdict(decision) for decision in result.decisions],
         "error": None if result.error is None else str(result.error),
         "cost": asdict(result.cost),
         "candidates": [

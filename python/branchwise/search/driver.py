@@ -14,6 +14,7 @@ from branchwise.search.problems import Intake, check_problem
 from branchwise.search.service import Service
 from branchwise.search.session import SearchOptions, Session
 from branchwise.search.ticket import Ticket
+from branchwise.strategies.auto import informed
 from branchwise.strategies.equal import without_chance
 from branchwise.strategies.options import check_count
 from branchwise.types import Problem, Result
@@ -30,7 +31,7 @@ def submit(service: Service[Any], problem: Problem, options: SearchOptions) -> T
         seed=options.settings.seed if problem.seed is None else problem.seed,
         sampling=options.settings.sampling if problem.sampling is None else problem.sampling,
     )
-    strategy = problem.strategy or options.strategy
+    strategy = informed(problem.strategy or options.strategy, options.outlook)
     if settings.sampling.is_greedy:
         strategy = without_chance(strategy)
     options = replace(options, strategy=strategy, settings=settings)

@@ -18,6 +18,7 @@ from branchwise.search.problems import prompt_problem
 from branchwise.search.protocol import Callback, Later, Progress, ProgressKind
 from branchwise.search.request import Board, Expansion
 from branchwise.strategies.options import check_count
+from branchwise.strategies.outlook import Outlook, standing
 from branchwise.strategies.protocol import Ask, Demand, Drop, Finish, Limits, Reply, State, Strategy
 from branchwise.tree import number, total_cost, walk
 from branchwise.types import Cut, Grader, Node, Problem, Result, Selection, Settings
@@ -27,13 +28,17 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How one problem is searched. deadline: time.monotonic() at which it is cut short."""
+    """How one problem is searched.
+
+    deadline: time.monotonic() at which it is cut short    outlook: says how right its answer is
+    """
 
     strategy: Strategy
     settings: Settings
     on_event: Callback | None = None
     grade: Grader | None = None
     deadline: float | None = None
+    outlook: Outlook | None = None
 
 
 class Session(Generic[TreeT]):
@@ -121,6 +126,9 @@ class Session(Generic[TreeT]):
             correct = self._guard("grading it", partial(grade, answer, gold))
         self.abort()
         result = self._result(selection)
+        if self._options.outlook is not None:
+            now = standing(selection)
+            result.confidence, result.calibrated = self._options.outlook.right(now), self._options.outlook.knows(now)
         if isinstance(correct, Future) and not correct.done():
             return Later(correct, partial(self._graded, result))
         return self._graded(result, correct)
@@ -281,6 +289,7 @@ class Session(Generic[TreeT]):
             why=selection.why,
             cuts=self._cuts(selection),
             equal=0 if self._state is None else self._state.equal,
+            decisions=[] if self._state is None else self._state.decisions,
             unjudged=dict(Counter(node.unjudged for node in walk(self._root) if node.unjudged is not None)),
             error=error,
         )

@@ -1,6 +1,7 @@
 """One decision rule a file: which steps to grow, which to give up, which answer to choose. No models, no torch."""
 
 from branchwise.strategies.ab_mcts import AbMcts
+from branchwise.strategies.auto import Auto
 from branchwise.strategies.beam import BeamSearch
 from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
 from branchwise.strategies.confidence_vote import ConfidenceVote
@@ -27,6 +28,7 @@ __all__ = [
     "AbMcts",
     "AdaptiveConsistency",
     "Ask",
+    "Auto",
     "BeamSearch",
     "BestOfN",
     "ConfidenceVote",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -53,5 +54,7 @@ def without_chance(strategy: Strategy) -> Strategy:
     if type(strategy) not in STRATEGIES.values() or type(strategy) in NOT_ALIKE or whole.n == 1:
         return strategy
     options = {each.name for each in fields(whole)}
-    one = {name: value for name, value in ONE.items() if name in options}
-    return OneForAll(strategy.name, replace(whole, **one), whole.n)
+    one = copy.copy(whole)  # what it knows beside its options stays
+    for name in options & ONE.keys():
+        object.__setattr__(one, name, ONE[name])
+    return OneForAll(strategy.name, one, whole.n)

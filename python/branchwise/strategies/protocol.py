@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from branchwise.confidence import ConfidenceOptions
-from branchwise.types import Message, Node, Problem, Sampling, Selection
+from branchwise.types import Decision, Message, Node, Problem, Sampling, Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class State:
     live: set[Node] = field(default_factory=set)  # branches that go on: what is left to choose from at a deadline
     copies: int = 1  # equal branches that each one stands for
     equal: int = 0  # branches that went on beside one of the same text, over all levels
+    decisions: list[Decision] = field(default_factory=list)  # of a rule that chooses among others
 
 
 class Random(Protocol):

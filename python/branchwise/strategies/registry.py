@@ -9,6 +9,7 @@ from typing import Any
 
 from branchwise.errors import ConfigError
 from branchwise.strategies.ab_mcts import AbMcts
+from branchwise.strategies.auto import Auto
 from branchwise.strategies.beam import BeamSearch
 from branchwise.strategies.best_of_n import BestOfN, WeightedBestOfN
 from branchwise.strategies.confidence_vote import ConfidenceVote
@@ -37,7 +38,7 @@ NOT_ALIKE: tuple[type[Any], ...] = (*PARITY, RSA)
 
 _OWN: tuple[type[Any], ...] = (
     Greedy, Majority, AdaptiveConsistency, EarlyStopping, ConfidenceVote, DeepConf, BestOfN, WeightedBestOfN,
-    BeamSearch, DVTS, Rebase, ETS, ParticleFilter, ParticleGibbs, MCTS, AbMcts, RSA, Thinking,
+    BeamSearch, DVTS, Rebase, ETS, ParticleFilter, ParticleGibbs, MCTS, AbMcts, RSA, Thinking, Auto,
 )  # fmt: skip
 STRATEGIES: Mapping[str, type[Any]] = MappingProxyType({each.name: each for each in (*_OWN, *PARITY)})
 
