@@ -17,6 +17,7 @@ from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
 from branchwise.completions import Completion, Likelihood, Piece, Prompt
 from branchwise.config import SAMPLING, EngineConfig, check_flag, check_sampling, check_seed, check_texts, is_number
+from branchwise.control.budget import budget_of, within
 from branchwise.control.knowledge import outlook_of
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
@@ -153,23 +154,27 @@ class Engine:
         deadline: float | None = None,
         on_event: Callback | None = None,
         seed: int | None = None,
+        budget_tokens: float | None = None,
+        budget_flops: float | None = None,
+        waves: str | Path | None = None,
         **options: Unpack[StrategyOptions],
     ) -> Iterator[Result]:
         """Search many problems at once and yield each result as its search ends; options as in `submit`.
 
         deadline: seconds for each problem, from when it is taken. A problem that fails has a result with an `error`.
         A result depends on its problem and seed alone, not on what else runs.
+        budget_tokens, budget_flops: of all problems together, spent by the strategy "auto" where they gain most (see
+            `control.budget`); results come when it is spent. waves: file of what was drawn, to go on from
         """
+        budget = budget_of(budget_tokens, budget_flops)
         made = self._search_options(strategy, on_event, seed, dict(options))
         strategy = without_chance(made.strategy) if made.settings.sampling.is_greedy else made.strategy
         branches = demand_of(strategy, made.settings).branches
-        return run(
-            problems,
-            self._service,
-            made,
-            max_in_flight=max_in_flight if max_in_flight is not None else max(1, self.config.max_rows // branches),
-            seconds=None if deadline is None else _positive(deadline),
-        )
+        most = max_in_flight if max_in_flight is not None else max(1, self.config.max_rows // branches)
+        seconds = None if deadline is None else _positive(deadline)
+        if budget is None:
+            return run(problems, self._service, made, max_in_flight=most, seconds=seconds)
+        return within(budget, problems, self._service, made, self._grader.grade, most, seconds, waves)
 
     def cancel(self, ticket: Ticket[Any]) -> bool:
         """Give a ticket up; its rows and KV are free at the next step. False when it has ended already."""

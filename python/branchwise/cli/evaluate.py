@@ -14,6 +14,7 @@ from branchwise.cli import models
 from branchwise.cli.options import Json, SearchOptions, option, with_search_options
 from branchwise.cli.output import make_console, say
 from branchwise.cli.problems import BadRow, read_rows
+from branchwise.errors import ConfigError
 
 if TYPE_CHECKING:
     from branchwise.cli.cells import Cell
@@ -40,6 +41,15 @@ Numbers = Annotated[
 Seeds = Annotated[
     int, typer.Option(min=1, help="Seeds from --seed on, each a run of its own.", rich_help_panel="Search")
 ]
+
+BudgetTokens = Annotated[
+    float | None,
+    option(
+        "Search", "Of all problems together, written and judged: the strategy auto spends them where they gain most.",
+        metavar="NUMBER",
+    ),
+]  # fmt: skip
+BudgetFlops = Annotated[float | None, option("Search", "The same as FLOPs of all models: 1e15.", metavar="NUMBER")]
 
 PrefixCache = Annotated[
     bool,
@@ -73,6 +83,8 @@ def evaluate(
     strategy: Strategies = "beam",
     n: Numbers = None,
     seeds: Seeds = 1,
+    budget_tokens: BudgetTokens = None,
+    budget_flops: BudgetFlops = None,
     prefix_cache: PrefixCache = False,
     *,
     options: SearchOptions,
@@ -90,16 +102,16 @@ def evaluate(
     options = replace(options, prefix_cache=prefix_cache)
     cells = make_cells(options, strategy, n, seeds)
     options.engine_config()  # refuse before models load
+    budget = _budget(budget_tokens, budget_flops, cells)
     rows = read_rows(file, limit)
     common, places = common_settings(options)
+    common |= budget
     path = out if out is not None else Path(f"{file.stem}.results")
     with ResultsFolder(path, common, {"models": places}) as folder:
-        works = make_works(cells, folder, rows, share=share, without_chance=options.is_greedy)
+        works = make_works(cells, folder, rows, share=share, without_chance=options.is_greedy, budget=budget)
         for work in works:
             work.begin(failed=retry_failed, shared=not share)
-        left = {work.cell.name: work.left for work in works}
-        _say_what_is_there(works, rows, left)
-        if any(left.values()):
+        if _say_what_is_there(works, rows):
             _say_what_is_equal(options, cells)
             _fill(works, options, in_flight)
         for work in works:
@@ -107,6 +119,26 @@ def evaluate(
         failed = report(works, path, json=json)
     if (strict and any(failed)) or len(rows) in failed:
         raise typer.Exit(FAILED)
+
+
+def _digest(path: Path) -> str:
+    """Of what a calibration says; it is read, and refused where that cannot be, when the engine is made."""
+    from hashlib import blake2b
+
+    return blake2b(path.read_bytes() if path.is_file() else b"", digest_size=6).hexdigest()
+
+
+def _budget(tokens: float | None, flops: float | None, cells: list[Cell]) -> dict[str, float]:
+    """As `Engine.solve_many` takes it. ConfigError: it cannot work, or not all strategies are `auto`."""
+    from branchwise.control.budget import budget_of
+
+    budget = budget_of(tokens, flops)
+    if budget is None:
+        return {}
+    other = next((cell.label for cell in cells if cell.strategy.name != "auto"), None)
+    if other is not None:
+        raise ConfigError(f"--budget-{budget.unit} is spent by the strategy auto alone, not by {other}: leave it out")
+    return {f"budget_{budget.unit}": budget.amount}
 
 
 def common_settings(options: SearchOptions) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -117,6 +149,8 @@ def common_settings(options: SearchOptions) -> tuple[dict[str, Any], dict[str, A
     for name in (*_NO_RESULT, "strategy", "strategy_option", "seed", *FLAGS):
         del made[name]
     made["template_var"] = parse_variables(options.template_var or [])
+    if options.calibration is not None:
+        made["calibration"] = _digest(Path(options.calibration))
     places: dict[str, Any] = {"policy": options.policy, "prm": options.prm}
     for name, place in places.items():
         if place is not None:
@@ -159,7 +193,9 @@ def _fill(works: list[Work], options: SearchOptions, in_flight: int | None) -> N
         raise
 
 
-def _say_what_is_there(works: list[Work], rows: list[Row], left: dict[str, list[Row]]) -> None:
+def _say_what_is_there(works: list[Work], rows: list[Row]) -> int:
+    """How many results are missing, after a word about those that are not."""
+    left = {work.cell.name: work.left for work in works}
     notes = make_console(stderr=True)
     for note in (note for work in works for note in work.results.notes):
         say(notes, f"note: {note}")
@@ -176,6 +212,7 @@ def _say_what_is_there(works: list[Work], rows: list[Row], left: dict[str, list[
         again = f" ({failed} failed: --retry-failed tries them again)" if failed else ""
         folder = works[0].results.path.parent
         say(notes, f"{folder} holds {total - missing} of {total} results{again}: {rest}")
+    return missing
 
 
 def _say_what_is_equal(options: SearchOptions, cells: list[Cell]) -> None:

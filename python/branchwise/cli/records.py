@@ -43,7 +43,7 @@ def result_record(result: Result, wall_seconds: float) -> Record:
         "cost": asdict(result.cost),
         "wall_seconds": wall_seconds,  # the sum is the time that the run took
         "shared": None,
-        "candidates": keep(result),
+        "candidates": keep(result.candidates, result.tree),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from branchwise.cli.cells import Cell, sources
@@ -26,12 +26,14 @@ class Work:
     """One cell. ResultsError: a result in its file is damaged, or one of another row.
 
     source: the work whose records say what it would find    place: among the cells as they were asked for
+    budget: of all rows together, as `Engine.solve_many` takes it
     """
 
     def __init__(
-        self, cell: Cell, results: ResultsFile, rows: Sequence[Row], *, source: Work | None, place: int
-    ) -> None:
-        self.cell, self.results, self.source, self.place = cell, results, source, place
+        self, cell: Cell, results: ResultsFile, rows: Sequence[Row], *, source: Work | None, place: int,
+        budget: Mapping[str, float],
+    ) -> None:  # fmt: skip
+        self.cell, self.results, self.source, self.place, self.budget = cell, results, source, place, budget
         self.rows = [cell.row(row) for row in rows]
         self._left: dict[str, Row] = {}
 
@@ -71,12 +73,15 @@ class Work:
             if isinstance(row, BadRow):
                 self._take(bad_record(row), progress.took)
         last = time.monotonic()
-        problems = [row for row in self.left if isinstance(row, Problem)]
+        rows = self.rows if self.budget else self.left  # a budget is that of a closed set
+        problems = [row for row in rows if isinstance(row, Problem)]
         found = engine.solve_many(
-            problems, self.cell.strategy, max_in_flight=in_flight, on_event=progress.event,
-            seed=self.cell.seed,
+            problems, self.cell.strategy, max_in_flight=in_flight, on_event=progress.event, seed=self.cell.seed,
+            **self.budget, waves=self.results.path.with_suffix(".waves") if self.budget else None,
         )  # fmt: skip
         for result in found:
+            if result.problem.id not in self._left:
+                continue
             now = time.monotonic()
             self._take(result_record(result, now - last), progress.took)
             last = now
@@ -89,8 +94,9 @@ class Work:
 
 
 def make_works(
-    cells: Sequence[Cell], folder: ResultsFolder, rows: Sequence[Row], *, share: bool, without_chance: bool
-) -> list[Work]:
+    cells: Sequence[Cell], folder: ResultsFolder, rows: Sequence[Row], *, share: bool, without_chance: bool,
+    budget: Mapping[str, float],
+) -> list[Work]:  # fmt: skip
     """The work of each cell, those first whose records say what others would find."""
     shared = sources(cells, without_chance=without_chance) if share else {}
     made: dict[str, Work] = {}
@@ -98,6 +104,6 @@ def make_works(
         source = shared.get(cell.name)
         made[cell.name] = Work(
             cell, folder.open(cell.name, cell.own, cell.label), rows,
-            source=None if source is None else made[source.name], place=cells.index(cell),
+            source=None if source is None else made[source.name], place=cells.index(cell), budget=budget,
         )  # fmt: skip
     return list(made.values())

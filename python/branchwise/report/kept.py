@@ -10,13 +10,13 @@ from typing import Any
 from branchwise.answers.aggregate import aggregate
 from branchwise.confidence import TraceConfidence
 from branchwise.tree import walk
-from branchwise.types import Aggregate, Candidate, Node, Result
+from branchwise.types import Aggregate, Candidate, Node
 
 Kept = dict[str, Any]
 
 
-def keep(result: Result) -> list[Kept]:
-    """The candidates of a result, in the order of the tree.
+def keep(drawn: Sequence[Candidate], tree: Node) -> list[Kept]:
+    """Candidates of a tree, in its order.
 
     path     child indices from the root
     answer, score, scores, finish, cut, count    as in `Candidate` and `Node`
@@ -25,8 +25,8 @@ def keep(result: Result) -> list[Kept]:
     tokens, prm_tokens, flops, prm_flops         what the steps of the path took. A step that several branches say, and
                                                  the judge read once, counts with the first of them
     """
-    judged = _judged(result.tree)
-    return [_keep(candidate, judged) for candidate in result.candidates]
+    judged = _judged(tree)
+    return [_keep(candidate, judged) for candidate in drawn]
 
 
 def candidates(kept: Sequence[Kept], kind: Aggregate | None = None, *, judged: bool = True) -> list[Candidate]:

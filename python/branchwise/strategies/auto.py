@@ -117,14 +117,16 @@ class Auto:
     # --- between two waves -------------------------------------------------------------------------------------
 
     def _decide(self, state: AutoState) -> None:
-        chosen = self._choose(state)
-        now = standing(chosen)
-        decide = self._by_table if self.controller == "paper" else self._by_gain
-        decision = decide(now, self.n - state.begun, chosen)
+        decision = self.decide(self._choose(state), self.n - state.begun)
         state.decisions.append(decision)
         state.over = decision.chosen == "stop"
         if not state.over:
             self._begin(state, decision)
+
+    def decide(self, chosen: Selection, left: int) -> Decision:
+        """What to draw next. chosen: the vote of what was drawn    left: solutions that may be drawn"""
+        rule = self._by_table if self.controller == "paper" else self._by_gain
+        return rule(standing(chosen), left, chosen)
 
     def _by_gain(self, now: Standing, left: int, chosen: Selection) -> Decision:
         kind, n, right = self.outlook.best(now), min(self.wave, left), self.outlook.right(now)
@@ -155,21 +157,26 @@ class Auto:
     def _begin(self, state: AutoState, decision: Decision) -> None:
         """Start the rule of a wave on the same tree; its solutions are those of the whole search."""
         assert state.random is not None
-        state.rule = self._rule(decision.chosen, decision.n)
+        state.rule = self.rule(decision.chosen, decision.n)
         state.wave = state.rule.start(state.problem, state.root, state.random)
         state.wave.finished, state.wave.live = state.finished, state.live
         state.begun += decision.n
 
-    def _rule(self, kind: str, n: int) -> Strategy:
+    def rule(self, kind: str, n: int) -> Strategy:
+        """What draws n solutions of a kind, as in `Decision.chosen`."""
         if kind == "chains":
             grown = BestOfN if self.outlook.judged else Majority
             return grown(n=n, max_steps=self.max_steps)
         rule = DVTS if kind == "dvts" else BeamSearch
         return rule(n, expand=min(n, self.wave), aggregate=self.aggregate, max_steps=self.max_steps)
 
+    @property
+    def weighing(self) -> Vote:
+        """How answers are weighed."""
+        return self.vote or ("weighted" if self.outlook.judged else "majority")
+
     def _choose(self, state: State) -> Selection:
-        vote: Vote = self.vote or ("weighted" if self.outlook.judged else "majority")
-        return choose_among(state, self.aggregate, vote)
+        return choose_among(state, self.aggregate, self.weighing)
 
     def _cannot_be_overtaken(self, chosen: Selection, left: int) -> bool:
         """Whether no answers and scores of what is left could change the vote; scores are at most 1."""

@@ -1,0 +1,146 @@
+"""One budget for many problems, on the bundled pair: never exceeded, spent where it gains, the same in any order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import branchwise as bw
+from branchwise.assets import asset_path
+from branchwise.control.budget import tokens_of
+from branchwise.errors import ConfigError, InputError, ResultsError
+from branchwise.tree import walk
+
+ROWS = [json.loads(line) for line in asset_path("problems.jsonl").read_text().splitlines()[:10]]
+PROBLEMS = [bw.Problem(row["id"], row["problem"], answer=row["answer"]) for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[bw.Engine]:
+    with bw.Engine(kv_memory=256 << 20, max_tokens=200) as made:
+        yield made
+
+
+def spend(engine: bw.Engine, problems: Sequence[bw.Problem] = PROBLEMS, **options: Any) -> list[bw.Result]:
+    return list(engine.solve_many(problems, "auto", **{"n": 16, "budget_tokens": 9_000, **options}))
+
+
+def facts(results: Sequence[bw.Result]) -> dict[str, Any]:
+    return {
+        each.problem.id: (each.answer, each.score, each.votes, each.decisions, tokens_of(each.cost), each.correct)
+        for each in results
+    }
+
+
+def test_it_is_not_exceeded_and_goes_to_the_doubtful(engine: bw.Engine) -> None:
+    results = spend(engine)
+    assert [each.problem for each in results] == PROBLEMS
+    assert 6_000 < sum(tokens_of(each.cost) for each in results) <= 9_000
+    sizes = [len(each.candidates) for each in results]
+    assert min(sizes) == 4 < max(sizes) <= 16
+    for each in results:
+        assert [decision.n for decision in each.decisions][-1] == 0
+        assert sum(decision.n for decision in each.decisions) == len(each.candidates)
+        assert each.confidence == each.decisions[-1].right
+        assert each.calibrated
+    first = {each.problem.id: each.decisions[1] for each in results}
+    more = [each for each in results if len(each.decisions) > 2]
+    least = min(first[each.problem.id].gain for each in more)
+    assert all(each.decisions[1].gain <= least + 0.2 for each in results if len(each.decisions) == 2)
+
+
+def test_the_first_wave_is_that_of_the_search_alone_and_trees_are_whole(engine: bw.Engine) -> None:
+    for each in spend(engine):
+        alone = engine.solve(each.problem, "beam", n=4, expand=4)
+        first = [node for node in walk(each.tree) if node.lineage_path and node.lineage_path[0] < 4]
+        assert [node.text for node in first] == [node.text for node in walk(alone.tree) if node.lineage_path]
+        nodes = list(walk(each.tree))
+        assert [node.id for node in nodes] == list(range(len(nodes)))
+        assert {candidate.node for candidate in each.candidates} <= set(nodes)
+        assert len({candidate.node.lineage_path for candidate in each.candidates}) == len(each.candidates)
+
+
+def test_neither_order_nor_neighbours_matter(engine: bw.Engine) -> None:
+    whole = facts(spend(engine))
+    assert facts(spend(engine, PROBLEMS[::-1], max_in_flight=1)) == whole
+    assert facts(spend(engine, PROBLEMS[5:] + PROBLEMS[:5], max_in_flight=3)) == whole
+    assert facts(spend(engine, seed=1)) != whole
+
+
+def test_a_run_that_was_cut_spends_the_rest(engine: bw.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = facts(spend(engine))
+    path = tmp_path / "waves"
+    assert facts(spend(engine, waves=path)) == whole
+    lines = path.read_bytes().splitlines(keepends=True)
+    for kept in (1, 4, len(lines) // 2):
+        path.write_bytes(b"".join(lines[:kept]) + lines[kept][: len(lines[kept]) // 2])  # the last one torn
+        assert facts(spend(engine, waves=path)) == whole
+        assert path.read_bytes().splitlines(keepends=True)[:kept] == lines[:kept]
+        assert len(path.read_bytes().splitlines()) == len(lines)
+    monkeypatch.setattr("branchwise.control.budget.run", lambda asked, *_, **__: [None for each in asked if 1 / 0])
+    assert facts(spend(engine, waves=path)) == whole  # nothing is drawn
+
+
+def test_flops_are_a_budget_too(engine: bw.Engine) -> None:
+    results = spend(engine, budget_tokens=None, budget_flops=2e10)
+    assert 1e10 < sum(each.cost.flops for each in results) <= 2e10
+
+
+def test_waves_of_another_run_are_refused(engine: bw.Engine, tmp_path: Path) -> None:
+    path = tmp_path / "waves"
+    spend(engine, PROBLEMS[:2], waves=path)
+    with pytest.raises(ResultsError, match="was written with budget="):
+        spend(engine, PROBLEMS[:2], waves=path, budget_tokens=8_000)
+    with pytest.raises(ResultsError, match="choose another file"):
+        spend(engine, PROBLEMS[:2], waves=tmp_path)
+    path.write_text("something\n")
+    with pytest.raises(ResultsError, match="line 1 is damaged"):
+        spend(engine, PROBLEMS[:2], waves=path)
+    path.write_text("{}\n")
+    with pytest.raises(ResultsError, match="holds no waves"):
+        spend(engine, PROBLEMS[:2], waves=path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"budget_tokens": 1_000}, "a wave of 4 solutions takes about .* raise it, take fewer problems, or a smaller"),
+        ({"budget_tokens": 0}, "budget_tokens=0: expected a number of at least 1"),
+        ({"budget_flops": 1e9}, "were both given: expected one of them"),
+        ({"budget_tokens": True}, "budget_tokens=True"),
+    ],
+)
+def test_budgets_that_cannot_work(engine: bw.Engine, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        spend(engine, **options)
+
+
+def test_only_auto_spends_and_problems_bring_no_strategy(engine: bw.Engine) -> None:
+    with pytest.raises(ConfigError, match="is spent by the strategy 'auto', not by 'beam'"):
+        engine.solve_many(PROBLEMS, "beam", budget_tokens=1000)
+    with pytest.raises(ConfigError, match="problem 'p' brings a strategy"):
+        engine.solve_many([bw.Problem("p", "1+1=?", strategy=bw.Greedy())], "auto", budget_tokens=1000)
+    with pytest.raises(InputError, match="a problem is 7"):
+        engine.solve_many([7], "auto", budget_tokens=1000)  # type: ignore[list-item]
+    assert spend(engine, []) == []
+
+
+def test_auto_is_the_same_alone_and_beside_others(engine: bw.Engine) -> None:
+    alone = {problem.id: facts([engine.solve(problem, "auto", reuse=False)]) for problem in PROBLEMS[:4]}
+    beside = list(engine.solve_many(PROBLEMS[:4], "auto", reuse=False))
+    assert {each.problem.id: facts([each]) for each in beside} == alone
+
+
+def test_a_doubtful_answer_says_so(engine: bw.Engine) -> None:
+    doubtful, sure = engine.solve("1+1=?", "beam", n=4), engine.solve(PROBLEMS[1], "beam", n=4)
+    assert doubtful.confidence is not None
+    assert sure.confidence is not None
+    assert doubtful.calibrated
+    assert doubtful.confidence < 0.1 < 0.5 < sure.confidence
+    votes = engine.solve("1+1=?", "majority", n=4)
+    assert not votes.calibrated
+    assert votes.confidence is not None
