@@ -91,8 +91,7 @@ def evaluate(
 ) -> None:
     """Compare strategies on a file of problems; run the same command again to go on where it was interrupted.
 
-    Every strategy with every N and every seed has its results in a file of the folder. `branchwise votes` takes their
-    votes again.
+    Every strategy with every N and every seed has its own file in the folder. `branchwise votes` takes votes again.
     """
     from branchwise.cli.cells import make_cells
     from branchwise.cli.eval_report import report
@@ -105,9 +104,8 @@ def evaluate(
     budget = _budget(budget_tokens, budget_flops, cells)
     rows = read_rows(file, limit)
     common, places = common_settings(options)
-    common |= budget
     path = out if out is not None else Path(f"{file.stem}.results")
-    with ResultsFolder(path, common, {"models": places}) as folder:
+    with ResultsFolder(path, {**common, **budget}, {"models": places}) as folder:
         works = make_works(cells, folder, rows, share=share, without_chance=options.is_greedy, budget=budget)
         for work in works:
             work.begin(failed=retry_failed, shared=not share)
