@@ -75,9 +75,10 @@ class Work:
         last = time.monotonic()
         rows = self.rows if self.budget else self.left  # a budget is that of a closed set
         problems = [row for row in rows if isinstance(row, Problem)]
+        spent = {**self.budget, "waves": self.results.path.with_suffix(".waves")} if self.budget else {}
         found = engine.solve_many(
             problems, self.cell.strategy, max_in_flight=in_flight, on_event=progress.event, seed=self.cell.seed,
-            **self.budget, waves=self.results.path.with_suffix(".waves") if self.budget else None,
+            **spent,
         )  # fmt: skip
         for result in found:
             if result.problem.id not in self._left:
