@@ -64,6 +64,7 @@ def test_every_vote_aggregate_and_smaller_number_of_independent_solutions(comman
 
 def test_every_vote_of_every_strategy_that_has_one(command, engine, few):
     names = [name for name, strategy in STRATEGIES.items() if "vote" in strategy.__dataclass_fields__]
+    names.remove("auto")  # its votes decide when it ends
     assert len(names) == 15
     words = ("-s", ",".join(names), "-n", 8)
     command("eval", few, *words, "--no-share")

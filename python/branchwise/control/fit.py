@@ -11,7 +11,6 @@ from branchwise.control.calibration import FEATURES, Calibration, features
 from branchwise.control.logistic import fit, probability
 from branchwise.control.quality import quality
 from branchwise.errors import ConfigError
-from branchwise.report.again import rule_of
 from branchwise.report.kept import Kept, candidates
 from branchwise.report.lines import Record
 from branchwise.strategies.outlook import KINDS, Kind, Standing, standing
@@ -36,7 +35,7 @@ class Seen:
 
 def fit_calibration(cells: Iterable[Cell], grade: Grade, wave: int = 4) -> Calibration:
     """Fit to the cells of a folder: waves are cut out of best-of-N (chains; without scores: majority) and DVTS (trees),
-    all other searches teach `answered` alone.
+    all other searches teach `answered` alone. Where some results have scores, those without teach nothing.
 
     ConfigError: fewer than `LEAST` problems have gold answers, no cell has waves, or nothing is to be learned, as all
     answers are right or all wrong.
@@ -101,17 +100,15 @@ def _seen(cells: Sequence[Cell], grade: Grade, wave: int) -> Iterator[Seen]:
     """All votes that the cells know: of whole searches, and of some waves with one more wave of either kind."""
     grown: dict[tuple[str, str], dict[Kind, list[list[Kept]]]] = {}  # by problem and its gold answer
     spent: dict[tuple[str, Kind], list[float]] = {}  # tokens of a wave
-    judged = False
+    judged = any(_has_scores(record) for _, _, records in cells for record in records.values())
     for _, header, records in cells:
-        settings: Mapping[str, Any] = header["settings"]
-        kind, scored = _kind(settings, wave), (rule := rule_of(settings)) is not None and rule.judged
-        judged = judged or scored
+        kind = _kind(header["settings"], wave)
         for record in records.values():
-            if record["error"] is not None or record["gold"] is None or not record.get("candidates"):
+            if not _teaches(record) or _has_scores(record) != judged:
                 continue
             tokens = record["cost"]["generated_tokens"]
             if kind is None:
-                yield Seen(record["id"], *_vote(record["candidates"], record["gold"], grade, scored), tokens)
+                yield Seen(record["id"], *_vote(record["candidates"], record["gold"], grade, judged), tokens)
                 continue
             waves = _waves(record["candidates"], wave)
             grown.setdefault((record["id"], record["gold"]), {}).setdefault(kind, []).extend(waves)
@@ -124,6 +121,14 @@ def _seen(cells: Sequence[Cell], grade: Grade, wave: int) -> Iterator[Seen]:
                 after = {other: _vote([*had, *more[other][0]], gold, grade, judged)[1] for other in more if more[other]}
                 tokens = _mean(spent[problem, kind])
                 yield Seen(problem, *_vote(had, gold, grade, judged), tokens * i, kind if i == 1 else None, after)
+
+
+def _teaches(record: Record) -> bool:
+    return record["error"] is None and record["gold"] is not None and bool(record.get("candidates"))
+
+
+def _has_scores(record: Record) -> bool:
+    return any(each["score"] is not None for each in record.get("candidates") or [])
 
 
 def _kind(settings: Mapping[str, Any], wave: int) -> Kind | None:

@@ -15,6 +15,7 @@ from branchwise.answers.vote import POWER, Vote, choose
 from branchwise.confidence import ConfidenceOptions, Measure
 from branchwise.report.kept import Kept, candidates, cuts, first
 from branchwise.report.lines import Record
+from branchwise.strategies.auto import Auto  # its votes say when it ends
 from branchwise.strategies.candidates import by_measure
 from branchwise.strategies.chains import Chains
 from branchwise.strategies.protocol import Limits
@@ -50,7 +51,7 @@ def rule_of(settings: Mapping[str, Any]) -> Rule | None:
         return None
     made = strategy(**options)
     independent = isinstance(made, Chains) and made.independent
-    if not independent and "vote" not in options:
+    if (not independent and "vote" not in options) or isinstance(made, Auto):
         return None
     kind, vote = options.get("aggregate", "last"), options.get("vote", "majority")
     told = made.demand(Limits(1, 1)).confidence
@@ -103,7 +104,8 @@ def retake(record: Record, have: Rule, want: Rule, grade: Callable[[str | None, 
         "answer": answer,
         "correct": correct,
         "score": selection.chosen.score if selection.chosen else None,
-        **{name: record[name] if same else None for name in ("confidence", "calibrated")},
+        "confidence": record["confidence"] if same else None,
+        "calibrated": record["calibrated"] if same else False,
         "decisions": [],
         "votes": [list(vote) for vote in selection.votes],
         "cuts": record["cuts"] if same else cuts(kept),
