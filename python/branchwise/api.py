@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,8 +14,8 @@ import torch
 from branchwise.answers.grade import Grader as AnswerGrader
 from branchwise.assemble import load_models, make_config
 from branchwise.completions import Completion, Likelihood, Piece, Prompt
-from branchwise.config import SAMPLING, EngineConfig, check_flag, check_sampling, check_seed, check_texts, is_number
-from branchwise.control.budget import budget_of, within
+from branchwise.config import SAMPLING, EngineConfig, check_flag, check_sampling, check_seed, check_texts
+from branchwise.control.budget import take_budget, within
 from branchwise.control.knowledge import outlook_of
 from branchwise.engine.engine import StepEngine
 from branchwise.errors import ConfigError
@@ -27,7 +25,7 @@ from branchwise.pair.prompts import INSTRUCTION
 from branchwise.scoring.confidence import telling
 from branchwise.search.by_hand import Opening, StepTree, await_all, expand_all, wait_for
 from branchwise.search.completion_call import Completions, Defaults
-from branchwise.search.driver import run, submit
+from branchwise.search.driver import positive_seconds, run, submit
 from branchwise.search.likelihood import as_likelihood, submit_likelihoods
 from branchwise.search.problems import as_problem, prompt_problem
 from branchwise.search.process import enter
@@ -48,7 +46,7 @@ from branchwise.types import Endings, Message, Node, Problem, Result, Sampling, 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from branchwise.call_options import EngineOptions, SolveOptions, StrategyOptions
+    from branchwise.call_options import EngineOptions, ManyOptions, SolveOptions, StrategyOptions
 
 _CAPS = ("max_tokens", "max_step_tokens", "confidence_top", "confidence_window")
 _ENDINGS = ("delimiter", "stop", "end_at_answer")
@@ -142,7 +140,7 @@ class Engine:
         `prefix_cache`.
         """
         made = self._search_options(strategy, on_event, seed, dict(options))
-        until = None if deadline is None else time.monotonic() + _positive(deadline)
+        until = None if deadline is None else time.monotonic() + positive_seconds(deadline)
         return submit(self._service, as_problem(question), replace(made, deadline=until))
 
     def solve_many(
@@ -154,10 +152,7 @@ class Engine:
         deadline: float | None = None,
         on_event: Callback | None = None,
         seed: int | None = None,
-        budget_tokens: float | None = None,
-        budget_flops: float | None = None,
-        waves: str | Path | None = None,
-        **options: Unpack[StrategyOptions],
+        **options: Unpack[ManyOptions],
     ) -> Iterator[Result]:
         """Search many problems at once and yield each result as its search ends; options as in `submit`.
 
@@ -166,12 +161,13 @@ class Engine:
         budget_tokens, budget_flops: of all problems together, spent by the strategy "auto" where they gain most (see
             `control.budget`); results come when it is spent. waves: file of what was drawn, to go on from
         """
-        budget = budget_of(budget_tokens, budget_flops)
-        made = self._search_options(strategy, on_event, seed, dict(options))
+        others: dict[str, Any] = dict(options)
+        budget, waves = take_budget(others)
+        made = self._search_options(strategy, on_event, seed, others)
         strategy = without_chance(made.strategy) if made.settings.sampling.is_greedy else made.strategy
         branches = demand_of(strategy, made.settings).branches
         most = max_in_flight if max_in_flight is not None else max(1, self.config.max_rows // branches)
-        seconds = None if deadline is None else _positive(deadline)
+        seconds = None if deadline is None else positive_seconds(deadline)
         if budget is None:
             return run(problems, self._service, made, max_in_flight=most, seconds=seconds)
         return within(budget, problems, self._service, made, self._grader.grade, most, seconds, waves)
@@ -402,9 +398,3 @@ class Engine:
                 " judge=..."
             )
         return SearchOptions(chosen, settings, on_event, self._grader.submit, outlook=self._outlook)
-
-
-def _positive(seconds: float) -> float:
-    if not is_number(Real, seconds) or not seconds > 0:
-        raise ConfigError(f"deadline={seconds!r}: expected seconds from now, more than 0")
-    return min(seconds, threading.TIMEOUT_MAX)

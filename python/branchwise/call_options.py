@@ -57,6 +57,8 @@ class EngineOptions(_Sampling, total=False):
     prm_format: str | PrmFormat
     date: str | None
     chat_template_kwargs: Mapping[str, Any] | None
+    calibration: str | os.PathLike[str] | None
+    judge_quality: float | None
 
 
 class StrategyOptions(_Sampling, total=False):
@@ -103,10 +105,20 @@ class StrategyOptions(_Sampling, total=False):
     budget: int | None
     waits: int
     end: str
+    floor: float
+    controller: Literal["gain", "paper"]
     filter_duplicates: bool
     sort_completed: bool
     keep: int
     stop_token: str
+
+
+class ManyOptions(StrategyOptions, total=False):
+    """Of many searches: see `Engine.solve_many`."""
+
+    budget_tokens: float | None
+    budget_flops: float | None
+    waves: str | os.PathLike[str] | None
 
 
 class SolveOptions(StrategyOptions, total=False):

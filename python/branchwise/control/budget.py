@@ -59,6 +59,15 @@ def budget_of(tokens: float | None, flops: float | None) -> Budget | None:
     return Budget(float(amount), unit)
 
 
+def take_budget(options: dict[str, Any]) -> tuple[Budget | None, str | Path | None]:
+    """Budget and file of waves among the options of a call, which are taken out of them."""
+    given = [options.pop(name, None) for name in ("budget_tokens", "budget_flops", "waves")]
+    budget = budget_of(*given[:2])
+    if budget is None and given[2] is not None:
+        raise ConfigError(f"waves={given[2]!r} without a budget: give budget_tokens or budget_flops, too")
+    return budget, given[2]
+
+
 def within(
     budget: Budget, problems: Iterable[str | Problem], service: Service[Any], options: SearchOptions, grade: Grade,
     max_in_flight: int, seconds: float | None, waves: str | Path | None,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
-from branchwise.errors import BranchwiseError
+from branchwise.config import is_number
+from branchwise.errors import BranchwiseError, ConfigError
 from branchwise.search.problems import Intake, check_problem
 from branchwise.search.service import Service
 from branchwise.search.session import SearchOptions, Session
@@ -91,6 +94,13 @@ def _results(
         with ExitStack() as stack:  # one that fails to close does not keep the others open
             for ticket in open_tickets:
                 stack.callback(ticket.cancel)
+
+
+def positive_seconds(seconds: float) -> float:
+    """A deadline as a timeout. ConfigError: it is none."""
+    if not is_number(Real, seconds) or not seconds > 0:
+        raise ConfigError(f"deadline={seconds!r}: expected seconds from now, more than 0")
+    return min(seconds, threading.TIMEOUT_MAX)
 
 
 def outcome(ticket: Ticket[Result]) -> Result:
