@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from branchwise.cli.cells import Cell, sources
 from branchwise.cli.problems import BadRow
@@ -75,7 +75,7 @@ class Work:
         last = time.monotonic()
         rows = self.rows if self.budget else self.left  # a budget is that of a closed set
         problems = [row for row in rows if isinstance(row, Problem)]
-        spent = {**self.budget, "waves": self.results.path.with_suffix(".waves")} if self.budget else {}
+        spent: dict[str, Any] = {**self.budget, "waves": self.results.path.with_suffix(".waves")} if self.budget else {}
         found = engine.solve_many(
             problems, self.cell.strategy, max_in_flight=in_flight, on_event=progress.event, seed=self.cell.seed,
             **spent,

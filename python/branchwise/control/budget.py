@@ -158,7 +158,8 @@ class Spending:
         most = len(wanted) if fresh else max(1, math.ceil(len(self._accounts) / SHARE))
         wanted.sort(key=lambda each: (-each.gain / self._expected(each), each.problem.id))
         cap = self._cap(wanted[0])
-        chosen, left = [], self.left
+        chosen: list[Account] = []
+        left = self.left
         for account in wanted:
             worst = self._worst(account, cap)
             if worst <= left and len(chosen) < most:

@@ -58,7 +58,7 @@ def auc_within(scores: Sequence[float], right: Sequence[bool], groups: Sequence[
 def _wins(pairs: Iterable[tuple[float, bool]]) -> tuple[float, int]:
     """Pairs of a right and a wrong one that are in order, ties half; and how many pairs there are."""
     won, below, rights, wrongs = 0.0, 0, 0, 0
-    by_score = defaultdict(lambda: [0, 0])
+    by_score: defaultdict[float, list[int]] = defaultdict(lambda: [0, 0])
     for score, label in pairs:
         by_score[score][label] += 1
     for score in sorted(by_score):

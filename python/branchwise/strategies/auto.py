@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 from branchwise.answers.aggregate import AGGREGATES
 from branchwise.answers.vote import VOTES, Vote
@@ -92,7 +92,7 @@ class Auto:
         while not state.over:
             assert state.rule is not None
             assert state.wave is not None
-            actions = cast("list[Action]", state.rule.propose(state.wave))
+            actions = state.rule.propose(state.wave)
             state.flying += sum(isinstance(action, Ask) for action in actions)
             if actions or state.flying:
                 return actions
