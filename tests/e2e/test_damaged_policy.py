@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import branchwise as bw
 from branchwise.assets import asset_path
-from branchwise.backend.base import DrawArrays, Floats, Ids
+from branchwise.backend.base import DrawArrays, Drawn
 from branchwise.errors import CheckpointError
 
 
@@ -61,10 +61,10 @@ def test_only_the_search_that_met_it_ends(engine: bw.Engine, monkeypatch: pytest
     before = texts()
     draw = engine.policy.sampler.fused.draw
 
-    def sometimes(hidden: torch.Tensor, draws: DrawArrays) -> tuple[Ids, Floats]:
-        ids, logprobs = draw(hidden, draws)
+    def sometimes(hidden: torch.Tensor, draws: DrawArrays) -> Drawn:
+        ids, logprobs, *_ = draw(hidden, draws)
         bad = (draws.seed == 2) & (draws.position > 40)
-        return np.where(bad, -1, ids), np.where(bad, np.float32(np.nan), logprobs)
+        return Drawn(np.where(bad, -1, ids), np.where(bad, np.float32(np.nan), logprobs))
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.policy.sampler.fused, "draw", sometimes)

@@ -46,8 +46,8 @@ def other_tokens(bench: Bench) -> Iterator[Record]:
     draw = TritonSampler.draw
 
     def beside(self: TritonSampler, *args: Any) -> Any:
-        ids, logprobs = draw(self, *args)
-        return np.maximum(ids - 1, 0), logprobs
+        drawn = draw(self, *args)
+        return drawn._replace(ids=np.maximum(drawn.ids - 1, 0))
 
     TritonSampler.draw = beside  # type: ignore[method-assign]
     return tokens.tokens(bench)
