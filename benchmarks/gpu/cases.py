@@ -22,6 +22,7 @@ from branchwise_kernels.rms_norm import add_rms_norm, rms_norm
 from branchwise_kernels.rope_and_store import rope_and_store
 from branchwise_kernels.row_attention import row_attention
 from branchwise_kernels.step_state import StepState, step_state
+from branchwise_kernels.sureness import SureTensors
 from branchwise_kernels.tree_attention import tree_attention
 
 
@@ -184,6 +185,20 @@ def sampling(data: Data) -> Iterator[Case]:
             )  # fmt: skip
 
         yield Case(name, run(lm_head_sample), run(reference.lm_head_sample), moved, flops)
+    roomy = HeadWorkspace.empty(rows, size.words, False, data.device, sure=True)
+    asked = SureTensors.empty(rows, 1, data.device)
+    asked.top.fill_(20)
+
+    def tell(op: Callable[..., None]) -> Callable[[], Written]:
+        def told(tokens: Tensor, logprobs: Tensor, found: Tensor) -> None:
+            op(hidden, weight, replace(plain, sure=replace(asked, found=found)), 0.0, roomy, tokens, logprobs, False)
+
+        return lambda: written(
+            told, data.empty(rows, dtype=torch.int32), data.empty(rows, dtype=torch.float32),
+            data.empty(1, rows, 2, dtype=torch.float32),
+        )  # fmt: skip
+
+    yield Case("lm_head_sample sure", tell(lm_head_sample), tell(reference.lm_head_sample), moved, flops)
 
 
 def scoring(data: Data) -> Iterator[Case]:
