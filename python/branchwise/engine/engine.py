@@ -194,15 +194,16 @@ class StepEngine:
         for item in returning:
             self.forest.place(item.tree, item.state)
         paths = paths_to_feed(openings, returning, self.rows.prefill_rows)
-        feedings = [Feeding(item.tree, item.state, 1) for item in growing] + paths
         try:
-            hidden, last = self._forward(feedings, len(growing))
+            hidden, last = self._forward(growing, paths)
         except OutOfMemory:  # nothing was appended: put everything back, so that the caller can free and go on
             self.rows.put_back(growing, openings)
             if not self.forest.drop_ahead():
                 raise
             return self._iterate()
-        for tree, state, count in feedings:
+        for item in growing:
+            item.tree.feed(item.state, 1)
+        for tree, state, count in paths:
             tree.feed(state, count)
         self._keep_hidden(paths, last)
         children = self._fork_ready(openings)
@@ -216,20 +217,20 @@ class StepEngine:
         except OutOfMemory:
             self._take_back(growing, openings)
             raise
-        account(active, self.runner.last_bytes_read if feedings else 0)
+        account(active, self.runner.last_bytes_read if growing or paths else 0)
         for item, token in zip(active, drawn, strict=True):
             self._accept(item, token)
         return self._report(whole + self._settle(active))
 
-    def _forward(self, feedings: list[Feeding], n_growing: int) -> tuple[Tensor, list[Tensor]]:
-        """Hidden states after the rows that grow, which come first, [rows, hidden], and after each other feeding.
+    def _forward(self, growing: list[Growing], paths: list[Feeding]) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states after the last token of the rows that grow, [rows, hidden], and after the tokens of each path.
 
         OutOfMemory: nothing was appended.
         """
-        if not feedings:
+        if not growing and not paths:
             return self._no_rows, []
-        feeds = [Feed(state.open(self.kv), state.upcoming(count)) for _, state, count in feedings]
-        paths = feedings[n_growing:]
+        feeds = [Feed(item.state.open(self.kv), item.state.tokens[-1:]) for item in growing]
+        feeds += [Feed(state.open(self.kv), state.upcoming(count)) for _, state, count in paths]
         told = any(tree.settings.prompt_logprobs is not None for tree, _, _ in paths)
         hidden = self.runner.forward_rows(feeds) if told else self.runner.forward(feeds)
         with self.runner.or_take_back(feeds):
@@ -348,10 +349,14 @@ class StepEngine:
 
     def _draw(self, item: Growing) -> Draw:
         state = item.state
-        seen, words = item.tree.seen_words(state), self.model.config.vocab_size
-        banned = [word for word in state.detector.ends if word < words] if state.is_young else ()
-        top = 0 if state.options.confidence is None else state.options.confidence.top
+        banned = self._banned(state) if state.is_young else ()
+        seen, wanted = item.tree.seen_words(state), state.options.confidence
+        top = 0 if wanted is None else wanted.top
         return Draw(state.seed, state.node.lineage, state.end, state.options.sampling, seen, banned, top)
+
+    def _banned(self, state: NodeState) -> list[int]:
+        """Words that would end a step that must not end yet."""
+        return [word for word in state.detector.ends if word < self.model.config.vocab_size]
 
     def _accept(self, item: Growing, drawn: DrawnToken) -> None:
         """Add a drawn token to its step, and finish the step if that was its last, or if none could be drawn (NaN)."""

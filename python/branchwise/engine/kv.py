@@ -171,14 +171,16 @@ class Lease:
 
     def resize(self, before: int, after: int) -> None:
         """A step of the tree went from so many tokens in the KV to so many."""
-        size = self.cache.block_slots
-        self.tokens += after - before
+        size, added = self.cache.block_slots, after - before
+        self.tokens += added
         self.blocks += -(-after // size) + (-before // size)
-        if after > before:
-            self.fed += after - before
-            self.fed_blocks += self.blocks * (after - before)
-            self.peak_tokens = max(self.peak_tokens, self.tokens)
-            self.peak_blocks = max(self.peak_blocks, self.blocks)
+        if added > 0:
+            self.fed += added
+            self.fed_blocks += self.blocks * added
+            if self.tokens > self.peak_tokens:
+                self.peak_tokens = self.tokens
+            if self.blocks > self.peak_blocks:
+                self.peak_blocks = self.blocks
 
     @property
     def expected(self) -> int:

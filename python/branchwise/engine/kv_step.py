@@ -71,11 +71,12 @@ class KvStep:
 
     def feed(self, count: int, lease: Lease) -> int:
         """So many more of its tokens, or fewer, are in the KV; returns how many of them had been there and dropped."""
-        begin, self.fed = self.fed, self.fed + count
-        lease.resize(begin, self.fed)
-        again = max(0, min(self.fed, self.most_fed) - begin)
-        self.most_fed = max(self.most_fed, self.fed) if count > 0 else self.fed
-        return again
+        begin, end, most = self.fed, self.fed + count, self.most_fed
+        self.fed = end
+        lease.resize(begin, end)
+        if count <= 0 or end > most:
+            self.most_fed = end
+        return max(0, min(end, most) - begin) if begin < most else 0
 
     def drop(self, lease: Lease) -> bool:
         """Free its KV, and say if there was any; nothing below it may have some."""
