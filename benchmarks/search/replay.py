@@ -23,6 +23,7 @@ from branchwise._C import lineage_child
 from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
+from branchwise.engine.sampler import DrawnToken
 from branchwise.pair.pair import ModelPair
 from branchwise.pair.prompts import problem_lineage, prompt_ids
 from branchwise.scoring.prm import Prm
@@ -122,10 +123,10 @@ class Recording:
     scored = step
 
     # --- as sampler and PRM head: a row's hidden state is its token
-    def draw(self, hidden: Tensor, draws: Sequence[Any]) -> tuple[list[int], list[float]]:
+    def draw(self, hidden: Tensor, draws: Sequence[Any]) -> list[DrawnToken]:
         ends = [self.by_lineage[draw.lineage] for draw in draws]
         ids = [step.number if draw.position == last else 0 for draw, (step, last) in zip(draws, ends, strict=True)]
-        return ids, [0.0] * len(ids)
+        return [DrawnToken(id, 0.0, None) for id in ids]
 
     def head(self, hidden: Tensor) -> Any:
         scores = [self.steps[int(number)].score for number in hidden[:, 0]]

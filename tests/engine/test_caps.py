@@ -10,7 +10,7 @@ import torch
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.engine.policy_tree import PolicyTree
-from branchwise.engine.sampler import Draw
+from branchwise.engine.sampler import Draw, DrawnToken
 from branchwise.errors import InputError
 from branchwise.types import Endings, Node, Sampling, Settings, StepOptions
 from checkpoints import character_tokenizer, random_checkpoint
@@ -27,11 +27,10 @@ class OneWord:
         (self.word,), (self.end,) = engine.tokenizer.encode("x"), engine.tokenizer.eos_ids
         self.end_at = end_at
 
-    def draw(self, hidden: object, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
+    def draw(self, hidden: object, draws: Sequence[Draw]) -> list[DrawnToken]:
         words = [self.end if draw.position == self.end_at else self.word for draw in draws]
-        return [self.word if word in draw.banned else word for word, draw in zip(words, draws, strict=True)], [
-            -1.0
-        ] * len(draws)
+        ids = [self.word if word in draw.banned else word for word, draw in zip(words, draws, strict=True)]
+        return [DrawnToken(id, -1.0, None) for id in ids]
 
 
 def make_engine(context: int = 2048, end_at: int | None = None) -> StepEngine:

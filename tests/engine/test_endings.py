@@ -9,7 +9,7 @@ import torch
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.engine.policy_tree import PolicyTree
-from branchwise.engine.sampler import Draw
+from branchwise.engine.sampler import Draw, DrawnToken
 from branchwise.types import Endings, Node, Sampling, Settings
 from checkpoints import character_tokenizer, random_checkpoint
 from model_tools import cpu_decoder
@@ -22,8 +22,8 @@ class Dictation:
         self.ids = engine.tokenizer.encode(text)
         self.prompt = 2
 
-    def draw(self, hidden: object, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
-        return [self.ids[(draw.position - self.prompt) % len(self.ids)] for draw in draws], [-1.0] * len(draws)
+    def draw(self, hidden: object, draws: Sequence[Draw]) -> list[DrawnToken]:
+        return [DrawnToken(self.ids[(draw.position - self.prompt) % len(self.ids)], -1.0, None) for draw in draws]
 
 
 def grown(text: str, endings: Endings, step_tokens: int = 40, steps: int = 9) -> list[Node]:

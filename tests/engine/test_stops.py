@@ -12,7 +12,7 @@ import torch
 from branchwise.completions import Completion, Sample
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
-from branchwise.engine.sampler import Draw
+from branchwise.engine.sampler import Draw, DrawnToken
 from branchwise.pair.pair import ModelPair
 from branchwise.search.completion import OneCompletion, Wanted
 from branchwise.search.service import Service
@@ -36,10 +36,9 @@ class SeededStreams:
 
     prompts: dict[int, int]  # length of the prompt, by seed
 
-    def draw(self, hidden: object, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
-        return [word(draw.seed, draw.position - self.prompts[draw.seed], draw.banned) for draw in draws], [-1.0] * len(
-            draws
-        )
+    def draw(self, hidden: object, draws: Sequence[Draw]) -> list[DrawnToken]:
+        ids = [word(draw.seed, draw.position - self.prompts[draw.seed], draw.banned) for draw in draws]
+        return [DrawnToken(id, -1.0, None) for id in ids]
 
 
 def word(seed: int, place: int, banned: Sequence[int]) -> int:
