@@ -41,7 +41,8 @@ class NodeState(KvStep):
     @property
     def is_young(self) -> bool:
         """Whether nothing may end it yet."""
-        return self.drawn < self.options.min_tokens
+        least = self.options.min_tokens
+        return least > 0 and self.drawn < least
 
     @property
     def drawn(self) -> int:
