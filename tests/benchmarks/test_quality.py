@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from benchmarks.quality import strategies
+import branchwise as bw
+from benchmarks.quality import budget, strategies
+from branchwise.assets import asset_path
 from branchwise.cli import models
 from cli.fake_engine import FakeEngine
 
@@ -30,3 +34,13 @@ def test_a_gain_is_the_mean_difference_of_the_problems_of_both():
     assert mean == pytest.approx(0.5)
     assert half == pytest.approx(0)
     assert strategies.gain({"a": [True, True], "b": [False]}, base)[1] > 0
+
+
+def test_a_common_budget_takes_no_more_than_the_same_spread_evenly() -> None:
+    rows = [json.loads(line) for line in asset_path("problems.jsonl").read_text().splitlines()[:4]]
+    problems = [bw.Problem(row["id"], row["problem"], answer=row["answer"]) for row in rows]
+    with bw.Engine(max_tokens=256, kv_memory=256 << 20) as engine:
+        record = budget.compare(engine, problems, 8, 16, range(1))
+    assert 0 < record["shared"]["tokens"] <= record["even"]["tokens"]
+    assert record["gain"] == pytest.approx(record["shared"]["accuracy"] - record["even"]["accuracy"])
+    assert record["shared"]["solutions"] >= 4 * len(problems)
