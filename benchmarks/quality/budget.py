@@ -3,7 +3,7 @@
 PYTHONPATH=. python benchmarks/quality/budget.py --save
 
 Every seed: DVTS with N solutions for each problem, then `auto` with what that took, in written and judged tokens, for
-all of them together. Prints accuracies and the paired difference with its 95 % interval, and with --save appends them to
+all of them together. Prints accuracies and the paired difference with its 95 % interval; --save appends them to
 results/budget.jsonl.
 """
 

@@ -135,7 +135,8 @@ class Spending:
         while (chosen := self._choose())[0]:
             accounts, cap = chosen
             self._draw(accounts, cap)
-            self._check_first()
+            self._check_first(math.inf)
+        self._check_first(0.0)
 
     def results(self, grade: Grade) -> Iterator[Result]:
         """Of every problem, in the order in which they were given."""
@@ -155,27 +156,37 @@ class Spending:
         wanted = fresh or [each for each in self._accounts if each.wants_more]
         if not wanted:
             return [], 0
+        known = any(each.waves for each in self._accounts)
         most = len(wanted) if fresh else max(1, math.ceil(len(self._accounts) / SHARE))
+        if not known and self._budget.unit == "flops":
+            most = 1  # it tells what a token takes
         wanted.sort(key=lambda each: (-each.gain / self._expected(each), each.problem.id))
-        cap = self._cap(wanted[0])
+        for cap in self._caps(wanted[0]):
+            chosen = self._affordable(wanted, cap)[:most]
+            if chosen:
+                return chosen, cap
+        return [], 0
+
+    def _affordable(self, wanted: Sequence[Account], cap: int) -> list[Account]:
+        """Those whose waves what is left holds, whatever becomes of them."""
         chosen: list[Account] = []
         left = self.left
         for account in wanted:
             worst = self._worst(account, cap)
-            if worst <= left and len(chosen) < most:
+            if worst <= left:
                 chosen.append(account)
                 left -= worst
-        return chosen, cap
+        return chosen
 
-    def _cap(self, first: Account) -> int:
-        """Tokens of a solution: some more than the longest so far; before there is any, what is left allows."""
+    def _caps(self, first: Account) -> list[int]:
+        """Tokens of a solution at most: more than the longest so far, or as many; before there is one, what fits."""
         longest = max((each.longest for each in self._accounts), default=0)
         if longest:
-            return min(self._max_tokens, math.ceil(LONGER * longest))
+            return [min(self._max_tokens, math.ceil(LONGER * longest)), longest]
         cap = self._max_tokens
         while cap > 1 and self._worst(first, cap) > self.left:
             cap //= 2
-        return cap
+        return [cap]
 
     def _expected(self, account: Account) -> float:
         """What a wave of this problem takes, or one of all problems before it has had any."""
@@ -209,10 +220,10 @@ class Spending:
             account.add(wave_or_none)
             self.spent += self._budget.of(wave_or_none.cost)
 
-    def _check_first(self) -> None:
-        """Whether what is left holds the first waves that are missing."""
+    def _check_first(self, most: float) -> None:
+        """Raise ConfigError where what is left, `most` of it, does not hold the first waves that are missing."""
         fresh = [each for each in self._accounts if each.is_fresh]
-        if fresh and sum(self._expected(each) for each in fresh) > self.left:
+        if fresh and sum(self._expected(each) for each in fresh) > min(most, self.left):
             mean = self._expected(fresh[0])
             raise ConfigError(
                 f"a wave of {self._auto.wave} solutions takes about {mean:,.0f} {self._budget.unit} here, which is"
