@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from branchwise.config import is_number
 from branchwise.errors import ConfigError
-from branchwise.prm_format import Chat, Layout
+from branchwise.prm_format import Chat, Layout, Turns
 
 Value = Literal["accumulated", "step"]
 IN_CHAT = Chat("Step {number}: {step}\n\n")
@@ -51,6 +51,8 @@ class ImplicitJudge:
             raise ConfigError(f"value={self.value!r}: expected one of {', '.join(get_args(Value))}")
         if not isinstance(self.layout, Layout):
             raise ConfigError(f"layout={self.layout!r}: expected a Text, Chat or Turns of branchwise.prm_format")
+        if not isinstance(self.layout, Turns) and self.layout.last is not None:
+            raise ConfigError(f"layout={self.layout!r}: expected no `last`, as steps are read as they are written")
 
     @property
     def name(self) -> str:
