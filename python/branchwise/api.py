@@ -97,9 +97,8 @@ class Engine:
         self._service = Service(pair, partial(torch.set_num_threads, self.resolved.threads))
         self._grader = AnswerGrader()
         weights = self.policy.model.config.matmul_parameters / 1e9
-        self._outlook = outlook_of(
-            self.config, str(policy), None if prm is None else str(prm), judged=pair.scores, billions=weights
-        )
+        count = len(judges) + (prm is not None)
+        self._outlook = outlook_of(self.config, policy, prm, judges=count, billions=weights)
         stops, words = check_texts("stop", self.config.stop) or (), self.policy.model.config.vocab_size
         defaults = Defaults(
             self.sampling(), stops, self.config.max_tokens, self.config.seed, words, self.config.prefix_cache

@@ -140,27 +140,28 @@ def test_files_come_back_whole_and_damaged_ones_are_refused(tmp_path: Path) -> N
 
 def test_it_belongs_to_its_models(tmp_path: Path) -> None:
     policy, prm = str(asset_path("policy-small")), str(asset_path("prm"))
-    bundled = outlook_of(EngineConfig(), policy, prm, judged=True, billions=0.001)
+    bundled = outlook_of(EngineConfig(), policy, prm, judges=1, billions=0.001)
     assert isinstance(bundled, Measured)
-    assert isinstance(outlook_of(EngineConfig(), policy, None, judged=False, billions=0.001), RuleOfThumb)
+    assert isinstance(outlook_of(EngineConfig(), policy, None, judges=0, billions=0.001), RuleOfThumb)
+    assert isinstance(outlook_of(EngineConfig(), policy, prm, judges=2, billions=0.001), RuleOfThumb)
     path = tmp_path / "c.json"
     other = {field: getattr(bundled.calibration, field) for field in Calibration.__slots__}
     Calibration(**{**other, "judge": "another"}).save(path)
     config = EngineConfig(calibration=path)
     with pytest.raises(ConfigError, match="is one of the judge another, this one is"):
-        outlook_of(config, policy, prm, judged=True, billions=0.001)
+        outlook_of(config, policy, prm, judges=1, billions=0.001)
     with pytest.raises(ConfigError, match="is one of the judge another, this one is none"):
-        outlook_of(config, policy, None, judged=False, billions=0.001)
+        outlook_of(config, policy, None, judges=0, billions=0.001)
     Calibration(**{**other, "judge": None}).save(path)
     with pytest.raises(ConfigError, match="fitted with a judge, and there is none here"):
-        outlook_of(config, policy, None, judged=False, billions=0.001)
+        outlook_of(config, policy, None, judges=0, billions=0.001)
     Calibration(**other).save(path)
-    assert outlook_of(config, policy, prm, judged=True, billions=0.001) == bundled
+    assert outlook_of(config, policy, prm, judges=1, billions=0.001) == bundled
 
 
 def test_votes_of_another_kind_go_by_the_rule_of_thumb() -> None:
     bundled = outlook_of(
-        EngineConfig(), str(asset_path("policy-small")), str(asset_path("prm")), judged=True, billions=0.001
+        EngineConfig(), str(asset_path("policy-small")), str(asset_path("prm")), judges=1, billions=0.001
     )
     counted = Standing(4, 3, 1, None, 0.75, 3.0)
     assert not bundled.knows(counted)

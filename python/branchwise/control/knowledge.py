@@ -50,14 +50,17 @@ class Measured:
         return self.calibration.best(now)
 
 
-def outlook_of(config: EngineConfig, policy: str, prm: str | None, *, judged: bool, billions: float) -> Outlook:
-    """What is known of these models. judged: whether there is a judge of whatever kind    billions: policy's weights
+def outlook_of(
+    config: EngineConfig, policy: str | Path, prm: str | Path | None, *, judges: int, billions: float
+) -> Outlook:
+    """What is known of these models. judges: how many, of whatever kind    billions: of the policy's weights
 
     ConfigError: the calibration of the config is damaged, or is one of other models.
     """
+    judged = judges > 0
     other = RuleOfThumb(judged, config.judge_quality, billions)
     if config.calibration is None:
-        bundled = _asset(policy) == "policy-small" and prm is not None and _asset(prm) == "prm"
+        bundled = judges == 1 and _asset(policy) == "policy-small" and prm is not None and _asset(prm) == "prm"
         return Measured(read_calibration(asset_path(CALIBRATION)), other) if bundled else other
     calibration = read_calibration(Path(config.calibration))
     for what, source, known in (("policy", policy, calibration.policy), ("judge", prm, calibration.judge)):
@@ -75,12 +78,12 @@ def outlook_of(config: EngineConfig, policy: str, prm: str | None, *, judged: bo
     return Measured(calibration, other)
 
 
-def names_of(source: str) -> set[str]:
+def names_of(source: str | Path) -> set[str]:
     """How results files may name a model. CheckpointError as usual."""
     asset = _asset(source)
-    return {identity(open_checkpoint(source))} | ({f"bundled {asset}"} if asset else set())
+    return {identity(open_checkpoint(str(source)))} | ({f"bundled {asset}"} if asset else set())
 
 
-def _asset(source: str) -> str | None:
+def _asset(source: str | Path) -> str | None:
     """The bundled asset that a path leads to."""
     return next((name for name in NAMES if Path(source) == asset_path(name)), None)
