@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from branchwise.scoring.function import PythonJudge
     from branchwise.scoring.generating import GeneratingJudge
     from branchwise.scoring.implicit import ImplicitJudge
+    from branchwise.scoring.value_head import ValueHead
     from branchwise.scoring.verdicts import prompt_verdict
     from branchwise.strategies.ab_mcts import AbMcts
     from branchwise.strategies.beam import BeamSearch
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from branchwise.strategies.rsa import RSA
     from branchwise.strategies.thinking import Thinking
     from branchwise.strategies.waves import AdaptiveConsistency, EarlyStopping
+    from branchwise.training.train import train_head
     from branchwise.types import Candidate, Cost, Node, Problem, Result, Sampling, Selection
 
 __version__ = "0.1.0"
@@ -106,8 +108,10 @@ __all__ = [
     "StrategyError",
     "Thinking",
     "TokenizerError",
+    "ValueHead",
     "WeightedBestOfN",
     "prompt_verdict",
+    "train_head",
 ]
 
 _MODULES = {
@@ -124,7 +128,9 @@ _MODULES = {
     "scoring.function": "PythonJudge",
     "scoring.generating": "GeneratingJudge",
     "scoring.implicit": "ImplicitJudge",
+    "scoring.value_head": "ValueHead",
     "scoring.verdicts": "prompt_verdict",
+    "training.train": "train_head",
     "api": "Engine",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

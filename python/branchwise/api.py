@@ -57,7 +57,7 @@ class Engine:
 
     policy, prm   folder, `.gguf` file or hub id; without a policy the bundled arithmetic pair is used
     judge         what scores steps beside the PRM or in its place, one or a list: a function of (question, branches), a
-                  `PythonJudge`, `GeneratingJudge`, `ImplicitJudge`, "confidence" (the policy's); other texts are PRMs
+                  `...Judge`, a `ValueHead` or its .safetensors, "confidence" (the policy's); other texts are PRMs
     judge_rule    what becomes of the scores of several: "product", "mean", "min" or "first"
     instruction   system message of every question; "" for none. Ignored for prompts given as messages or ids
     options       fields of `EngineConfig`: dtype, kv_memory, max_rows, max_tokens, temperature, seed, ...

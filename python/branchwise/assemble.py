@@ -19,6 +19,7 @@ from branchwise.config import EngineConfig, ResolvedConfig
 from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.engine.memory import LOWER, Home, check_memory, kv_blocks, resolve_dtype
+from branchwise.engine.tap import NO_TAP
 from branchwise.errors import ConfigError
 from branchwise.models.decoder import Decoder
 from branchwise.models.load import load_decoder
@@ -29,11 +30,13 @@ from branchwise.scoring.implicit import ImplicitJudge
 from branchwise.scoring.likelihood import LikelihoodScorer
 from branchwise.scoring.prm import Prm, load_likelihood, load_prm
 from branchwise.scoring.scorer import Scorer
+from branchwise.scoring.value_head import ValueHead
 from branchwise.strategies.options import nearest
 from branchwise.text.chat import check_options
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights import open_checkpoint
 from branchwise.weights.checkpoint import Checkpoint
+from branchwise.weights.identity import identity
 from branchwise.weights.recommended import Recommended
 
 SMALLER = "take a smaller model, or a device with more room (device, prm_device),"
@@ -86,6 +89,9 @@ def load_models(
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(policy)
+    head = next((each for each in judges if isinstance(each, ValueHead)), None)
+    if head is not None:
+        head.check(identity(checkpoint), policy)
     judge_checkpoint = open_checkpoint(prm) if prm is not None else None
     gc.collect()  # engines that nobody holds: an error's frames may have made cycles of them
     places = _places(config, checkpoint, judge_checkpoint)
@@ -108,7 +114,7 @@ def load_models(
         other_kv, memory = judge_kv + other_kv, memory + judge_memory
     engine = partial(
         StepEngine, model, tokenizer, kv, max_rows=config.max_rows, prefill_rows=config.prefill_rows,
-        speculate=config.speculate, source=policy,
+        speculate=config.speculate, source=policy, tap=NO_TAP if head is None else head.tap,
     )  # fmt: skip
     steps = place.backend.with_memory(engine, LOWER)
     scorer = None
@@ -121,7 +127,7 @@ def load_models(
         *place.told(), *judge_place.told(), config.weights, kv.n_blocks,
         scorer.kv.n_blocks if scorer is not None else 0, memory, torch.get_num_threads(), chat.date, tuple(notes),
     )  # fmt: skip
-    judge = make_judge(scorer, judges, ready, rule, tokenizer)
+    judge = make_judge(scorer, judges, ready, rule, steps)
     return Models(steps, judge, chat, checkpoint.recommended(), resolved)
 
 

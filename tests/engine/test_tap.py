@@ -135,3 +135,12 @@ def test_neither_batches_nor_pauses_nor_steps_written_ahead_change_them(
     assert found[0] == found[1]
     assert all(states is not None for tree in found[0][:2] for _, states in tree.values())
     assert all(states is None for _, states in found[0][2].values())
+
+
+def test_states_that_nobody_has_read_go_with_their_tree() -> None:
+    engine, trees = planted(Tap((1,)), speculate=False, max_rows=64, prefill_rows=512)
+    grow(engine, trees[:1], width=2, depth=2)
+    nodes = [node for node in trees[0].states if node.parent is not None]
+    assert all(node.states is not None for node in nodes)
+    engine.close(trees[0])
+    assert all(node.states is None for node in nodes)

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from branchwise import signals
-from branchwise.cli import calibrate, demo, doctor, evaluate, solve, votes
+from branchwise.cli import calibrate, demo, doctor, evaluate, solve, train_head, votes
 from branchwise.cli.output import LEAST_WIDTH, guarded_streams
 from branchwise.cli.teaching import TeachingCommand
 from branchwise.errors import BranchwiseError
@@ -65,6 +65,10 @@ app.command(
     epilog="Examples: branchwise eval problems.jsonl -s greedy,majority,beam,dvts -n 4,16 --seeds 3"
     " | branchwise eval problems.jsonl --limit 20 --policy policy.gguf --prm prm.gguf -n 16",
 )(evaluate.evaluate)
+app.command(
+    "train-head",
+    epilog="Example: branchwise train-head problems.jsonl --policy policy.gguf -n 8 --out head.safetensors",
+)(train_head.train_head)
 app.command("votes", epilog="Example: branchwise votes problems.results -n 1,4,16 --vote majority,weighted")(
     votes.votes
 )

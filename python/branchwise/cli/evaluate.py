@@ -111,7 +111,7 @@ def evaluate(
             work.begin(failed=retry_failed, shared=not share)
         if _say_what_is_there(works, rows):
             _say_what_is_equal(options, cells)
-            _fill(works, options, in_flight)
+            fill(works, options, in_flight)
         for work in works:
             work.results.check()
         failed = report(works, path, json=json)
@@ -160,7 +160,7 @@ def common_settings(options: SearchOptions) -> tuple[dict[str, Any], dict[str, A
     return {**made, "version": __version__}, places
 
 
-def _fill(works: list[Work], options: SearchOptions, in_flight: int | None) -> None:
+def fill(works: list[Work], options: SearchOptions, in_flight: int | None) -> None:
     """Bring the results that are left: first what others know already, then by searching."""
     from branchwise.answers.grade import Grader
     from branchwise.cli.eval_progress import EvalProgress

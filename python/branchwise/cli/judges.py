@@ -1,10 +1,12 @@
-"""Judges as the command line names them: functions, objects and classes of a user's file."""
+"""Judges as the command line names them: functions, objects and classes of a user's file, and value heads."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from branchwise.cli.from_file import load, names_file
@@ -18,7 +20,7 @@ EXAMPLE = "my.py:checker"
 
 @dataclass(frozen=True, slots=True)
 class FileJudge:
-    """A judge of a user's file. source: digest of the file"""
+    """A judge of a file. source: digest of the file"""
 
     judge: OwnJudge
     source: str
@@ -46,10 +48,15 @@ def load_judges(places: Sequence[str], rule: str | None, prm: str | None) -> lis
 
 def _load_judge(place: str) -> FileJudge:
     """The judge of one place: made, where it is a class."""
-    from branchwise.pair.judges import own_judge
+    from branchwise.pair.judges import is_head, own_judge
 
+    if is_head(place):
+        return FileJudge(own_judge(place), blake2b(Path(place).read_bytes(), digest_size=6).hexdigest())
     if not names_file(place):
-        raise ConfigError(f"--judge {place}: expected a judge of a file, as in {EXAMPLE}; a model is named with --prm")
+        raise ConfigError(
+            f"--judge {place}: expected a judge of a file, as in {EXAMPLE}; a model is named with --prm,"
+            " a value head ends in .safetensors"
+        )
     found, source = load(place, "--judge", EXAMPLE)
     try:
         return FileJudge(own_judge(_made(found, place)), source)

@@ -61,8 +61,9 @@ class SearchOptions:
         list[str] | None,
         option(
             _MODELS, "Your own judge of a file, in the place of a PRM or beside it: a function of (question, branches),"
-            " or an object that judges, as in my.py:checker; may be repeated. examples/my_judge.py has two.",
-            metavar="FILE:NAME",
+            " or an object that judges, as in my.py:checker (examples/my_judge.py has two), or a value head of"
+            " train-head, as in head.safetensors; may be repeated.",
+            metavar="FILE[:NAME]",
         ),
     ] = None  # fmt: skip
     judge_rule: Annotated[

@@ -19,6 +19,7 @@ from branchwise.engine.prefixes import Match
 from branchwise.engine.rows import Growing, Opening, RowQueue
 from branchwise.errors import ConfigError, OutOfMemory, StaleNodeError
 from branchwise.text.steps import StepDetector
+from branchwise.tree import walk
 from branchwise.types import Endings, Node, Settings, StepOptions
 
 
@@ -304,6 +305,9 @@ class Forest:
             return
         for node in list(tree.states):
             self.prune(tree, node)
+        if tree.settings.states:
+            for node in walk(tree.root):  # those that nobody has read
+                node.states = None
         tree.cost.kv_tokens = tree.lease.peak_tokens
         tree.closed = True
 

@@ -68,7 +68,7 @@ class ModelPair:
         ids = self._prompt(problem)
         policy = self.policy.open(
             ids, lineage=problem_lineage(problem, ids),
-            settings=self._within_context(problem, settings, scores=demand.scores),
+            settings=replace(self._within_context(problem, settings, scores=demand.scores), states=demand.scores),
             branches=demand.branches, paths=demand.paths, steps=demand.steps,
         )  # fmt: skip
         policy.root.prompt_digest = prompt_digest(ids)

@@ -134,7 +134,7 @@ class SeveralJudges:
             parent = self._twin(place, tree, node.parent)
             own = nodes[node] = Node(
                 node.id, parent, node.index, node.depth, node.lineage, node.tokens, node.text, logprob=node.logprob,
-                finish=node.finish, confidence=node.confidence,
+                states=node.states, finish=node.finish, confidence=node.confidence,
             )  # fmt: skip
             self._owner[place][own] = tree, node
         return nodes[node]
@@ -188,6 +188,7 @@ class SeveralJudges:
     def _combine(self, tree: SeveralTree, node: Node) -> None:
         twins = [nodes[node] for nodes in tree.nodes]
         node.scores_by = {name: twin.score for name, twin in zip(self.names, twins, strict=True)}
+        node.states = None
         node.unjudged = next((twin.unjudged for twin in twins if twin.unjudged is not None), None)
         scores = [twin.score for twin in twins if twin.score is not None]
         if len(scores) == len(twins):

@@ -1,0 +1,1 @@
+"""Value heads learn here: samples, their states, and the fit."""

@@ -1,0 +1,56 @@
+"""Logistic regression with L2, on standardised features, whose weights come out for the features as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STEPS = 60  # of L-BFGS at most
+LEAST_SPREAD = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """z = x @ weight + bias. weight: [features]"""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, features] -> [rows]."""
+        return x @ self.weight + self.bias
+
+
+def fit(x: Tensor, y: Tensor, weights: Tensor, l2: float, *, free: int = 0) -> Linear:
+    """Minimises the weighted mean of log-losses + l2 / 2 * |w|^2, w of standardised features but for the last `free`.
+
+    x: [rows, features] fp32    y: [rows], 0 or 1    weights: [rows], of any sum
+    """
+    share = (weights / weights.sum())[:, None]
+    mean = (share * x).sum(0)
+    spread = (share * (x - mean) ** 2).sum(0).sqrt().clamp_min(LEAST_SPREAD)
+    scaled = (x - mean) / spread
+    w = torch.zeros(x.shape[1], requires_grad=True)
+    b = torch.zeros(1, requires_grad=True)
+    held = x.shape[1] - free
+    found = torch.optim.LBFGS([w, b], max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        found.zero_grad()
+        losses = F.binary_cross_entropy_with_logits(scaled @ w + b, y, reduction="none")
+        total = (share[:, 0] * losses).sum() + l2 / 2 * (w[:held] @ w[:held])
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    found.step(loss)  # type: ignore[no-untyped-call]
+    weight = w.detach() / spread
+    return Linear(weight, b.detach() - weight @ mean)
+
+
+def platt(z: Tensor, y: Tensor, weights: Tensor) -> tuple[float, float]:
+    """Scale and shift of sigmoid(scale * z + shift), the likeliest. z, y, weights: [rows]"""
+    line = fit(z[:, None], y, weights, 0.0)
+    return float(line.weight[0]), float(line.bias[0])
