@@ -35,8 +35,8 @@ class Confidence:
     certainties  self-certainty: logsumexp(z) - mean(z) - log V, which is KL(uniform || p) (arXiv 2502.18581)
     sums         of all values from the first of the path to each of them
 
-    Both are 0 or more, in nats, larger where fewer words are likely; the drawn word has no part in them. Words that the
-    model itself rules out (z = -inf) do not count.
+    Certainty is 0 or more, confidence log(top) or more, in nats, larger where likely words stand out. The drawn word
+    has no part in them, nor have words that the model itself rules out (z = -inf).
     """
 
     options: ConfidenceOptions

@@ -96,6 +96,7 @@ def launches(model: Model, rows: int) -> Iterator[tuple[str, Callable[[], None]]
                 f"lm_head_sample{'_filtered' if filtered else ''}{name}",
                 lambda count=count, f=filtered: sample(model, count, f),
             )
+    yield "lm_head_sample_sure", lambda: sample(model, rows, False, sure=True)
     yield "step_state", lambda: advance(model, plan.positions, plan.slots, plan.pages)
     if model.prm:
         yield f"prm_head_{model.prm}", lambda: judge(model, rows)

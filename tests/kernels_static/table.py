@@ -23,6 +23,7 @@ from branchwise_kernels import (
     rope_and_store,
     row_attention,
     step_state,
+    sureness,
     tree_attention,
 )
 from kernels_static.facts import LIMITS, Facts, facts_of
@@ -30,7 +31,7 @@ from kernels_static.production import MODELS, launches
 
 MODULES = (
     gated_activation, lm_head_sample, merge_states, prm_head, rms_norm, rope_and_store, row_attention,
-    step_state, tree_attention,
+    step_state, sureness, tree_attention,
 )  # fmt: skip
 
 TABLES = Path(__file__).with_name("tables")
