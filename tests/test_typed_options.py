@@ -64,6 +64,7 @@ def test_what_is_misspelt_fails_under_mypy(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(root)
     monkeypatch.setenv("MYPYPATH", f"{root}/python:{root}/kernels")
     options = ["--strict", "--follow-imports=silent", "--no-error-summary", "--explicit-package-bases"]
+    options.append(f"--cache-dir={tmp_path / 'cache'}")  # that of others may know files of the same names
     told, errors, code = api.run([*options, str(good), str(bad)])
     assert (errors, code) == ("", 1)
     found: dict[int, str] = {}
