@@ -109,6 +109,10 @@ def test_waves_of_another_run_are_refused(engine: bw.Engine, tmp_path: Path) -> 
     ("options", "words"),
     [
         ({"budget_tokens": 1_000}, "a wave of 4 solutions takes about .* raise it, take fewer problems, or a smaller"),
+        (
+            {"budget_tokens": 100},
+            "the budget of 100 tokens does not hold one wave of 4 solutions for one of 10 problems",
+        ),
         ({"budget_tokens": 0}, "budget_tokens=0: expected a number of at least 1"),
         ({"budget_flops": 1e9}, "were both given: expected one of them"),
         ({"budget_tokens": True}, "budget_tokens=True"),

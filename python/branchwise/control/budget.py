@@ -225,6 +225,11 @@ class Spending:
         fresh = [each for each in self._accounts if each.is_fresh]
         if fresh and sum(self._expected(each) for each in fresh) > min(most, self.left):
             mean = self._expected(fresh[0])
+            if all(each.is_fresh for each in self._accounts):
+                raise ConfigError(
+                    f"the budget of {self._budget.amount:,.0f} {self._budget.unit} does not hold one wave of"
+                    f" {self._auto.wave} solutions for one of {len(fresh)} problems, with what its judge reads: raise it"
+                )
             raise ConfigError(
                 f"a wave of {self._auto.wave} solutions takes about {mean:,.0f} {self._budget.unit} here, which is"
                 f" {mean * len(self._accounts):,.0f} for {len(self._accounts)} problems, and the budget is"
