@@ -228,7 +228,7 @@ class Spending:
             if all(each.is_fresh for each in self._accounts):
                 raise ConfigError(
                     f"the budget of {self._budget.amount:,.0f} {self._budget.unit} does not hold one wave of"
-                    f" {self._auto.wave} solutions for one of {len(fresh)} problems, with what its judge reads: raise it"
+                    f" {self._auto.wave} solutions for one of {len(fresh)} problems: raise it"
                 )
             raise ConfigError(
                 f"a wave of {self._auto.wave} solutions takes about {mean:,.0f} {self._budget.unit} here, which is"
