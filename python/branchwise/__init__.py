@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from branchwise.api import Engine
+    from branchwise.config import EngineConfig
     from branchwise.errors import (
         BranchwiseError,
         CheckpointError,
