@@ -20,7 +20,7 @@ def test_rope_and_store(dtype, rng, n_heads, n_kv_heads, head_dim, norms):
     slots = torch.tensor([2 * PAGE, 63, 64, 200, 0], dtype=torch.int32)
     angle = torch.rand(100, head_dim // 2, generator=rng) * 6
     q_norm, k_norm = (torch.randn(head_dim, generator=rng).to(dtype) if norms else None for _ in range(2))
-    counts = torch.tensor([used, 0, 0, 0], dtype=torch.int32)
+    counts = torch.tensor([[used, 0, 0, 0]], dtype=torch.int32)
     pool = torch.randn(4, n_kv_heads, 2, PAGE, head_dim, generator=rng).to(dtype)
     settings = n_heads, n_kv_heads, head_dim, q_norm, k_norm, 1e-6, True, counts
     wanted_q, wanted_kv = torch.zeros(rows, n_heads * head_dim, dtype=torch.float64), pool.double()
@@ -41,7 +41,7 @@ def test_rope_and_store(dtype, rng, n_heads, n_kv_heads, head_dim, norms):
 
 def test_one_norm_without_the_other_is_refused():
     qkv, query, pool = torch.zeros(1, 64), torch.zeros(1, 32), torch.zeros(1, 1, 2, PAGE, 16)
-    place, counts = torch.zeros(1, dtype=torch.int32), torch.ones(4, dtype=torch.int32)
+    place, counts = torch.zeros(1, dtype=torch.int32), torch.ones((1, 4), dtype=torch.int32)
     angle = torch.zeros(4, 8)
     with pytest.raises(ValueError, match="q_norm and k_norm: expected both or neither"):
         rope_and_store(
