@@ -84,7 +84,7 @@ def test_more_gains_where_little_is_known_and_nothing_where_all_agree() -> None:
     assert made.gain(sure, "chains", 4) < 0.03
     assert made.gain(doubtful, "chains", 2) == pytest.approx(made.gain(doubtful, "chains", 4) / 2)
     assert made.gain(doubtful, "tree", 4) == 0  # never seen
-    assert made.best(doubtful) == "chains"
+    assert made.kinds(doubtful) == ("chains",)
     assert made.right(Standing(4, 0, 0, None, 0.0, 0.0)) == 0  # nobody states an answer
 
 
@@ -93,7 +93,19 @@ def test_trees_are_chosen_where_they_gain_more() -> None:
     cells = [cell("best_of_n", CHAINS, drawn(40, 16)), cell("dvts", {"n": 16, "expand": 4, "vote": "max"}, better)]
     made = fit_calibration(cells, grade)
     assert made.first["tree"] == 1
-    assert made.best(Standing(0, 0, 0, None, 0.0, 0.0)) == "tree"
+    assert made.kinds(Standing(0, 0, 0, None, 0.0, 0.0)) == ("chains", "tree")
+
+
+def test_a_beam_of_three_waves_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    trees, beams = drawn(60, 16), [record(each["id"], [("1", 0.9)] * 12) for each in drawn(60, 16)]
+    options = {"expand": 4, "vote": "max"}
+    made = fit_calibration(
+        [cell("dvts", {"n": 16, **options}, trees), cell("beam", {"n": 12, **options}, beams)], grade
+    )
+    assert (made.first["beam"], made.tokens["beam"]) == (1, 120)
+    doubtful = Standing(4, 1, 1, 0.5, 0.3, 2.0)
+    assert made.gain(doubtful, "beam", 12) > made.gain(doubtful, "tree", 4)
+    assert made.gain(doubtful, "beam", 6) == pytest.approx(made.gain(doubtful, "beam", 12) / 2)
 
 
 def test_without_a_judge_it_goes_by_agreement() -> None:

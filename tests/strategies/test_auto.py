@@ -31,8 +31,8 @@ class Told(RuleOfThumb):
     def gain(self, now: Standing, kind: Kind, n: int) -> float:
         return self.gains
 
-    def best(self, now: Standing) -> Kind:
-        return self.kind
+    def kinds(self, now: Standing) -> tuple[Kind, ...]:
+        return (self.kind,)
 
 
 def auto(outlook: RuleOfThumb, **options: Any) -> Auto:
@@ -80,6 +80,23 @@ def test_an_answer_that_cannot_be_overtaken_is_that_of_all_solutions(script: Scr
         left = 16 - len(result.candidates)
         assert result.votes[0][1] - sum(weight for _, weight in result.votes[1:2]) > left > 0
         assert result.answer == whole.answer
+
+
+def test_a_large_beam_comes_after_a_first_wave_where_it_is_worth_its_price() -> None:
+    class Priced(Told):
+        def kinds(self, now: Standing) -> tuple[Kind, ...]:
+            return ("tree", "beam")
+
+        def gain(self, now: Standing, kind: Kind, n: int) -> float:
+            return {"tree": 0.06, "beam": self.gains}[kind]
+
+    def chosen(gain: float, n: int) -> list[tuple[str, int]]:
+        result, _ = solve(auto(Priced(gains=gain), n=n, floor=0.04), Script())
+        return [(each.chosen, each.n) for each in result.decisions]
+
+    assert chosen(0.15, 16) == [("tree", 4), ("beam", 12), ("stop", 0)]
+    assert chosen(0.13, 16) == [("tree", 4), ("tree", 4), ("tree", 4), ("tree", 4), ("stop", 0)]
+    assert chosen(0.15, 12) == [("tree", 4), ("tree", 4), ("tree", 4), ("stop", 0)]  # eight are left: no room for it
 
 
 def test_the_table_of_the_paper() -> None:

@@ -27,6 +27,11 @@ class Wave:
     cuts: dict[Cut, int]
     error: BranchwiseError | None = None
 
+    @property
+    def size(self) -> int:
+        """Its solutions."""
+        return sum(each.count for each in self.candidates)
+
     @classmethod
     def of(cls, result: Result) -> Wave:
         """Those of a search."""

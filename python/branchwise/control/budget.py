@@ -189,11 +189,10 @@ class Spending:
         return [cap]
 
     def _expected(self, account: Account) -> float:
-        """What a wave of this problem takes, or one of all problems before it has had any."""
-        of = [self._budget.of(wave.cost) for wave in account.waves] or [
-            self._budget.of(wave.cost) for each in self._accounts for wave in each.waves
-        ]
-        return max(1.0, sum(of) / len(of)) if of else 1.0
+        """What the next wave of this problem takes: by its solutions so far, or those of all before it has had any."""
+        waves = account.waves or [wave for each in self._accounts for wave in each.waves]
+        drawn = sum(wave.size for wave in waves)
+        return max(1.0, account.size * sum(self._budget.of(wave.cost) for wave in waves) / max(1, drawn))
 
     def _worst(self, account: Account, cap: int) -> float:
         """The most that the next wave can take."""

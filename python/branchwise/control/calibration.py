@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from branchwise.control.logistic import probability
 from branchwise.errors import ConfigError
-from branchwise.strategies.outlook import KINDS, Kind, Standing
+from branchwise.strategies.outlook import BEAM, KINDS, Kind, Standing
 
 FORMAT, HEADER = 1, "branchwise_calibration"
 LEAST_SCORE = 1e-3  # scores are told apart from here to 1 minus it
@@ -66,11 +66,12 @@ class Calibration:
             return self.first[kind]
         right, known = self.right(now), features(now)
         lost = right * (1 - probability(self.kept[kind], known))
-        return max(0.0, (1 - right) * probability(self.mended[kind], known) - lost) * min(1.0, n / self.wave)
+        whole = self.wave * (BEAM if kind == "beam" else 1)
+        return max(0.0, (1 - right) * probability(self.mended[kind], known) - lost) * min(1.0, n / whole)
 
-    def best(self, now: Standing) -> Kind:
-        """The kind that gains most for its tokens."""
-        return max(self.first, key=lambda kind: (self.gain(now, kind, self.wave) / self.tokens[kind], kind))
+    def kinds(self, now: Standing) -> Sequence[Kind]:
+        """Those that were seen."""
+        return tuple(self.first)
 
     def save(self, path: Path) -> None:
         """Write it as JSON. ConfigError: that cannot be."""

@@ -13,7 +13,7 @@ from branchwise.control.quality import quality
 from branchwise.errors import ConfigError
 from branchwise.report.kept import Kept, candidates
 from branchwise.report.lines import Record
-from branchwise.strategies.outlook import KINDS, Kind, Standing, standing
+from branchwise.strategies.outlook import BEAM, KINDS, Kind, Standing, standing
 
 LEAST = 30  # problems
 FOLDS = 5
@@ -34,8 +34,9 @@ class Seen:
 
 
 def fit_calibration(cells: Iterable[Cell], grade: Grade, wave: int = 4) -> Calibration:
-    """Fit to the cells of a folder: waves are cut out of best-of-N (chains; without scores: majority) and DVTS (trees),
-    all other searches teach `answered` alone. Where some results have scores, those without teach nothing.
+    """Fit to the cells of a folder. Waves are cut out of best-of-N (chains; without scores: majority) and DVTS (trees),
+    a beam search with N of `BEAM` waves is one, and all other searches teach `answered` alone. Where some results have
+    scores, those without teach nothing.
 
     ConfigError: fewer than `LEAST` problems have gold answers, no cell has waves, or nothing is to be learned, as all
     answers are right or all wrong.
@@ -110,7 +111,7 @@ def _seen(cells: Sequence[Cell], grade: Grade, wave: int) -> Iterator[Seen]:
             if kind is None:
                 yield Seen(record["id"], *_vote(record["candidates"], record["gold"], grade, judged), tokens)
                 continue
-            waves = _waves(record["candidates"], wave)
+            waves = [record["candidates"]] if kind == "beam" else _waves(record["candidates"], wave)
             grown.setdefault((record["id"], record["gold"]), {}).setdefault(kind, []).extend(waves)
             spent.setdefault((record["id"], kind), []).append(tokens / len(waves))
     for (problem, gold), waves_of in grown.items():
@@ -135,7 +136,9 @@ def _kind(settings: Mapping[str, Any], wave: int) -> Kind | None:
     strategy, options = settings["strategy"], settings["options"]
     if strategy in ("majority", "best_of_n", "weighted_best_of_n") and options["n"] % wave == 0:
         return "chains"
-    return "tree" if strategy == "dvts" and options["expand"] == wave else None
+    if options.get("expand") != wave:
+        return None
+    return "tree" if strategy == "dvts" else "beam" if strategy == "beam" and options["n"] == BEAM * wave else None
 
 
 def _waves(kept: Sequence[Kept], wave: int) -> list[list[Kept]]:

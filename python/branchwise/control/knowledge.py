@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +46,9 @@ class Measured:
         """How much more probable `n` more solutions of a kind are expected to make that."""
         return self.calibration.gain(now, kind, n)
 
-    def best(self, now: Standing) -> Kind:
-        """The kind of the next wave."""
-        return self.calibration.best(now)
+    def kinds(self, now: Standing) -> Sequence[Kind]:
+        """Those that the next wave may be of."""
+        return self.calibration.kinds(now)
 
 
 def outlook_of(

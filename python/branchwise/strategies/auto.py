@@ -14,7 +14,7 @@ from branchwise.strategies.candidates import choose_among
 from branchwise.strategies.dvts import DVTS
 from branchwise.strategies.majority import Majority
 from branchwise.strategies.options import check_choice, check_count, check_number
-from branchwise.strategies.outlook import Outlook, RuleOfThumb, Standing, compute_optimal, standing
+from branchwise.strategies.outlook import BEAM, Outlook, RuleOfThumb, Standing, compute_optimal, standing
 from branchwise.strategies.protocol import Action, Ask, Demand, Limits, Random, Reply, State, Strategy
 from branchwise.types import Aggregate, Decision, Node, Problem, Selection
 
@@ -40,7 +40,8 @@ class Auto:
     """At most n solutions, in waves: each is of the kind that promises most, until none promises enough.
 
     controller  "gain": another wave is drawn while it makes the right answer more probable by at least `floor`, in
-                expectation; none that cannot change the answer. "paper": one wave of chains tells how difficult the
+                expectation, which is the price of a wave: of several kinds the one that gains most beyond it; none that
+                cannot change the answer. "paper": one wave of chains tells how difficult the
                 problem is, and the table of `compute_optimal` what the rest of n is spent on
     wave        solutions of a wave
     vote        weight of an answer; None: its scores where there are some, else how many state it
@@ -54,7 +55,7 @@ class Auto:
     max_steps: int = field(default=40, kw_only=True)
     vote: Vote | None = field(default=None, kw_only=True)
     wave: int = field(default=4, kw_only=True)
-    floor: float = field(default=0.04, kw_only=True)
+    floor: float = field(default=0.05, kw_only=True)
     controller: Controller = field(default="gain", kw_only=True)
     outlook: Outlook = field(default=UNKNOWN, init=False, repr=False, compare=False)
     name: ClassVar[str] = "auto"
@@ -77,7 +78,8 @@ class Auto:
     def demand(self, limits: Limits) -> Demand:
         """The paths of the largest wave; scores where there is a judge."""
         first = min(self.wave, self.n)
-        most = first if self.controller == "gain" else max(first, self.n - first)
+        left = self.n - first
+        most = max(first, min(left, BEAM * self.wave) if self.controller == "gain" else left)
         return Demand(most, most, self.max_steps, scores=self.outlook.judged)
 
     def start(self, problem: Problem, root: Node, random: Random) -> AutoState:
@@ -129,16 +131,27 @@ class Auto:
         return rule(standing(chosen), left, chosen)
 
     def _by_gain(self, now: Standing, left: int, chosen: Selection) -> Decision:
-        kind, n, right = self.outlook.best(now), min(self.wave, left), self.outlook.right(now)
-        gain = self.outlook.gain(now, kind, n) if left else 0.0
+        right, offers = self.outlook.right(now), self._offers(now, left)
+        _, gain, kind, n = max(offers, default=(0.0, 0.0, "stop", 0))
         why = "" if left else f"all {self.n} solutions were drawn"
         if now.n and left and self._cannot_be_overtaken(chosen, left):
             why = "the leading answer cannot be overtaken"
-        elif now.n and left and gain < self.floor:
+        elif now.n and left and gain < self.floor * n / self.wave:
             why = f"another wave would gain {gain:.3f}, less than {self.floor:g}"
         if why:
             return Decision(now.n, right, gain, now.difficulty, "stop", 0, f"{why} after {now.n} of {self.n}")
-        return Decision(now.n, right, gain, now.difficulty, kind, n, f"a wave may gain {gain:.3f}")
+        return Decision(now.n, right, gain, now.difficulty, kind, n, f"it may gain {gain:.3f}")
+
+    def _offers(self, now: Standing, left: int) -> list[tuple[float, float, str, int]]:
+        """What may be drawn next: its gain less its price, its gain, kind and solutions.
+
+        The first wave is a small one: it tells whether a large one is worth it.
+        """
+        sizes = {kind: self.wave * (BEAM if kind == "beam" else 1) for kind in self.outlook.kinds(now)}
+        if not now.n or left < sizes.get("beam", 0):
+            sizes.pop("beam", None)
+        gains = [(self.outlook.gain(now, kind, min(n, left)), kind, min(n, left)) for kind, n in sizes.items() if left]
+        return [(gain - self.floor * n / self.wave, gain, kind, n) for gain, kind, n in gains]
 
     def _by_table(self, now: Standing, left: int, chosen: Selection) -> Decision:
         right = self.outlook.right(now)
@@ -167,7 +180,7 @@ class Auto:
         if kind == "chains":
             grown = BestOfN if self.outlook.judged else Majority
             return grown(n=n, max_steps=self.max_steps)
-        rule = DVTS if kind == "dvts" else BeamSearch
+        rule = DVTS if kind == "dvts" else BeamSearch  # a tree is a beam that keeps one branch
         return rule(n, expand=min(n, self.wave), aggregate=self.aggregate, max_steps=self.max_steps)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,10 +12,12 @@ from branchwise.strategies.waves import majority_probability
 from branchwise.types import Selection
 
 Difficulty = Literal["", "easy", "medium", "hard"]
-Kind = Literal["chains", "tree"]
-"""Of a wave: independent solutions; or one beam that keeps a single branch, which is a subtree of DVTS."""
+Kind = Literal["chains", "tree", "beam"]
+"""Of a wave: independent solutions; one beam that keeps a single branch, which is a subtree of DVTS; or a beam as large
+as `BEAM` such waves."""
 
-KINDS: tuple[Kind, ...] = ("chains", "tree")
+KINDS: tuple[Kind, ...] = ("chains", "tree", "beam")
+BEAM = 3
 EASY, MEDIUM = 0.5, 0.1  # pass@1 at least, see `compute_optimal`
 
 
@@ -83,8 +86,8 @@ class Outlook(Protocol):
         """How much more probable `n` more solutions of a kind are expected to make that."""
         ...
 
-    def best(self, now: Standing) -> Kind:
-        """The kind of the next wave."""
+    def kinds(self, now: Standing) -> Sequence[Kind]:
+        """Those that the next wave may be of."""
         ...
 
 
@@ -130,11 +133,12 @@ class RuleOfThumb:
             all_wrong *= (wrong + i) / (2 + now.n + i)
         return (1 - self.right(now)) * (1 - all_wrong)
 
-    def best(self, now: Standing) -> Kind:
+    def kinds(self, now: Standing) -> Sequence[Kind]:
         """By the paper's table: its best-of-N is a wave of chains, its beams and DVTS are one of trees."""
         if not self.judged:
-            return "chains"
-        return "chains" if compute_optimal(self.billions, now.difficulty or "medium") == "best_of_n" else "tree"
+            return ("chains",)
+        table = compute_optimal(self.billions, now.difficulty or "medium")
+        return ("chains",) if table == "best_of_n" else ("tree",)
 
 
 def compute_optimal(billions: float | None, difficulty: Difficulty) -> Literal["best_of_n", "beam", "dvts"]:
