@@ -10,7 +10,6 @@ import torch
 from model import TinyModel, build
 from safetensors.torch import load_file, save_file
 from task import held_out
-from training import HERE, RUNS
 from vocabulary import (
     CHARACTERS,
     END,
@@ -23,6 +22,8 @@ from vocabulary import (
     Vocabulary,
     policy_prompt,
 )
+
+from training import HERE, RUNS
 
 ASSETS = HERE.parents[1] / "python" / "branchwise" / "assets"
 BYTE_LEVEL = {"\n": "Ċ", " ": "Ġ"}  # how byte-level vocabularies spell the two; the rest of ASCII spells itself

@@ -12,8 +12,9 @@ import torch
 from corruption import corrupt
 from task import Exercise, Expression, check_step, exercises, held_out, parse, split_steps
 from torch import Tensor
-from training import RUNS, pad
 from vocabulary import MARKER, PRM, prm_prompt
+
+from training import RUNS, pad
 
 SYNTHETIC_SHARE, CANONICAL_SHARE = 0.3, 0.1  # of the judged solutions; the rest are samples of the policy
 LONGEST = 400  # tokens; longer samples are left out

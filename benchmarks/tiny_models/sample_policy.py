@@ -11,8 +11,9 @@ import torch
 from generation import generate
 from model import build
 from task import exercises, held_out
-from training import RUNS
 from vocabulary import POLICY, policy_prompt
+
+from training import RUNS
 
 SEED = 3
 GROUP = 128  # problems sampled in one batch

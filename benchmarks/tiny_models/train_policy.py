@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from generation import accuracy
 from model import TinyModel, build, parameter_count
 from task import SEPARATOR, Exercise, exercises, held_out
-from training import Optimizers, Run, batches, pad, schedule
 from vocabulary import END, POLICY, policy_prompt
+
+from training import Optimizers, Run, batches, pad, schedule
 
 DATA_SEED, ORDER_SEED = 1, 7
 DATA_TOKENS = 5_000_000  # how much is generated; a run may use less of it

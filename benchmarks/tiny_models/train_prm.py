@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from model import TinyModel, build, parameter_count
 from prm_data import NO_LABEL, Solution, judged_solutions, probed, right_solutions, take
 from torch import Tensor, nn
-from training import RUNS, Optimizers, Run, batches, pad, schedule
 from vocabulary import PRM
+
+from training import RUNS, Optimizers, Run, batches, pad, schedule
 
 EXPECT_SEED, PROBE_SEED, JUDGE_SEED, ORDER_SEED = 4, 6, 5, 9
 WARMUP_TOKENS, DECAY_SHARE = 140_000, 0.4

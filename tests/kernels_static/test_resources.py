@@ -84,7 +84,7 @@ def test_sureness_spills_nothing(arch, filtered):
         production.sample(MODELS["qwen2.5-1.5b"], rows, filtered, sure=True)
     production.sample(MODELS["gemma-3-1b"], 64, filtered, penalised=True, sure=True)  # the most words
     kernels = {each.kernel for each in backend.driver.binaries}
-    assert kernels == {"lm_head_tile_kernel", "lm_head_choose_kernel", "sureness_kernel"}
+    assert kernels >= {"lm_head_tile_kernel", "lm_head_choose_kernel", "sureness_kernel"}
     for each in backend.driver.binaries:
         facts = facts_of(each.cubin, each.shared_bytes, each.warps, arch)
         _check(f"sm_{arch}/sure/{each.kernel}", facts, arch)

@@ -105,7 +105,7 @@ class Account:
         if self.waves and self.waves[-1].error is not None:
             self._next = Decision(drawn, 0.0, 0.0, "", "stop", 0, "its search failed")
         else:
-            self._next = self._auto.decide(self._selection(), self._auto.n - drawn)
+            self._next = self._auto.decide(self._selection(), self._auto.n - drawn, self._auto.wave)
 
     def _selection(self) -> Selection:
         """The vote of all solutions."""

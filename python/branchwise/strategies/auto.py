@@ -125,13 +125,17 @@ class Auto:
         if not state.over:
             self._begin(state, decision)
 
-    def decide(self, chosen: Selection, left: int) -> Decision:
-        """What to draw next. chosen: the vote of what was drawn    left: solutions that may be drawn"""
-        rule = self._by_table if self.controller == "paper" else self._by_gain
-        return rule(standing(chosen), left, chosen)
+    def decide(self, chosen: Selection, left: int, most: int | None = None) -> Decision:
+        """What to draw next.
 
-    def _by_gain(self, now: Standing, left: int, chosen: Selection) -> Decision:
-        right, offers = self.outlook.right(now), self._offers(now, left)
+        chosen: the vote of what was drawn    left: solutions that may be drawn    most: of them, at once
+        """
+        if self.controller == "paper":
+            return self._by_table(standing(chosen), left)
+        return self._by_gain(standing(chosen), left, left if most is None else min(most, left), chosen)
+
+    def _by_gain(self, now: Standing, left: int, most: int, chosen: Selection) -> Decision:
+        right, offers = self.outlook.right(now), self._offers(now, most)
         _, gain, kind, n = max(offers, default=(0.0, 0.0, "stop", 0))
         why = "" if left else f"all {self.n} solutions were drawn"
         if now.n and left and self._cannot_be_overtaken(chosen, left):
@@ -153,7 +157,7 @@ class Auto:
         gains = [(self.outlook.gain(now, kind, min(n, left)), kind, min(n, left)) for kind, n in sizes.items() if left]
         return [(gain - self.floor * n / self.wave, gain, kind, n) for gain, kind, n in gains]
 
-    def _by_table(self, now: Standing, left: int, chosen: Selection) -> Decision:
+    def _by_table(self, now: Standing, left: int) -> Decision:
         right = self.outlook.right(now)
         if not now.n:
             return Decision(0, right, 1.0, "", "chains", min(self.wave, left), "a first wave tells the difficulty")
