@@ -89,10 +89,14 @@ def _checked(variables: Mapping[str, Any]) -> dict[str, Any]:
         )
     for name in variables:
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
-            raise ConfigError(f"template variable {name!r} is no name: expected letters, digits and _ after a letter")
+            raise ConfigError(
+                f"chat_template_kwargs: template variable {name!r} is no name: expected letters, digits and _ after a"
+                " letter"
+            )
         if name in _RESERVED:
             raise ConfigError(
-                f"template variable {name!r} is not free: it is set by {_GIVEN.get(name, 'branchwise, to nothing')}"
+                f"chat_template_kwargs: template variable {name!r} is not free: it is set by"
+                f" {_GIVEN.get(name, 'branchwise, to nothing')}"
             )
     try:
         text = json.dumps(variables, allow_nan=False)

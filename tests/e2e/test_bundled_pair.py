@@ -20,7 +20,7 @@ NEEDS: dict[str, Any] = {  # the bundled policy has room for short prompts, and 
     "rsa": {"k": 1, "loops": 2, "agree": None, "frame": "{solutions}\n{problem}"},
     "thinking": {"end": "=", "budget": 5},
 }
-FEWER = ("adaptive", "esc", "deepconf", "cotts_beam")  # stop early, or have fewer answers than branches
+FEWER = ("auto", "adaptive", "esc", "deepconf", "cotts_beam")  # stop early, or have fewer answers than branches
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ class ResultsFolder:
         self._about = about
         try:
             self._is_new = not path.exists()
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True)
         except OSError as error:
             raise ResultsError(f"{path}: {error.strerror}: results go into a folder; choose another --out") from error
         try:

@@ -25,7 +25,7 @@ class DeepConfState(WaveState):
 
 @dataclass(frozen=True, slots=True)
 class DeepConf(Waves):
-    """Solutions in waves; those of which the policy is less sure than of its surest first ones are stopped.
+    """Solutions in waves; one of which the policy is less sure than of its surest first ones is stopped.
 
     warmup        solutions of the first wave, which grow to their end; `wave`: of each later one
     window, top   tokens of a group, and likeliest words of a token's confidence

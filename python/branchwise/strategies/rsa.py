@@ -53,7 +53,7 @@ class RsaState(ChainState):
 
 @dataclass(frozen=True, slots=True)
 class RSA(Chains):
-    """n solutions, then n new ones in every loop, each from k of the last ones; the most frequent answer wins.
+    """n solutions, then n new ones in every loop, each from k of the last; the most frequent answer wins.
 
     loops     the first one included, which draws solutions of the problem alone
     k         candidates that a new solution is written from, drawn for each by itself; 1: each improves one
