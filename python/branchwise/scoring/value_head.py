@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,9 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from branchwise.backend.base import Backend
-from branchwise.engine.kv import Lease
 from branchwise.engine.tap import Tap
 from branchwise.errors import CheckpointError, ConfigError, InputError
+from branchwise.scoring.queued import QueuedScorer, QueuedTree
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Node
 
@@ -165,56 +164,28 @@ def _about(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 @dataclass(slots=True, eq=False)
-class HeadTree:
-    """One problem as the head sees it."""
+class HeadTree(QueuedTree):
+    """One problem as the head sees it. read: steps"""
 
-    root: Node
-    read: int = 0  # steps
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    rebuilt_tokens: int = 0
-    leases: tuple[Lease, ...] = ()
+    read: int = 0
 
 
-class HeadScorer:
+class HeadScorer(QueuedScorer[HeadTree]):
     """A `Judge` that reads a head. A score depends on its branch alone, not on what is scored beside it."""
 
-    flops_per_token = 0.0
-    batch_rows = 1
-
     def __init__(self, head: ValueHead, backend: Backend, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
         self.head = head
-        self.tokenizer = tokenizer  # of the policy
         self._backend = backend
         self._number = backend.prm_head("logit", head.tensors)
-        self._queue: dict[Node, HeadTree] = {}
-
-    @property
-    def idle(self) -> bool:
-        """True when nothing waits for a score."""
-        return not self._queue
-
-    @property
-    def pending(self) -> int:
-        """Steps that wait."""
-        return len(self._queue)
-
-    @property
-    def first(self) -> Node:
-        """The root of the tree that has waited longest."""
-        return next(iter(self._queue.values())).root
 
     def flops(self, tree: HeadTree) -> float:
         """All that a tree cost: two for each number of the head and step."""
         return 2.0 * self.head.parameters * tree.read
 
-    def room(self, question: str) -> int:
-        """No end."""
-        return sys.maxsize
-
     def open(self, root: Node, question: str, **sizes: Any) -> HeadTree:
         """Start a tree; nothing is held."""
-        return HeadTree(root)
+        return HeadTree(root, question)
 
     def check_text(self, index: int, text: str) -> None:
         """InputError: there are no states of texts that the policy has not written."""
@@ -223,34 +194,9 @@ class HeadScorer:
             "take a PRM for these"
         )
 
-    def submit(self, tree: HeadTree, node: Node) -> bool:
-        """Queue a finished step, and any step before it that has no score yet; False for one without text."""
-        if not node.text.strip():
-            return False
-        for step in node.path:
-            if step.score is None and step.unjudged is None and step.text.strip():
-                self._queue[step] = tree
-        return True
-
-    def release(self, tree: HeadTree, node: Node) -> None:
-        """The node needs no score any more."""
-        self._queue.pop(node, None)
-
-    def close(self, tree: HeadTree) -> None:
-        """Forget a tree."""
-        self.give_up(tree)
-
-    def give_up(self, tree: HeadTree) -> None:
-        """Score nothing that is queued of a tree."""
-        self._queue = {node: owner for node, owner in self._queue.items() if owner is not tree}
-
-    def shed(self, tree: HeadTree, *, hard: bool = False) -> bool:
-        """There is no KV."""
-        return False
-
     def poll(self, *, least: int = 1, alone: bool = False) -> list[Node]:
         """Score all that waits; the steps whose scores became known."""
-        queue, self._queue = self._queue, {}
+        queue = self._take()
         nodes = list(queue)
         if not nodes:
             return []
