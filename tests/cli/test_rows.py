@@ -46,6 +46,12 @@ BAD = [
     (b'{"id": "x", "problem": "1+1=?", "seed": 1.5}', "'seed' is 1.5"),
     (b'{"id": "x", "problem": "1+1=?", "seed": "1"}', "'seed' is '1'"),
     (b'{"id": "x", "problem": "1+1=?", "seed": ' + b"9" * 5000 + b"}", "'seed' is 999"),
+    (b'{"id": "x", "problem": "1+1=?", "prompt": ""}', "'prompt' is ''"),
+    (b'{"id": "x", "problem": "1+1=?", "prompt": 7}', "'prompt' is 7"),
+    (b'{"id": "x", "problem": "1+1=?", "prompt": []}', "'prompt' is a list"),
+    (b'{"id": "x", "problem": "1+1=?", "prompt": [{"role": "user"}]}', "'prompt' is a list"),
+    (b'{"id": "x", "problem": "1+1=?", "prompt": [{"role": "user", "content": 7}]}', "'prompt' is a list"),
+    (b'{"id": "x", "problem": "1+1=?", "prompt": "\\ud800"}', "'prompt' holds half a character"),
     (b'{"id": "p1", "problem": "1+1=?"}', "the id 'p1' was used before"),
     (b'{"id": "x", "problem": "' + b"1" * (1 << 25) + b'"}', "more than 33554432 bytes"),
 ]
@@ -129,6 +135,18 @@ def test_numbers_keep_all_their_digits(problems):
         Problem("1e999999", "1+1=?", answer="0.10", seed=7),
         Problem("2", "1+2=?", answer=answer),
     ]
+
+
+def test_a_row_may_bring_its_own_prompt(problems):
+    """A text and a chat; without one the question is asked."""
+    rows = [
+        {"id": "text", "problem": "1+1=?", "answer": "2", "prompt": "Question: 1+1=?\nAnswer:"},
+        {"id": "chat", "problem": "1+1=?", "answer": "2", "prompt": [{"role": "user", "content": "1+1=?"}]},
+        {"id": "own", "problem": "1+1=?", "answer": "2"},
+    ]
+    problems.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    text, chat, own = read_rows(problems)
+    assert (text.prompt, chat.prompt, own.prompt) == (rows[0]["prompt"], rows[1]["prompt"], None)
 
 
 def test_rows_beyond_the_limit_are_not_looked_at(problems):

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from branchwise.config import check_seed
 from branchwise.errors import ConfigError, InputError
-from branchwise.types import Problem
+from branchwise.types import Message, Problem
 
 _EXPECTED = 'expected a JSON object such as {"id": "1", "problem": "1+1=?", "answer": "2"}'
 _LONGEST = 1 << 25  # bytes of a line
@@ -35,8 +35,9 @@ class BadRow:
 def read_rows(path: Path, limit: int | None = None) -> list[Problem | BadRow]:
     """The rows of a file, in order, at most `limit`; blank lines are skipped.
 
-    `answer` may be absent; `seed` overrides that of the run. InputError: it is no file that can be read, or no row of
-    it is a problem.
+    `answer` may be absent; `seed` overrides that of the run; `prompt`, a text or chat messages, is what the policy
+    goes on with in the place of `problem` and the instruction. InputError: it is no file that can be read, or no row
+    of it is a problem.
     """
     rows: dict[str, Problem | BadRow] = {}
     for number, line in islice(_lines(path), None if limit is None else min(limit, sys.maxsize)):
@@ -85,7 +86,7 @@ def _read(line: bytes, number: int) -> Problem | BadRow:
         if found is None:
             raise InputError(f"no 'id', by which a run resumes: {_EXPECTED}")
         id_ = found
-        return Problem(id=id_, text=_text(row), answer=_word(row, "answer"), seed=_seed(row))
+        return Problem(id_, _text(row), prompt=_prompt(row), answer=_word(row, "answer"), seed=_seed(row))
     except (InputError, ConfigError) as error:
         return BadRow(id_, line.decode("utf-8", "replace"), f"line {number}: {error}")
 
@@ -113,6 +114,29 @@ def _text(row: dict[str, Any]) -> str:
         what = "no 'problem'" if text is None else "an empty 'problem'" if text == "" else f"'problem' is {_show(text)}"
         raise InputError(f"{what} (it has {_show_names(row)}): {_EXPECTED}")
     return _unicode("problem", text)
+
+
+def _prompt(row: dict[str, Any]) -> str | list[Message] | None:
+    """Its own prompt; what no chat template could take is refused later, with that template's words."""
+    value = row.get("prompt")
+    if value is None:
+        return None
+    if isinstance(value, str) and not isinstance(value, _Number) and value.strip():
+        return _unicode("prompt", value)
+    if isinstance(value, list) and value and all(map(_is_message, value)):
+        return [{name: _unicode("prompt", text) for name, text in each.items()} for each in value]
+    raise InputError(
+        f"'prompt' is {_show(value)}, expected a text, or chat messages such as"
+        ' [{"role": "user", "content": "1+1=?"}]'
+    )
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"role", "content"}
+        and all(isinstance(each, str) and not isinstance(each, _Number) for each in value.values())
+    )
 
 
 def _word(row: dict[str, Any], name: str) -> str | None:
