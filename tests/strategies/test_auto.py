@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,26 @@ def test_a_large_beam_comes_after_a_first_wave_where_it_is_worth_its_price() -> 
     assert chosen(0.15, 16) == [("tree", 4), ("beam", 12), ("stop", 0)]
     assert chosen(0.13, 16) == [("tree", 4), ("tree", 4), ("tree", 4), ("tree", 4), ("stop", 0)]
     assert chosen(0.15, 12) == [("tree", 4), ("tree", 4), ("tree", 4), ("stop", 0)]  # eight are left: no room for it
+
+
+@given(scripts, st.integers(0, 9))
+def test_a_wave_of_particles_votes_with_all_its_copies(script: Script, order: int) -> None:
+    """The solutions of a filter stand for several of itself, before and after other waves."""
+
+    class Filtered(Told):
+        def kinds(self, now: Standing) -> tuple[Kind, ...]:
+            return ("tree",) if now.n in (0, 16) else ("particles",)
+
+    result, _ = solve(auto(Filtered(), n=20, vote="majority"), script, order)
+    drawn = [(each.chosen, each.n) for each in result.decisions if each.chosen != "stop"]
+    assert drawn in ([("tree", 4), ("particles", 12), ("tree", 4)], [("tree", 4), ("particles", 12)])
+    assert sum(each.count for each in result.candidates) == sum(n for _, n in drawn)
+    assert [each.solutions for each in result.decisions] == [0, 4, 16, 20][: len(result.decisions)]
+    counted: Counter[str] = Counter()
+    for each in result.candidates:
+        if each.answer is not None:
+            counted[each.answer] += each.count
+    assert sorted((weight for _, weight in result.votes), reverse=True) == sorted(counted.values(), reverse=True)
 
 
 def test_the_table_of_the_paper() -> None:

@@ -14,6 +14,7 @@ from branchwise.types import Candidate, Cost, Cut, Decision, Node, Problem, Resu
 
 Key = tuple[str, int, int]
 """Of a wave: id and seed of its problem, and its number."""
+LEAST_GAIN = 0.001  # of a wave of the usual size: below it is nothing but the noise of a calibration
 GOLDEN = 0x9E3779B97F4A7C15  # between the seeds of two waves
 
 
@@ -100,12 +101,16 @@ class Account:
             _join(self.waves[0].root, wave.root)
         self._decide()
 
-    def _decide(self) -> None:
+    def shrink(self) -> None:
+        """Let the next wave be a small one: nothing larger can be paid for."""
+        self._decide(self._auto.wave)
+
+    def _decide(self, most: int | None = None) -> None:
         drawn = sum(decision.n for decision in self.decisions)
         if self.waves and self.waves[-1].error is not None:
             self._next = Decision(drawn, 0.0, 0.0, "", "stop", 0, "its search failed")
         else:
-            self._next = self._auto.decide(self._selection(), self._auto.n - drawn, self._auto.wave)
+            self._next = self._auto.decide(self._selection(), self._auto.n - drawn, floor=LEAST_GAIN, most=most)
 
     def _selection(self) -> Selection:
         """The vote of all solutions."""

@@ -160,6 +160,9 @@ class Spending:
         most = len(wanted) if fresh else max(1, math.ceil(len(self._accounts) / SHARE))
         if not known and self._budget.unit == "flops":
             most = 1  # it tells what a token takes
+        for account in wanted:
+            if self._worst(account, min(self._caps(account))) > self.left:
+                account.shrink()
         wanted.sort(key=lambda each: (-each.gain / self._expected(each), each.problem.id))
         for cap in self._caps(wanted[0]):
             chosen = self._affordable(wanted, cap)[:most]
@@ -168,7 +171,7 @@ class Spending:
         return [], 0
 
     def _affordable(self, wanted: Sequence[Account], cap: int) -> list[Account]:
-        """Those whose waves what is left holds, whatever becomes of them."""
+        """Those whose waves what is left holds, whatever becomes of them; none before one that waits for these."""
         chosen: list[Account] = []
         left = self.left
         for account in wanted:
@@ -176,6 +179,8 @@ class Spending:
             if worst <= left:
                 chosen.append(account)
                 left -= worst
+            elif worst <= self.left:
+                break
         return chosen
 
     def _caps(self, first: Account) -> list[int]:

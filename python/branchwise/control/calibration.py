@@ -11,7 +11,7 @@ from typing import Any
 
 from branchwise.control.logistic import probability
 from branchwise.errors import ConfigError
-from branchwise.strategies.outlook import BEAM, KINDS, Kind, Standing
+from branchwise.strategies.outlook import KINDS, Kind, Standing, waves_of
 
 FORMAT, HEADER = 1, "branchwise_calibration"
 LEAST_SCORE = 1e-3  # scores are told apart from here to 1 minus it
@@ -66,7 +66,7 @@ class Calibration:
             return self.first[kind]
         right, known = self.right(now), features(now)
         lost = right * (1 - probability(self.kept[kind], known))
-        whole = self.wave * (BEAM if kind == "beam" else 1)
+        whole = self.wave * waves_of(kind)
         return max(0.0, (1 - right) * probability(self.mended[kind], known) - lost) * min(1.0, n / whole)
 
     def kinds(self, now: Standing) -> Sequence[Kind]:

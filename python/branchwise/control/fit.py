@@ -13,7 +13,7 @@ from branchwise.control.quality import quality
 from branchwise.errors import ConfigError
 from branchwise.report.kept import Kept, candidates
 from branchwise.report.lines import Record
-from branchwise.strategies.outlook import BEAM, KINDS, Kind, Standing, standing
+from branchwise.strategies.outlook import KINDS, LARGE, Kind, Standing, standing, waves_of
 
 LEAST = 30  # problems
 FOLDS = 5
@@ -35,8 +35,8 @@ class Seen:
 
 def fit_calibration(cells: Iterable[Cell], grade: Grade, wave: int = 4) -> Calibration:
     """Fit to the cells of a folder. Waves are cut out of best-of-N (chains; without scores: majority) and DVTS (trees),
-    a beam search with N of `BEAM` waves is one, and all other searches teach `answered` alone. Where some results have
-    scores, those without teach nothing.
+    a beam search or particle filter with N of `LARGE` waves is one, and all other searches teach `answered` alone.
+    Where some results have scores, those without teach nothing.
 
     ConfigError: fewer than `LEAST` problems have gold answers, no cell has waves, or nothing is to be learned, as all
     answers are right or all wrong.
@@ -111,14 +111,14 @@ def _seen(cells: Sequence[Cell], grade: Grade, wave: int) -> Iterator[Seen]:
             if kind is None:
                 yield Seen(record["id"], *_vote(record["candidates"], record["gold"], grade, judged), tokens)
                 continue
-            waves = [record["candidates"]] if kind == "beam" else _waves(record["candidates"], wave)
+            waves = [record["candidates"]] if waves_of(kind) > 1 else _waves(record["candidates"], wave)
             grown.setdefault((record["id"], record["gold"]), {}).setdefault(kind, []).extend(waves)
             spent.setdefault((record["id"], kind), []).append(tokens / len(waves))
-    for (problem, gold), waves_of in grown.items():
-        for kind, waves in waves_of.items():
+    for (problem, gold), found in grown.items():
+        for kind, waves in found.items():
             for i in range(1, len(waves) + 1):
                 had = [each for one in waves[:i] for each in one]
-                more = {other: (waves[i:] if other == kind else theirs)[:1] for other, theirs in waves_of.items()}
+                more = {other: (waves[i:] if other == kind else theirs)[:1] for other, theirs in found.items()}
                 after = {other: _vote([*had, *more[other][0]], gold, grade, judged)[1] for other in more if more[other]}
                 tokens = _mean(spent[problem, kind])
                 yield Seen(problem, *_vote(had, gold, grade, judged), tokens * i, kind if i == 1 else None, after)
@@ -136,9 +136,12 @@ def _kind(settings: Mapping[str, Any], wave: int) -> Kind | None:
     strategy, options = settings["strategy"], settings["options"]
     if strategy in ("majority", "best_of_n", "weighted_best_of_n") and options["n"] % wave == 0:
         return "chains"
-    if options.get("expand") != wave:
-        return None
-    return "tree" if strategy == "dvts" else "beam" if strategy == "beam" and options["n"] == BEAM * wave else None
+    if strategy == "dvts" and options["expand"] == wave:
+        return "tree"
+    large = options.get("n") == LARGE * wave
+    if strategy == "beam" and large and options["expand"] == wave:
+        return "beam"
+    return "particles" if strategy == "particles" and large else None
 
 
 def _waves(kept: Sequence[Kept], wave: int) -> list[list[Kept]]:

@@ -14,7 +14,8 @@ from branchwise.strategies.candidates import choose_among
 from branchwise.strategies.dvts import DVTS
 from branchwise.strategies.majority import Majority
 from branchwise.strategies.options import check_choice, check_count, check_number
-from branchwise.strategies.outlook import BEAM, Outlook, RuleOfThumb, Standing, compute_optimal, standing
+from branchwise.strategies.outlook import LARGE, Outlook, RuleOfThumb, Standing, compute_optimal, standing, waves_of
+from branchwise.strategies.particles import ParticleFilter
 from branchwise.strategies.protocol import Action, Ask, Demand, Limits, Random, Reply, State, Strategy
 from branchwise.types import Aggregate, Decision, Node, Problem, Selection
 
@@ -30,6 +31,7 @@ class AutoState(State):
     random: Random | None = None
     rule: Strategy | None = None
     wave: State | None = None
+    counts: dict[Node, int] = field(default_factory=dict)  # equal solutions of waves that have ended, see `Candidate`
     flying: int = 0  # asks whose reply is not there yet
     begun: int = 0  # solutions
     over: bool = False
@@ -79,7 +81,7 @@ class Auto:
         """The paths of the largest wave; scores where there is a judge."""
         first = min(self.wave, self.n)
         left = self.n - first
-        most = max(first, min(left, BEAM * self.wave) if self.controller == "gain" else left)
+        most = max(first, min(left, LARGE * self.wave) if self.controller == "gain" else left)
         return Demand(most, most, self.max_steps, scores=self.outlook.judged)
 
     def start(self, problem: Problem, root: Node, random: Random) -> AutoState:
@@ -99,6 +101,7 @@ class Auto:
             if actions or state.flying:
                 return actions
             state.equal += state.wave.equal
+            state.counts = self._counts(state)
             self._decide(state)
         return []
 
@@ -112,6 +115,7 @@ class Auto:
 
     def select(self, state: State) -> Selection:
         """Choose among the solutions of all waves, and say why there were no more."""
+        assert isinstance(state, AutoState)
         selection = self._choose(state)
         why = state.decisions[-1].why if state.decisions else "cut"
         return Selection(selection.chosen, selection.candidates, selection.votes, f"{selection.why}; {why}")
@@ -125,23 +129,26 @@ class Auto:
         if not state.over:
             self._begin(state, decision)
 
-    def decide(self, chosen: Selection, left: int, most: int | None = None) -> Decision:
+    def decide(self, chosen: Selection, left: int, *, floor: float | None = None, most: int | None = None) -> Decision:
         """What to draw next.
 
-        chosen: the vote of what was drawn    left: solutions that may be drawn    most: of them, at once
+        chosen: the vote of what was drawn    left: solutions that may be drawn    floor: what the next wave must gain
+        to be drawn at all; None: the option    most: solutions of it; None: all that are left
         """
         if self.controller == "paper":
             return self._by_table(standing(chosen), left)
-        return self._by_gain(standing(chosen), left, left if most is None else min(most, left), chosen)
+        at_once = left if most is None else min(most, left)
+        return self._by_gain(chosen, left, at_once, self.floor if floor is None else floor)
 
-    def _by_gain(self, now: Standing, left: int, most: int, chosen: Selection) -> Decision:
+    def _by_gain(self, chosen: Selection, left: int, most: int, floor: float) -> Decision:
+        now = standing(chosen)
         right, offers = self.outlook.right(now), self._offers(now, most)
         _, gain, kind, n = max(offers, default=(0.0, 0.0, "stop", 0))
         why = "" if left else f"all {self.n} solutions were drawn"
         if now.n and left and self._cannot_be_overtaken(chosen, left):
             why = "the leading answer cannot be overtaken"
-        elif now.n and left and gain < self.floor * n / self.wave:
-            why = f"another wave would gain {gain:.3f}, less than {self.floor:g}"
+        elif now.n and left and gain < floor * n / self.wave:
+            why = f"another wave would gain {gain:.3f}, less than {floor:g}"
         if why:
             return Decision(now.n, right, gain, now.difficulty, "stop", 0, f"{why} after {now.n} of {self.n}")
         return Decision(now.n, right, gain, now.difficulty, kind, n, f"it may gain {gain:.3f}")
@@ -151,10 +158,9 @@ class Auto:
 
         The first wave is a small one: it tells whether a large one is worth it.
         """
-        sizes = {kind: self.wave * (BEAM if kind == "beam" else 1) for kind in self.outlook.kinds(now)}
-        if not now.n or left < sizes.get("beam", 0):
-            sizes.pop("beam", None)
-        gains = [(self.outlook.gain(now, kind, min(n, left)), kind, min(n, left)) for kind, n in sizes.items() if left]
+        sizes = {kind: self.wave * waves_of(kind) for kind in self.outlook.kinds(now)}
+        sizes = {kind: min(n, left) for kind, n in sizes.items() if waves_of(kind) == 1 or (now.n and n <= left)}
+        gains = [(self.outlook.gain(now, kind, n), kind, n) for kind, n in sizes.items() if n]
         return [(gain - self.floor * n / self.wave, gain, kind, n) for gain, kind, n in gains]
 
     def _by_table(self, now: Standing, left: int) -> Decision:
@@ -184,6 +190,8 @@ class Auto:
         if kind == "chains":
             grown = BestOfN if self.outlook.judged else Majority
             return grown(n=n, max_steps=self.max_steps)
+        if kind == "particles":
+            return ParticleFilter(n, aggregate=self.aggregate, max_steps=self.max_steps)
         rule = DVTS if kind == "dvts" else BeamSearch  # a tree is a beam that keeps one branch
         return rule(n, expand=min(n, self.wave), aggregate=self.aggregate, max_steps=self.max_steps)
 
@@ -192,8 +200,15 @@ class Auto:
         """How answers are weighed."""
         return self.vote or ("weighted" if self.outlook.judged else "majority")
 
-    def _choose(self, state: State) -> Selection:
-        return choose_among(state, self.aggregate, self.weighing)
+    def _choose(self, state: AutoState) -> Selection:
+        return choose_among(state, self.aggregate, self.weighing, self._counts(state))
+
+    def _counts(self, state: AutoState) -> dict[Node, int]:
+        """Of all solutions so far: a particle filter ends with copies."""
+        if state.rule is None or state.wave is None:
+            return {}
+        newest = {each.node: each.count for each in state.rule.select(state.wave).candidates}
+        return newest | state.counts  # lists are shared, so it names those of earlier waves too
 
     def _cannot_be_overtaken(self, chosen: Selection, left: int) -> bool:
         """Whether no answers and scores of what is left could change the vote; scores are at most 1."""

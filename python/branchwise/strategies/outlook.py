@@ -12,12 +12,19 @@ from branchwise.strategies.waves import majority_probability
 from branchwise.types import Selection
 
 Difficulty = Literal["", "easy", "medium", "hard"]
-Kind = Literal["chains", "tree", "beam"]
-"""Of a wave: independent solutions; one beam that keeps a single branch, which is a subtree of DVTS; or a beam as large
-as `BEAM` such waves."""
+Kind = Literal["chains", "tree", "beam", "particles"]
+"""Of a wave: independent solutions; one beam that keeps a single branch, which is a subtree of DVTS; a beam or a
+particle filter as large as `LARGE` such waves."""
 
-KINDS: tuple[Kind, ...] = ("chains", "tree", "beam")
-BEAM = 3
+KINDS: tuple[Kind, ...] = ("chains", "tree", "beam", "particles")
+LARGE = 3
+
+
+def waves_of(kind: Kind) -> int:
+    """How many waves' solutions one wave of a kind has."""
+    return LARGE if kind in ("beam", "particles") else 1
+
+
 EASY, MEDIUM = 0.5, 0.1  # pass@1 at least, see `compute_optimal`
 
 
