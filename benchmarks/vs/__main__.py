@@ -190,6 +190,9 @@ def main() -> None:
     if policy is not None and not policy.exists():  # the default one: --policy checks what it is given
         print(f"skipped: no model at {policy}; name one with --policy")
         return
+    data = getattr(options, "data", None)
+    if data is not None and not data.exists():
+        sys.exit(f"no problems at {data}: name a JSONL file with id, problem and answer with --data")
     options.command(options)
 
 
