@@ -2,16 +2,16 @@
 
 PYTHONPATH=. python benchmarks/study/table.py dev.results --larger larger.results --plot study.svg --save study
 
-Votes are taken again from the samples of best-of-N, for every N, so that all of them share their samples. Tokens and
-FLOPs are those of solutions and of what judged them, a problem; the prompt, which all solutions share, is left out.
-Differences are problem by problem, with half of their 95 % intervals.
+Votes are taken again from independent samples, for every N, so that all of them share their samples. Tokens are those
+of solutions, FLOPs also those of the prompt, once, and of the judge where a rule asks it; both a problem. Differences
+are problem by problem, with half of their 95 % intervals.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,49 +29,76 @@ from branchwise.strategies.candidates import by_measure
 from branchwise.training.metrics import auc, auc_within
 
 SAMPLES = ("weighted_best_of_n", "best_of_n", "majority", "confidence")
-RULES: dict[str, tuple[Vote, Measure | None]] = {
-    "majority": ("majority", None),
-    "confidence, weighted": ("weighted", "tail"),
-    "certainty, borda": ("borda", "certainty"),
-    "best score": ("max", None),
-    "weighted by scores": ("weighted", None),
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A vote, by scores or by how sure the policy was."""
+
+    vote: Vote
+    measure: Measure | None = None
+    judged: bool = False
+
+    def answer(self, kept: Sequence[Kept]) -> str | None:
+        """What these solutions say by it."""
+        among = candidates(kept, judged=self.judged)
+        chosen = choose([by_measure(each, self.measure) for each in among] if self.measure else among, self.vote).chosen
+        return chosen.answer if chosen else None
+
+    def knows(self, kept: Sequence[Kept]) -> bool:
+        """Whether solutions have the numbers for it."""
+        return not (self.judged or self.measure) or any(
+            each["score" if self.judged else "confidence"] is not None for each in kept
+        )
+
+
+RULES = {
+    "majority": Rule("majority"),
+    "confidence, weighted": Rule("weighted", "tail"),
+    "certainty, borda": Rule("borda", "certainty"),
+    "best score": Rule("max", judged=True),
+    "weighted by scores": Rule("weighted", judged=True),
 }
-Records = dict[str, dict[str, Any]]
 
 
 @dataclass
 class Line:
-    """One way to answer. right, tokens, flops: of each problem, one number a seed"""
+    """One way to answer. right: of each problem and seed    tokens, flops: one number each"""
 
     name: str
     n: int | None
-    right: dict[str, list[bool]] = field(default_factory=dict)
+    right: dict[tuple[str, int], bool] = field(default_factory=dict)
     tokens: list[float] = field(default_factory=list)
     flops: list[float] = field(default_factory=list)
 
-    def add(self, problem: str, right: bool, kept: Sequence[Kept]) -> None:
-        """Another answer, from these solutions."""
-        self.right.setdefault(problem, []).append(right)
-        self.tokens.append(sum(each["tokens"] + each["prm_tokens"] for each in kept))
-        self.flops.append(sum(each["flops"] + each["prm_flops"] for each in kept))
+    def add(self, key: tuple[str, int], right: bool, tokens: float, flops: float) -> None:
+        """Another answer, unless it is known: cells may share their samples."""
+        if key not in self.right:
+            self.right[key] = right
+            self.tokens.append(tokens)
+            self.flops.append(flops)
 
     @property
     def shares(self) -> dict[str, float]:
         """How often each problem was right."""
-        return {problem: sum(right) / len(right) for problem, right in self.right.items()}
+        found: dict[str, list[bool]] = {}
+        for (problem, _), right in self.right.items():
+            found.setdefault(problem, []).append(right)
+        return {problem: sum(right) / len(right) for problem, right in found.items()}
 
     @property
     def accuracy(self) -> float:
         """Mean over problems."""
-        return math.fsum(self.shares.values()) / len(self.right)
+        return math.fsum(self.shares.values()) / len(self.shares)
 
-    def record(self, base: Line | None) -> dict[str, Any]:
+    def record(self, base: Line | None) -> Record:
         """As a line of a results file. base: what the difference is to"""
-        seeds = max(map(len, self.right.values()))
+        seeds = len({seed for _, seed in self.right})
         return {
             "name": self.name,
             "n": self.n,
-            "problems": len(self.right),
+            "problems": len(self.shares),
             "seeds": seeds,
             "accuracy": self.accuracy,
             "interval95": clustered(list(self.shares.values()), seeds),
@@ -93,66 +120,66 @@ def difference(line: Line, base: Line) -> tuple[float, float]:
 def lines_of(folder: Path, prefix: str = "") -> Iterator[Line]:
     """Searches as they ran, and votes taken again from independent samples."""
     found: dict[tuple[str, int | None], Line] = {}
+
+    def line(name: str, n: int | None) -> Line:
+        return found.setdefault((prefix + name, n), Line(prefix + name, n))
+
     with Grader() as grade:
-        for _, header, records in read_cells(folder):
-            settings = header["settings"]
-            independent = settings["strategy"] in SAMPLES
-            rules = _rules(records) if independent else {}
-            for record in _usable(records):
-                if not independent:
-                    key = (f"{prefix}{header['label']}", settings["options"].get("n"))
-                    line = found.setdefault(key, Line(*key))
-                    line.add(record["id"], bool(record["correct"]), record["candidates"])
-                for n in _sizes(settings["options"]["n"]) if independent else ():
-                    kept = first(record["candidates"], n)
-                    for name, (vote, measure) in rules.items():
-                        if n == 1 and name != "majority":
-                            continue
-                        key = (f"{prefix}{name}" if n > 1 else f"{prefix}one sample", n)
-                        line = found.setdefault(key, Line(*key))
-                        answer = _answer(kept, vote, measure)
-                        line.add(record["id"], grade(answer, record["gold"]), kept)
+        for header, record in _usable(folder):
+            settings, cost = header["settings"], record["cost"]
+            key = record["id"], settings["seed"]
+            if settings["strategy"] not in SAMPLES:
+                n = settings["options"].get("n")
+                line(header["label"], n).add(key, bool(record["correct"]), cost["generated_tokens"], cost["flops"])
+                continue
+            every = record.get("candidates", [])  # none where another cell holds them
+            for n in _sizes(settings["options"]["n"]):
+                kept = first(every, n)
+                for name, rule in RULES.items():
+                    if every and rule.knows(every) and (n > 1 or name == "majority"):
+                        right = grade(rule.answer(kept), record["gold"])
+                        tokens, flops = sum(each["tokens"] for each in kept), _flops(kept, record, judged=rule.judged)
+                        line(name if n > 1 else "one sample", n).add(key, right, tokens, flops)
     yield from found.values()
 
 
-def _usable(records: Records) -> Iterator[dict[str, Any]]:
-    return (each for each in records.values() if each["error"] is None and each["gold"] is not None)
-
-
-def _rules(records: Records) -> dict[str, tuple[Vote, Measure | None]]:
-    """Those that these results have the numbers for."""
-    some = [each for record in _usable(records) for each in record["candidates"]]
-    told, scored = (any(each[name] is not None for each in some) for name in ("confidence", "score"))
-    known = {"majority": True, "best score": scored, "weighted by scores": scored}
-    return {name: rule for name, rule in RULES.items() if known.get(name, told)}
+def _usable(folder: Path) -> Iterator[tuple[Record, Record]]:
+    """Header and record of everything that was graded."""
+    for _, header, records in read_cells(folder):
+        for each in records.values():
+            if each["error"] is None and each["gold"] is not None:
+                yield header, each
 
 
 def _sizes(n: int) -> list[int]:
     return [size for size in (1, 2, 4, 8, 16, 32, 64) if size <= n]
 
 
-def _answer(kept: Sequence[Kept], vote: Vote, measure: Measure | None) -> str | None:
-    among = candidates(kept)
-    chosen = choose([by_measure(each, measure) for each in among] if measure else among, vote).chosen
-    return chosen.answer if chosen else None
+def _flops(kept: Sequence[Kept], record: Record, *, judged: bool) -> float:
+    """Of these solutions, and of the prompt, which all solutions share: what is left of the whole without them."""
+
+    def own(cost: Mapping[str, float]) -> float:
+        return cost["flops"] - (0.0 if judged else cost["prm_flops"])
+
+    prompt = own(record["cost"]) - math.fsum(map(own, record["candidates"]))
+    return math.fsum(map(own, kept)) + max(0.0, prompt)
 
 
-def judged(folder: Path) -> dict[str, Any]:
+def judged(folder: Path) -> Record:
     """How well scores tell right solutions from wrong ones, and whether `confidence` is as often right as it says."""
     scores, right, problems, said, true = [], [], [], [], []
     with Grader() as grade:
-        for _, header, records in read_cells(folder):
-            for record in _usable(records):
-                if record["calibrated"]:
-                    said.append(record["confidence"])
-                    true.append(bool(record["correct"]))
-                if header["settings"]["strategy"] not in SAMPLES:
-                    continue
-                for each in record["candidates"]:
-                    if each["score"] is not None:
-                        scores.append(each["score"])
-                        right.append(grade(each["answer"], record["gold"]))
-                        problems.append(record["id"])
+        for header, record in _usable(folder):
+            if record["calibrated"]:
+                said.append(record["confidence"])
+                true.append(bool(record["correct"]))
+            if header["settings"]["strategy"] not in SAMPLES:
+                continue
+            for each in record.get("candidates", []):
+                if each["score"] is not None:
+                    scores.append(each["score"])
+                    right.append(grade(each["answer"], record["gold"]))
+                    problems.append(record["id"])
     found = {"solutions": len(scores), "right": sum(right) / len(right) if right else None}
     if scores:
         numbers, labels = np.array(scores, np.float64), np.array(right)
@@ -160,7 +187,7 @@ def judged(folder: Path) -> dict[str, Any]:
     return found | ({"confidence_ece": expected_error(said, true)} if said else {})
 
 
-def markdown(records: Sequence[dict[str, Any]]) -> str:
+def markdown(records: Sequence[Record]) -> str:
     """The table, cheapest first."""
     rows = ["| | N | accuracy | 95 % interval | tokens | GFLOP | beyond |", "|---|---|---|---|---|---|---|"]
     for each in sorted(records, key=lambda each: each["flops"]):
@@ -172,12 +199,12 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
         n = "" if each["n"] is None else str(each["n"])
         rows.append(
             f"| {each['name']} | {n} | {100 * each['accuracy']:.1f} % | {100 * low:.1f} to {100 * high:.1f} |"
-            f" {each['tokens']:,.0f} | {each['flops'] / 1e9:,.0f} | {beyond} |"
+            f" {each['tokens']:,.0f} | {each['flops'] / 1e9:,.3g} | {beyond} |"
         )
     return "\n".join(rows)
 
 
-def plot(path: Path, records: Sequence[dict[str, Any]]) -> None:
+def plot(path: Path, records: Sequence[Record]) -> None:
     """Accuracy by FLOPs: a curve for every way that has several N, a point for the others."""
     import matplotlib
 
