@@ -28,6 +28,7 @@ from branchwise.report.kept import Kept, candidates, first
 from branchwise.strategies.candidates import by_measure
 from branchwise.training.metrics import auc, auc_within
 
+LARGER = "larger: "
 SAMPLES = ("weighted_best_of_n", "best_of_n", "majority", "confidence")
 Record = dict[str, Any]
 
@@ -213,11 +214,14 @@ def plot(path: Path, records: Sequence[Record]) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for name in dict.fromkeys(each["name"] for each in records):
+    names = list(dict.fromkeys(each["name"] for each in records))
+    colours = matplotlib.colormaps["tab20"].resampled(len(names))
+    for place, name in enumerate(names):
         points = sorted((each["flops"] / 1e9, 100 * each["accuracy"]) for each in records if each["name"] == name)
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+        style = {"marker": "s", "linestyle": "--"} if name.startswith(LARGER) else {"marker": "o"}
+        axes.plot([x for x, _ in points], [y for _, y in points], color=colours(place), label=name, **style)
     axes.set(xscale="log", xlabel="GFLOP a problem", ylabel="right, %")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", ncols=2)
     axes.grid(alpha=0.3)
     figure.savefig(path)
 
@@ -237,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = [line.record(base) for line, base in zip(lines, bases, strict=True)]
     if args.larger:
         best = max(lines, key=lambda line: line.accuracy)
-        records += [line.record(best) for line in lines_of(args.larger, "larger: ")]
+        records += [line.record(best) for line in lines_of(args.larger, LARGER)]
     print(markdown(records))
     about = judged(args.folder)
     print(", ".join(f"{name} {value:.4g}" for name, value in about.items() if value is not None))
