@@ -63,6 +63,19 @@ def test_the_first_wave_is_that_of_the_search_alone_and_trees_are_whole(engine: 
         assert len({candidate.node.lineage_path for candidate in each.candidates}) == len(each.candidates)
 
 
+def test_large_waves_are_drawn_where_they_can_be_paid_and_small_ones_where_not(engine: bw.Engine) -> None:
+    """A filter's copies count as solutions; without the tokens for a large wave the doubtful get a small one."""
+    hard = [problem for problem in PROBLEMS if problem.id in ("arith-000", "arith-002", "arith-007")]
+    chosen = {}
+    for budget in (4_000, 40_000):
+        results = spend(engine, hard, budget_tokens=budget)
+        chosen[budget] = {decision.chosen for each in results for decision in each.decisions}
+        for each in results:
+            assert sum(decision.n for decision in each.decisions) == sum(one.count for one in each.candidates)
+    assert "particles" in chosen[40_000]
+    assert chosen[4_000] == {"tree", "stop"}
+
+
 def test_neither_order_nor_neighbours_matter(engine: bw.Engine) -> None:
     whole = facts(spend(engine))
     assert facts(spend(engine, PROBLEMS[::-1], max_in_flight=1)) == whole

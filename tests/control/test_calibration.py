@@ -17,7 +17,7 @@ from branchwise.control.knowledge import Measured, outlook_of
 from branchwise.control.quality import expected_error
 from branchwise.errors import ConfigError
 from branchwise.report.lines import Record
-from branchwise.strategies.outlook import RuleOfThumb, Standing
+from branchwise.strategies.outlook import Kind, RuleOfThumb, Standing
 
 Cell = tuple[str, Record, dict[str, Record]]
 
@@ -96,16 +96,18 @@ def test_trees_are_chosen_where_they_gain_more() -> None:
     assert made.kinds(Standing(0, 0, 0, None, 0.0, 0.0)) == ("chains", "tree")
 
 
-def test_a_beam_of_three_waves_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    trees, beams = drawn(60, 16), [record(each["id"], [("1", 0.9)] * 12) for each in drawn(60, 16)]
-    options = {"expand": 4, "vote": "max"}
-    made = fit_calibration(
-        [cell("dvts", {"n": 16, **options}, trees), cell("beam", {"n": 12, **options}, beams)], grade
-    )
-    assert (made.first["beam"], made.tokens["beam"]) == (1, 120)
+@pytest.mark.parametrize("kind", ["beam", "particles"])
+def test_a_search_of_three_waves_is_one_large_wave(kind: Kind) -> None:
+    trees, large = drawn(60, 16), [record(each["id"], [("1", 0.9)] * 12) for each in drawn(60, 16)]
+    tree, options = {"expand": 4, "vote": "max"}, {"vote": "max"} | ({"expand": 4} if kind == "beam" else {})
+    cells = [cell("dvts", {"n": 16, **tree}, trees), cell(kind, {"n": 12, **options}, large)]
+    made = fit_calibration(cells, grade)
+    assert (made.first[kind], made.tokens[kind]) == (1, 120)
     doubtful = Standing(4, 1, 1, 0.5, 0.3, 2.0)
-    assert made.gain(doubtful, "beam", 12) > made.gain(doubtful, "tree", 4)
-    assert made.gain(doubtful, "beam", 6) == pytest.approx(made.gain(doubtful, "beam", 12) / 2)
+    assert made.gain(doubtful, kind, 12) > made.gain(doubtful, "tree", 4)
+    assert made.gain(doubtful, kind, 6) == pytest.approx(made.gain(doubtful, kind, 12) / 2)
+    other_size = fit_calibration([cells[0], cell(kind, {"n": 16, **options}, large)], grade)
+    assert kind not in other_size.first
 
 
 def test_without_a_judge_it_goes_by_agreement() -> None:

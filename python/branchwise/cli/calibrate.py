@@ -33,7 +33,8 @@ def calibrate(
 
     The strategy auto decides by it, and every result has a measured confidence: --calibration FILE. The folder needs
     solutions that can be cut into waves: with a judge those of dvts (one subtree a wave) or best_of_n, without one
-    those of majority, each with N of several waves. Take other problems than those that will count.
+    those of majority, each with N of several waves; large waves are learned from beam or particles with N of three.
+    Take other problems than those that will count.
     """
     from branchwise.answers.grade import Grader
     from branchwise.control.fit import fit_calibration
