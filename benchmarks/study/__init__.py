@@ -1,1 +1,1 @@
-"""A small model with search beside a larger one, on GSM8K: problem files and tables (docs/study.md)."""
+"""A small model with search beside a larger one: problem files and tables (docs/study.md)."""

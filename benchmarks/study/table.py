@@ -112,7 +112,8 @@ class Line:
 
 def difference(line: Line, base: Line) -> tuple[float, float]:
     """Mean over the problems of both, and half of its 95 % interval."""
-    pairs = [line.shares[problem] - base.shares[problem] for problem in line.shares if problem in base.shares]
+    ours, theirs = line.shares, base.shares
+    pairs = [ours[problem] - theirs[problem] for problem in ours if problem in theirs]
     mean = math.fsum(pairs) / len(pairs)
     spread = math.fsum((each - mean) ** 2 for each in pairs) / max(1, len(pairs) - 1)
     return mean, Z95 * math.sqrt(spread / len(pairs))

@@ -103,7 +103,8 @@ class Account:
 
     def shrink(self) -> None:
         """Let the next wave be a small one: nothing larger can be paid for."""
-        self._decide(self._auto.wave)
+        if self.size > self._auto.wave:
+            self._decide(self._auto.wave)
 
     def _decide(self, most: int | None = None) -> None:
         drawn = sum(decision.n for decision in self.decisions)

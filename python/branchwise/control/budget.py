@@ -160,15 +160,24 @@ class Spending:
         most = len(wanted) if fresh else max(1, math.ceil(len(self._accounts) / SHARE))
         if not known and self._budget.unit == "flops":
             most = 1  # it tells what a token takes
-        for account in wanted:
-            if self._worst(account, min(self._caps(account))) > self.left:
-                account.shrink()
+        if not fresh:
+            wanted = self._payable(wanted)
+            if not wanted:
+                return [], 0
         wanted.sort(key=lambda each: (-each.gain / self._expected(each), each.problem.id))
         for cap in self._caps(wanted[0]):
             chosen = self._affordable(wanted, cap)[:most]
             if chosen:
                 return chosen, cap
         return [], 0
+
+    def _payable(self, wanted: Sequence[Account]) -> list[Account]:
+        """Those that want more, of small waves where what is left does not hold their large ones."""
+        cap = min(self._caps(wanted[0]))
+        for account in wanted:
+            if self._worst(account, cap) > self.left:
+                account.shrink()
+        return [account for account in wanted if account.wants_more]
 
     def _affordable(self, wanted: Sequence[Account], cap: int) -> list[Account]:
         """Those whose waves what is left holds, whatever becomes of them; none before one that waits for these."""

@@ -101,7 +101,7 @@ class Auto:
             if actions or state.flying:
                 return actions
             state.equal += state.wave.equal
-            state.counts = self._counts(state)
+            state.counts, state.rule, state.wave = self._counts(state), None, None
             self._decide(state)
         return []
 
@@ -206,7 +206,7 @@ class Auto:
     def _counts(self, state: AutoState) -> dict[Node, int]:
         """Of all solutions so far: a particle filter ends with copies."""
         if state.rule is None or state.wave is None:
-            return {}
+            return state.counts
         newest = {each.node: each.count for each in state.rule.select(state.wave).candidates}
         return newest | state.counts  # lists are shared, so it names those of earlier waves too
 
