@@ -13,7 +13,9 @@ import pytest
 import branchwise as bw
 from branchwise.assets import asset_path
 from branchwise.control.budget import tokens_of
+from branchwise.control.calibration import Calibration
 from branchwise.errors import ConfigError, InputError, ResultsError
+from branchwise.strategies.outlook import Standing
 from branchwise.tree import walk
 
 ROWS = [json.loads(line) for line in asset_path("problems.jsonl").read_text().splitlines()[:10]]
@@ -74,6 +76,17 @@ def test_large_waves_are_drawn_where_they_can_be_paid_and_small_ones_where_not(e
             assert sum(decision.n for decision in each.decisions) == sum(one.count for one in each.candidates)
     assert "particles" in chosen[40_000]
     assert chosen[4_000] == {"tree", "stop"}
+
+
+def test_where_only_a_large_wave_would_help_and_none_can_be_paid_it_ends(
+    engine: bw.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gain(_: Calibration, now: Standing, kind: str, n: int) -> float:
+        return 0.3 if kind == "particles" or not now.n else 0.0
+
+    monkeypatch.setattr(Calibration, "gain", gain)
+    results = spend(engine, PROBLEMS[:3], budget_tokens=4_000)
+    assert [[decision.chosen for decision in each.decisions] for each in results] == [["tree", "stop"]] * 3
 
 
 def test_neither_order_nor_neighbours_matter(engine: bw.Engine) -> None:
