@@ -12,17 +12,16 @@ import argparse
 import contextlib
 import io
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paired import difference
 from branchwise.assets import asset_path
 from branchwise.cli import main as branchwise
 from branchwise.report.comparison import amount
 from branchwise.report.folder import read_cells
-from branchwise.report.intervals import Z95
 from branchwise.strategies import STRATEGIES
 
 BASELINE = "best_of_n"
@@ -85,11 +84,12 @@ def gains_of(folder: Path) -> dict[Key, tuple[float, float]]:
 
 
 def gain(line: Shares, base: Shares) -> tuple[float, float]:
-    """Mean difference over the problems of both, with half of its 95 % interval: normal, by problems."""
-    common = [sum(line[id_]) / len(line[id_]) - sum(base[id_]) / len(base[id_]) for id_ in line if id_ in base]
-    mean = math.fsum(common) / len(common)
-    spread = math.fsum((each - mean) ** 2 for each in common) / max(1, len(common) - 1)
-    return mean, Z95 * math.sqrt(spread / len(common))
+    """Mean difference over the problems of both, with half of its 95 % interval."""
+    return difference(_mean(line), _mean(base))
+
+
+def _mean(line: Shares) -> dict[str, float]:
+    return {id_: sum(right) / len(right) for id_, right in line.items()}
 
 
 def markdown(records: Sequence[dict[str, Any]]) -> str:

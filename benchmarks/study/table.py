@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.paired import difference
 from branchwise.answers.grade import Grader
 from branchwise.answers.vote import Vote, choose
 from branchwise.confidence import Measure
 from branchwise.control.quality import expected_error
 from branchwise.report.folder import read_cells
-from branchwise.report.intervals import Z95, clustered
+from branchwise.report.intervals import clustered
 from branchwise.report.kept import Kept, candidates, first
 from branchwise.strategies.candidates import by_measure
 from branchwise.training.metrics import auc, auc_within
@@ -106,17 +107,8 @@ class Line:
             "tokens": math.fsum(self.tokens) / len(self.tokens),
             "flops": math.fsum(self.flops) / len(self.flops),
             "beyond": None if base is None else base.name,
-            "difference": None if base is None else difference(self, base),
+            "difference": None if base is None else difference(self.shares, base.shares),
         }
-
-
-def difference(line: Line, base: Line) -> tuple[float, float]:
-    """Mean over the problems of both, and half of its 95 % interval."""
-    ours, theirs = line.shares, base.shares
-    pairs = [ours[problem] - theirs[problem] for problem in ours if problem in theirs]
-    mean = math.fsum(pairs) / len(pairs)
-    spread = math.fsum((each - mean) ** 2 for each in pairs) / max(1, len(pairs) - 1)
-    return mean, Z95 * math.sqrt(spread / len(pairs))
 
 
 def lines_of(folder: Path, prefix: str = "") -> Iterator[Line]:
