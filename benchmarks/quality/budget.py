@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import branchwise as bw
+from benchmarks.paired import difference
 from branchwise.assets import asset_path
 from branchwise.control.budget import tokens_of
-from branchwise.report.intervals import Z95
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,30 +46,28 @@ def compare(
     engine: bw.Engine, problems: Sequence[bw.Problem], n: int, most: int, seeds: Sequence[int]
 ) -> dict[str, Any]:
     """Accuracies and tokens of both, over problems and seeds; the difference is one of problems."""
-    differences = dict.fromkeys((problem.id for problem in problems), 0.0)
-    right, tokens, drawn = [0, 0], [0, 0], 0
+    shares = [dict.fromkeys((problem.id for problem in problems), 0.0) for _ in range(2)]
+    tokens, drawn = [0, 0], 0
     for seed in seeds:
         even = list(engine.solve_many(problems, "dvts", n=n, expand=4, seed=seed, reuse=False))
         budget = sum(tokens_of(result.cost) for result in even)
         shared = list(engine.solve_many(problems, "auto", n=most, seed=seed, budget_tokens=budget))
         for place, results in enumerate((even, shared)):
-            right[place] += sum(bool(result.correct) for result in results)
             tokens[place] += sum(tokens_of(result.cost) for result in results)
             for result in results:
-                differences[result.problem.id] += (2 * place - 1) * bool(result.correct) / len(seeds)
+                shares[place][result.problem.id] += bool(result.correct) / len(seeds)
         drawn += sum(len(result.candidates) for result in shared)
-    count = len(problems) * len(seeds)
-    mean = math.fsum(differences.values()) / len(problems)
-    spread = math.fsum((each - mean) ** 2 for each in differences.values()) / max(1, len(problems) - 1)
+    accuracies = [sum(each.values()) / len(problems) for each in shares]
+    gain, half = difference(shares[1], shares[0])
     return {
         "n": n,
         "most": most,
         "problems": len(problems),
         "seeds": len(seeds),
-        "even": {"accuracy": right[0] / count, "tokens": tokens[0]},
-        "shared": {"accuracy": right[1] / count, "tokens": tokens[1], "solutions": drawn},
-        "gain": mean,
-        "half_interval95": Z95 * math.sqrt(spread / len(problems)),
+        "even": {"accuracy": accuracies[0], "tokens": tokens[0]},
+        "shared": {"accuracy": accuracies[1], "tokens": tokens[1], "solutions": drawn},
+        "gain": gain,
+        "half_interval95": half,
     }
 
 

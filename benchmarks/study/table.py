@@ -16,18 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.paired import difference
 from branchwise.answers.grade import Grader
 from branchwise.answers.vote import Vote, choose
 from branchwise.confidence import Measure
-from branchwise.control.quality import expected_error
+from branchwise.control.quality import auc, auc_within, expected_error
 from branchwise.report.folder import read_cells
 from branchwise.report.intervals import clustered
 from branchwise.report.kept import Kept, candidates, first
 from branchwise.strategies.candidates import by_measure
-from branchwise.training.metrics import auc, auc_within
 
 LARGER = "larger: "
 SAMPLES = ("weighted_best_of_n", "best_of_n", "majority", "confidence")
@@ -176,8 +173,7 @@ def judged(folder: Path) -> Record:
                     problems.append(record["id"])
     found = {"solutions": len(scores), "right": sum(right) / len(right) if right else None}
     if scores:
-        numbers, labels = np.array(scores, np.float64), np.array(right)
-        found |= {"auc": auc(numbers, labels), "auc_within": auc_within(numbers, labels, problems)}
+        found |= {"auc": auc(scores, right), "auc_within": auc_within(scores, right, problems)}
     return found | ({"confidence_ece": expected_error(said, true)} if said else {})
 
 

@@ -125,6 +125,7 @@ def _fit(
 
 
 def _print(made: Trained, samples: Path, picture: Path | None) -> None:
+    from branchwise.report.numbers import measure
     from branchwise.report.table import table
 
     found = made.report
@@ -132,7 +133,7 @@ def _print(made: Trained, samples: Path, picture: Path | None) -> None:
     rows = [
         ["reads", f"{found['choice']}: {made.head.parameters:,} numbers"],
         ["trained on", drawn],
-        ["AUC of solutions", f"{found['auc']:.3f} over all, {found['auc_within']:.3f} within a problem"],
+        ["AUC of solutions", f"{measure(found['auc'])} over all, {measure(found['auc_within'])} within a problem"],
         ["Brier score", f"{found['brier']:.3f}"],
         ["calibration error", f"{found['ece']:.3f} of solutions, {found['ece_steps']:.3f} of all steps"],
         ["solutions", str(samples)],

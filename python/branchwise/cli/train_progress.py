@@ -45,7 +45,8 @@ class TrainProgress(Listener):
         if self._best is None or choice.quality > self._best.quality:
             self._best = choice
         best = self._best
-        self._say(f"best so far: AUC {best.auc:.3f}, within a problem {best.within:.3f}: {best.words()}", None, None)
+        aucs = f"AUC {numbers.measure(best.auc)}, within a problem {numbers.measure(best.within)}"
+        self._say(f"best so far: {aucs}: {best.words()}", None, None)
 
     def _say(self, words: str, done: int | None, total: int | None) -> None:
         self._bar.update(self._task, description=words, completed=done or 0, total=total)

@@ -13,35 +13,42 @@ def quality(
 ) -> dict[str, float | None]:
     """The measures of a calibration.
 
-    ece         expected calibration error over `BINS` bins of equal numbers: mean |how often right - what was said|
+    ece         expected calibration error: mean |how often right - what was said| over the bins of `reliability`
     brier       mean squared error    accuracy: how often right
     auc         P(a right one is above a wrong one), ties half; None where all are right or all wrong
     auc_within  the same among those of one problem
     """
-    n = len(right)
     return {
         "ece": expected_error(probabilities, right),
-        "brier": sum((p - r) ** 2 for p, r in zip(probabilities, right, strict=True)) / n,
-        "accuracy": sum(right) / n,
-        "auc": auc(zip(probabilities, right, strict=True)),
+        "brier": brier(probabilities, right),
+        "accuracy": sum(right) / len(right),
+        "auc": auc(probabilities, right),
         "auc_within": auc_within(probabilities, right, problems),
     }
 
 
+def reliability(probabilities: Sequence[float], right: Sequence[bool]) -> list[tuple[float, float, int]]:
+    """By `BINS` bins of equal numbers, least first: what was said on average, how often right, and how many."""
+    ordered = sorted(zip(probabilities, right, strict=True), key=lambda pair: pair[0])
+    parts = (ordered[i * len(ordered) // BINS : (i + 1) * len(ordered) // BINS] for i in range(BINS))
+    return [
+        (sum(p for p, _ in part) / len(part), sum(r for _, r in part) / len(part), len(part)) for part in parts if part
+    ]
+
+
 def expected_error(probabilities: Sequence[float], right: Sequence[bool]) -> float:
     """See `quality`."""
-    ordered = sorted(zip(probabilities, right, strict=True), key=lambda pair: pair[0])
-    error = 0.0
-    for i in range(BINS):
-        part = ordered[i * len(ordered) // BINS : (i + 1) * len(ordered) // BINS]
-        if part:
-            error += abs(sum(p for p, _ in part) - sum(r for _, r in part))
-    return error / len(ordered)
+    return sum(n * abs(said - share) for said, share, n in reliability(probabilities, right)) / len(right)
 
 
-def auc(pairs: Iterable[tuple[float, bool]]) -> float | None:
+def brier(probabilities: Sequence[float], right: Sequence[bool]) -> float:
+    """See `quality`."""
+    return sum((p - r) ** 2 for p, r in zip(probabilities, right, strict=True)) / len(right)
+
+
+def auc(scores: Sequence[float], right: Sequence[bool]) -> float | None:
     """P(the score of a right one is above that of a wrong one); None where either is missing."""
-    won, possible = _wins(pairs)
+    won, possible = _wins(zip(scores, right, strict=True))
     return won / possible if possible else None
 
 

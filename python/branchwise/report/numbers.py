@@ -31,6 +31,11 @@ def interval(right: int, total: int) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}" if total else "-"
 
 
+def measure(value: float | None) -> str:
+    """ "0.812", or "-" for what is not known."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def seconds(value: float) -> str:
     """ "4.6 s", from 100 s on "2:05 min", from an hour on "1:02:05 h"."""
     if value < 99.95:

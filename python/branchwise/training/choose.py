@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from branchwise.control.quality import auc, auc_within
 from branchwise.scoring.value_head import Pooling
 from branchwise.training import logistic
 from branchwise.training.dataset import Dataset
-from branchwise.training.metrics import auc, auc_within
 
 FOLDS = 5
 STRENGTHS = (0.03, 0.3, 3.0)  # of the states: log-probabilities are few, and held back by nothing
@@ -31,13 +30,13 @@ class Choice:
     after: bool
     l2: float
     z: Tensor
-    auc: float
-    within: float
+    auc: float | None
+    within: float | None
 
     @property
     def quality(self) -> float:
         """Mean of both AUCs, of those that are known."""
-        known = [each for each in (self.auc, self.within) if not math.isnan(each)]
+        known = [each for each in (self.auc, self.within) if each is not None]
         return sum(known) / len(known) if known else 0.5
 
     def words(self) -> str:
@@ -91,8 +90,8 @@ def cross_validated(
     return Choice(layers, pooling, after, l2, z, *final_aucs(data, z))
 
 
-def final_aucs(data: Dataset, z: Tensor) -> tuple[float, float]:
+def final_aucs(data: Dataset, z: Tensor) -> tuple[float | None, float | None]:
     """AUC of the last steps' numbers, over all and within a problem."""
-    scores, right = z[data.ends].double().numpy(), data.right[data.ends].numpy()
+    scores, right = z[data.ends].tolist(), data.right[data.ends].tolist()
     problems = [data.names[each] for each in data.problem[data.ends].tolist()]
     return auc(scores, right), auc_within(scores, right, problems)

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from branchwise.answers.grade import Grader
+from branchwise.control.quality import auc, brier, expected_error, reliability
 from branchwise.errors import ConfigError
 from branchwise.scoring.value_head import SUFFIX, Calibration, ValueHead
 from branchwise.training import logistic
 from branchwise.training.choose import FOLDS, Choice, choose
 from branchwise.training.dataset import Dataset, read_dataset
-from branchwise.training.metrics import auc, brier, calibration_error, reliability
 from branchwise.training.samples import Solved, check_both, check_budget, draw, labelled
 from branchwise.types import Problem
 from branchwise.weights import open_checkpoint
@@ -136,20 +134,21 @@ def _report(
     data: Dataset, best: Choice, calibration: Calibration
 ) -> tuple[dict[str, Any], dict[str, list[tuple[float, float, int]]]]:
     """How well scores of problems do that the fit did not see."""
-    scores = torch.tensor([calibration(z) for z in best.z.tolist()], dtype=torch.float64).numpy()
-    right, ends = data.right.numpy(), data.ends.numpy()
-    bins = {"last steps": reliability(scores[ends], right[ends]), "all steps": reliability(scores, right)}
+    scores, right = [calibration(z) for z in best.z.tolist()], data.right.tolist()
+    ends = [(score, label) for score, label, end in zip(scores, right, data.ends.tolist(), strict=True) if end]
+    final = tuple(zip(*ends, strict=True))
+    bins = {"last steps": reliability(*final), "all steps": reliability(scores, right)}
     return {
         "problems": len(data.names),
         "solutions": data.n_samples,
         "steps": len(right),
-        "right": float(right[ends].mean()),
+        "right": sum(final[1]) / len(ends),
         "folds": min(FOLDS, len(data.names)),
         "choice": best.words(),
         "auc": best.auc,
         "auc_within": best.within,
         "auc_steps": auc(scores, right),
-        "brier": brier(scores[ends], right[ends]),
-        "ece": calibration_error(scores[ends], right[ends]),
-        "ece_steps": calibration_error(scores, right),
+        "brier": brier(*final),
+        "ece": expected_error(*final),
+        "ece_steps": expected_error(scores, right),
     }, bins
