@@ -63,9 +63,7 @@ def test_heads_that_shared_memory_cannot_hold_are_refused(monkeypatch):
         InterpBackend().kv_pool(1, 4, 1, 256, torch.float32)
 
 
-SLOW = [
-    pytest.param(problems(10), {}, name, options, marks=pytest.mark.slow, id=f"{name}-10") for name, options in SEARCHES
-]
+SLOW = [pytest.param(problems(3), {}, *search, marks=pytest.mark.slow, id=f"{search[0]}-3") for search in SEARCHES]
 SHORT = {"delimiter": "="}  # three levels in 29 iterations, of steps of 4 to 13 tokens
 
 
