@@ -108,7 +108,8 @@ class Numbers:
     def step(self, index: int, text: str) -> list[int]:
         return [*self.encode(text), 2]
 
-    scored = step
+    def readings(self, index: int, text: str) -> list[list[int]]:
+        return [self.step(index, text)]
 
 
 def prompt_tokens(name: str) -> list[int]:

@@ -120,7 +120,8 @@ class Recording:
     def step(self, index: int, text: str) -> list[int]:
         return [0] * (self.steps[int(text)].prm_tokens - 1) + [int(text)] if text.isdigit() else [0]
 
-    scored = step
+    def readings(self, index: int, text: str) -> list[list[int]]:
+        return [self.step(index, text)]
 
     # --- as sampler and PRM head: a row's hidden state is its token
     def draw(self, hidden: Tensor, draws: Sequence[Any]) -> list[DrawnToken]:

@@ -32,8 +32,8 @@ def make_questions(policy: str, problems: Iterable[Json]) -> list[Question]:
     tokenizer = checkpoint.tokenizer()
     turns = make_format("rlhflow", checkpoint, decoder_config(checkpoint.config, policy), tokenizer).input
     assert isinstance(turns, WrittenSteps)
-    to_verdict = tokenizer.encode(turns.end, special=True, after="x")
-    to_user = tokenizer.encode(turns.between, special=True, after=turns.end)
+    to_verdict = tokenizer.encode(turns.form.end, special=True, after="x")
+    to_user = tokenizer.encode(turns.between, special=True, after=turns.form.end)
     found = []
     for each in problems:
         messages: list[Message] = [

@@ -32,8 +32,10 @@ class Text:
     problem   holds {problem}
     step      holds {step}, and {number} before it where steps are counted, from 1: then a "Step 3:" of their own is
               left out. It is scored at its last token
-    last      how a step is written where it is scored, if otherwise: what differs from `step` is fed for its score
-              alone, and not a part of what later steps see. {eos}: the end-of-sequence token
+    last      how a step is written where it is scored, if otherwise: from where it differs from `step`, it is fed for
+              its score alone, and is no part of what later steps see. {eos}: the end-of-sequence token
+    checks    the same for what it has to pass before, one after another, each read at its last token: a step that is
+              found bad there, below 1/2, has the score 0, and nothing more of it is fed
     marker    the word that ends `step`, when it must be one token; where problem or steps spell it, it is cut apart
     pieces    problem, steps and what ends them are cut into tokens by themselves, not as one text
     one_line  newlines in a step become spaces
@@ -46,19 +48,20 @@ class Text:
     marker: str = ""
     pieces: bool = False
     one_line: bool = False
+    checks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _holds("problem", self.problem, PROBLEM)
-        _check_steps(self.step, self.last, self.marker)
+        _check_steps(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
     """A conversation in the PRM's own chat template.
 
-    step, between, last, marker   as in `Text`; {end} in `last`: what the template writes behind the steps
-    messages                      (role, content); {problem} and then {steps} stand once each, in one message or two.
-                                  {word} behind them: where a word that judges would stand, and {end} ends
+    step, between, last, checks, marker   as in `Text`; {end} in `last`: what the template writes behind the steps
+    messages                              (role, content); {problem} and then {steps} stand once each, in one message or
+                                          two. {word} behind them: where a word that judges would stand, and {end} ends
     """
 
     step: str
@@ -66,9 +69,10 @@ class Chat:
     last: str | None = None
     marker: str = ""
     messages: tuple[tuple[str, str], ...] = (("user", PROBLEM), ("assistant", STEPS))
+    checks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_steps(self.step, self.last, self.marker)
+        _check_steps(self)
         written = "".join(content for _, content in self.messages)
         _holds("messages", written, PROBLEM)
         _holds("messages", written, STEPS)
@@ -165,11 +169,13 @@ def _holds(name: str, text: str, place: str) -> None:
         raise ConfigError(f"{name}={text!r}: expected {place} in it, once")
 
 
-def _check_steps(step: str, last: str | None, marker: str) -> None:
-    _holds("step", step, STEP)
-    if marker and not step.endswith(marker):
-        raise ConfigError(f"step={step!r}: expected it to end in marker={marker!r}")
-    if last is not None:
-        _holds("last", last, STEP)
-        if last.partition(STEP)[0] != step.partition(STEP)[0]:
-            raise ConfigError(f"last={last!r}: expected what comes before {STEP} as in step={step!r}")
+def _check_steps(layout: Text | Chat) -> None:
+    _holds("step", layout.step, STEP)
+    if layout.marker and not layout.step.endswith(layout.marker):
+        raise ConfigError(f"step={layout.step!r}: expected it to end in marker={layout.marker!r}")
+    if layout.last is not None:
+        _holds("last", layout.last, STEP)
+    if isinstance(layout.checks, str):
+        raise ConfigError(f"checks={layout.checks!r}: expected a tuple of texts")
+    for each in layout.checks:
+        _holds("checks", each, STEP)

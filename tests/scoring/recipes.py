@@ -20,6 +20,10 @@ from scoring.vocabularies import LLAMA3, VOCABULARIES
 QUESTION = "How many eggs per day? It has 16, and $3$ or (a) + 4."
 STEPS = ["Step 1: 16 - 3 = 13 eggs.", "so 12 is 12:\n- one\n- two", "The answer is: 18"]
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
+TEACHER = (
+    "You are a Math Teacher. Given a question and a student's solution, evaluate the mathematical correctness, logic "
+    "consistency of the current step and whether it will lead to the correct final solution"
+)
 QWEN = (  # as Qwen2.5 has it: a system message of its own where there is none
     "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -139,6 +143,26 @@ def glued(tokenizer: Tokenizer) -> list[Ids]:
     return [tokenizer.encode(QUESTION) + tokenizer.encode(joined(count)) for count in range(1, len(STEPS) + 1)]
 
 
+def asked_in_two_passes(tokenizer: Tokenizer) -> list[list[Ids]]:
+    """PathFinder: of each step two verdicts, before the marks of a first pass, and one in a second, if both are good."""
+    first, second = "<extra>, Consistency: <extra>", "<+>, Consistency: <+>, Correctness: <extra>"
+    return [
+        [ids for marks in (first, second) for ids in before_marks(tokenizer, f"{so_far(at)} Math reasoning: {marks}")]
+        for at in range(len(STEPS))
+    ]
+
+
+def so_far(at: int) -> str:
+    return "".join(f"{step}\n\n" for step in STEPS[:at]) + f"Current Step: {STEPS[at]}"
+
+
+def before_marks(tokenizer: Tokenizer, said: str) -> list[Ids]:
+    """A whole conversation up to each token before an `<extra>`."""
+    user = {"role": "user", "content": f"{TEACHER}\n\n Question: {QUESTION}"}
+    ids = tokenizer.encode(rendered(tokenizer, [user, {"role": "assistant", "content": said}]), special=True)
+    return [ids[:at] for at, id in enumerate(ids) if id == tokenizer.token_id("<extra>")]
+
+
 def numbered(tokenizer: Tokenizer) -> list[Ids]:
     found, text = [], f"Problem: {QUESTION}\nSteps:\n"
     for number, step in enumerate(STEPS, 1):
@@ -153,7 +177,7 @@ def numbered(tokenizer: Tokenizer) -> list[Ids]:
 
 def words(good: str, bad: str) -> Callable[[Tokenizer], Score]:
     def made(tokenizer: Tokenizer) -> Score:
-        ids = [tokenizer.encode(f"x{word}")[-1] for word in (good, bad)]
+        ids = [tokenizer.encode(f"x{word}", special=True)[-1] for word in (good, bad)]
         return lambda h, tensors: (tensors["lm_head.weight"] @ h)[ids].softmax(0)[0].item()
 
     return made
@@ -229,6 +253,7 @@ class Case:
     specials: tuple[str, ...] = ()
     found: bool = False  # by its head, without a name
     bos: bool = False
+    checks: Callable[[Tokenizer], list[list[Ids]]] = lambda tokenizer: [[] for _ in STEPS]  # read before the score
 
     def checkpoint(self) -> MemoryCheckpoint:
         overrides = {"architectures": [self.classes]} if self.classes else {}
@@ -252,6 +277,14 @@ CASES = {
     "math-psa": Case("qwen2", running("{} ", " \n\n\n\n\n", " "), words(" +", " -")),
     "versa-prm": Case("llama3", running("{} \n\n", " \n\n\n\n", ""), words("+", "-"), vocabulary="llama3"),
     "rlhflow": Case("llama3", turns, words("+", "-"), vocabulary="llama3", template=LLAMA3),
+    "pathfinder": Case(
+        "qwen2",
+        lambda tokenizer: [ids for *_, ids in asked_in_two_passes(tokenizer)],
+        words("<+>", "<->"),
+        template=QWEN,
+        specials=("<+>", "<->", "<extra>"),
+        checks=lambda tokenizer: [ids for *ids, _ in asked_in_two_passes(tokenizer)],
+    ),
     "llemma-reward": Case("llama", running("{} ", " ки", "\n", bos=True), mean_logit, **LLAMA),
     "llemma-prm800k": Case(
         "llama", running("# Question\n\n{}\n\n# Solution\n\n", "\n", "\n", bos=True), mean_logit, **LLAMA

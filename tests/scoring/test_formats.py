@@ -42,9 +42,10 @@ def test_formats_are_told_apart(name: str) -> None:
 
 
 def test_ids_are_those_of_the_recipe(name: str, prm: Prm) -> None:
-    ids = prm.format.prompt(QUESTION)
-    for index, (step, recipe) in enumerate(zip(STEPS, CASES[name].recipe(prm.tokenizer), strict=True)):
-        assert ids + prm.format.scored(index, f"{step}\n\n") == recipe
+    ids, case = prm.format.prompt(QUESTION), CASES[name]
+    recipes = zip(STEPS, case.checks(prm.tokenizer), case.recipe(prm.tokenizer), strict=True)
+    for index, (step, checks, recipe) in enumerate(recipes):
+        assert [ids + each for each in prm.format.readings(index, f"{step}\n\n")] == [*checks, recipe]
         ids += prm.format.step(index, f"{step}\n\n")
 
 
@@ -53,6 +54,8 @@ def test_scores_are_those_of_transformers(name: str, prm: Prm) -> None:
     checkpoint = case.checkpoint()
     score = case.score(prm.tokenizer)
     expected = [score(hidden(checkpoint, ids), checkpoint.tensors) for ids in case.recipe(prm.tokenizer)]
+    checks = [ids for each in case.checks(prm.tokenizer) for ids in each]
+    assert all(score(hidden(checkpoint, ids), checkpoint.tensors) > 0.5 for ids in checks)
     assert scores_of(prm) == pytest.approx(expected, abs=1e-5)
     assert len({round(each, 4) for each in expected}) == len(STEPS)
 
@@ -144,7 +147,7 @@ def test_outcome_models_are_those_of_transformers() -> None:
     assert "under which system message" in prm.note
 
 
-@pytest.mark.parametrize("kind", ["universal", "outcome", "reasonflux-orm"])
+@pytest.mark.parametrize("kind", ["universal", "outcome", "reasonflux-orm", "pathfinder"])
 def test_a_tail_is_no_part_of_the_path(kind: str) -> None:
     """A tree of steps: what is fed is counted, siblings share their parent, and the KV holds steps alone."""
     prm = cpu_prm(CASES[kind].checkpoint(), torch.float32, kind)

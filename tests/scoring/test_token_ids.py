@@ -13,7 +13,7 @@ import tokenizers
 from branchwise.errors import TokenizerError
 from branchwise.prm_format import Words
 from branchwise.scoring.formats import PRM_FORMATS
-from branchwise.scoring.inputs import PrmInput, WrittenSteps
+from branchwise.scoring.inputs import Form, PrmInput, WrittenSteps
 from branchwise.scoring.layouts import Written, written
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.weights import open_checkpoint
@@ -64,7 +64,7 @@ def test_steps_that_a_tokenizer_joins_with_what_is_before_them() -> None:
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("#", "a")]))
     backend.decoder = tokenizers.decoders.Fuse()
     tokenizer = Tokenizer.from_json(backend.to_str(), {})
-    made = WrittenSteps(tokenizer, "", "", "", "", "#", "#")
+    made = WrittenSteps(tokenizer, "", "", "", "", Form("", "#"))
     assert [made.is_apart(index, text) for index, text in ((0, "ab"), (1, "ba"), (1, "ab"), (1, " a"), (2, "b"))] == [
         True, True, False, False, True,
     ]  # fmt: skip

@@ -37,6 +37,11 @@ _CHECKED = "Please reason step by step, and check your final answer within \\box
 _NO_REFERENCE = "{problem}\n\n###\n\nThe reference answer is: There is no reference answer for this question."
 _ASSISTED = (("system", "You are a helpful assistant."), ("user", _NO_REFERENCE), ("assistant", "{steps}"))
 _SIGNS, _TIGHT_SIGNS = Words(" +", " -"), Words("+", "-")
+_TEACHER = (
+    "You are a Math Teacher. Given a question and a student's solution, evaluate the mathematical correctness, logic "
+    "consistency of the current step and whether it will lead to the correct final solution\n\n Question: {problem}"
+)
+_REASONED = "Current Step: {step} Math reasoning: "
 
 PRM_FORMATS: dict[str, PrmFormat] = {
     # plain causal models
@@ -45,6 +50,15 @@ PRM_FORMATS: dict[str, PrmFormat] = {
     "math-psa": PrmFormat(Text("{problem} ", "{step} \n\n\n\n\n", " "), _SIGNS),
     "versa-prm": PrmFormat(Text("{problem} \n\n", "{step} \n\n\n\n"), _TIGHT_SIGNS),
     "rlhflow": PrmFormat(Turns("{problem} {step}", "+"), _TIGHT_SIGNS),
+    "pathfinder": PrmFormat(
+        Chat(
+            "{step}\n\n",
+            checks=(_REASONED, _REASONED + "<extra>, Consistency: "),
+            last=_REASONED + "<+>, Consistency: <+>, Correctness: ",
+            messages=(("user", _TEACHER), ("assistant", "{steps}")),
+        ),
+        Words("<+>", "<->"),
+    ),
     "llemma-reward": PrmFormat(Text("{problem} ", "{step} ки", "\n", marker="ки"), MeanLogit()),
     "llemma-prm800k": PrmFormat(Text("# Question\n\n{problem}\n\n# Solution\n\n", "{step}\n", "\n"), MeanLogit()),
     # with a head of their own

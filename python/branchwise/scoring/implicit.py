@@ -51,8 +51,8 @@ class ImplicitJudge:
             raise ConfigError(f"value={self.value!r}: expected one of {', '.join(get_args(Value))}")
         if not isinstance(self.layout, Layout):
             raise ConfigError(f"layout={self.layout!r}: expected a Text, Chat or Turns of branchwise.prm_format")
-        if not isinstance(self.layout, Turns) and self.layout.last is not None:
-            raise ConfigError(f"layout={self.layout!r}: expected no `last`, as steps are read as they are written")
+        if not isinstance(self.layout, Turns) and (self.layout.last is not None or self.layout.checks):
+            raise ConfigError(f"layout={self.layout!r}: expected no `last`, no `checks`: steps are read as they stand")
 
     @property
     def name(self) -> str:

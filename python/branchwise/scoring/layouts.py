@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from branchwise.errors import InputError, TokenizerError
 from branchwise.prm_format import EOS, PROBLEM, STEP, STEPS, TURN_END, WORD, Chat, Layout, Text, Turns
-from branchwise.scoring.inputs import PrmInput, WrittenSteps, fitted
+from branchwise.scoring.inputs import Form, PrmInput, WrittenSteps, fitted
 from branchwise.text.chat import render_chat
 from branchwise.text.tokenizer import Tokenizer
 
@@ -39,10 +39,10 @@ def written(layout: Layout, tokenizer: Tokenizer, name: str) -> Written:
 
 def _text(layout: Text, tokenizer: Tokenizer, name: str) -> Written:
     before, after = layout.problem.split(PROBLEM)
-    lead, end, last = _step_parts(layout, tokenizer, name, "")
+    form, *read = _forms(layout, tokenizer, name, "")
     bos = tokenizer.bos_id is not None if layout.pieces else tokenizer.add_bos
     made = WrittenSteps(
-        tokenizer, before, after, lead, layout.between + lead, end, last, bos, _marker(tokenizer, layout, name),
+        tokenizer, before, after, "", layout.between, form, tuple(read), bos, _marker(tokenizer, layout, name),
         pieces=layout.pieces, one_line=layout.one_line,
     )  # fmt: skip
     return Written(made if layout.pieces else fitted(made, name), tokenizer, name, "x")
@@ -56,9 +56,9 @@ def _chat(layout: Chat, tokenizer: Tokenizer, name: str) -> Written:
             message["content"] = message["content"].replace(place, _PLACE.format(index))
     n_places = 2 + any(WORD in content for _, content in layout.messages)
     before, after, turn_end, *_ = _template_parts(tokenizer, messages, n_places)
-    lead, end, last = _step_parts(layout, tokenizer, name, turn_end)
-    made = WrittenSteps(tokenizer, before, after, lead, layout.between + lead, end, last, marker=marker)
-    return Written(fitted(made, name), tokenizer, name, last or "x")
+    form, *read = _forms(layout, tokenizer, name, turn_end)
+    made = WrittenSteps(tokenizer, before, after, "", layout.between, form, tuple(read), marker=marker)
+    return Written(fitted(made, name), tokenizer, name, [form, *read][-1].end or "x")
 
 
 def _turns(layout: Turns, tokenizer: Tokenizer, name: str) -> Written:
@@ -69,23 +69,26 @@ def _turns(layout: Turns, tokenizer: Tokenizer, name: str) -> Written:
     if again != end:
         raise TokenizerError("the chat template ends later user turns otherwise than the first: choose another PRM")
     verdict = layout.verdict
-    made = WrittenSteps(tokenizer, before, "", gap, verdict + to_user, end, end, verdict=verdict)
-    made = fitted(made, name)
-    return Written(made, tokenizer, name, made.end, made.verdict)
+    made = fitted(WrittenSteps(tokenizer, before, "", gap, verdict + to_user, Form("", end), verdict=verdict), name)
+    return Written(made, tokenizer, name, made.form.end, made.verdict)
 
 
-def _step_parts(layout: Text | Chat, tokenizer: Tokenizer, name: str, turn_end: str) -> tuple[str, str, str]:
-    """What stands before a step, behind it, and behind it where it is scored."""
-    lead, end = layout.step.split(STEP)
-    if layout.last is None:
-        return lead, end, end
-    last = layout.last.split(STEP)[1].replace(TURN_END, turn_end)
-    if EOS in last:
-        eos = tokenizer.named_tokens.get("eos_token")
-        if not eos:
-            raise TokenizerError(f"PRM format {name} ends in the end-of-sequence token, which this tokenizer lacks")
-        last = last.replace(EOS, eos)
-    return lead, end, last
+def _forms(layout: Text | Chat, tokenizer: Tokenizer, name: str, turn_end: str) -> list[Form]:
+    """How a step is written, and how where it is read, if that is otherwise anywhere."""
+
+    def form(text: str) -> Form:
+        lead, end = text.split(STEP)
+        end = end.replace(TURN_END, turn_end)
+        if EOS in end:
+            eos = tokenizer.named_tokens.get("eos_token")
+            if not eos:
+                raise TokenizerError(f"PRM format {name} ends in the end-of-sequence token, which this tokenizer lacks")
+            end = end.replace(EOS, eos)
+        return Form(lead, end)
+
+    step = Form(*layout.step.split(STEP))
+    read = [*map(form, layout.checks), step if layout.last is None else form(layout.last)]
+    return [step] if read == [step] else [step, *read]
 
 
 def _marker(tokenizer: Tokenizer, layout: Text | Chat, name: str) -> tuple[int, str] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Any
@@ -25,6 +25,8 @@ from branchwise.scoring.prm import Prm
 from branchwise.text.length import check_length
 from branchwise.types import Node
 
+PASSED = 0.5  # in a check: the good word is the likelier one, or as likely
+
 
 @dataclass(slots=True, eq=False)
 class Twin(KvStep):
@@ -35,7 +37,8 @@ class Twin(KvStep):
     payer: Node  # the first of them
     text: str = ""  # what the children of its parent are told apart by
     ids: list[int] = field(default_factory=list)  # its tokens once it is scored: what those below it read
-    tail: int = 0  # tokens at the end that are fed for the score alone, and then taken back
+    further: list[list[int]] = field(default_factory=list)  # what comes in the place of its tokens until it is scored
+    shared: int = 0  # tokens that all of them begin with; the others are fed for the score alone, and then taken back
     rest: int = 0  # tokens that then take their place, for those below; the first of them pays
     score: float | None = None
     memo: Any = None  # what a scorer of another kind keeps of it
@@ -74,8 +77,8 @@ class Scorer:
         self._queue: deque[Twin] = deque()  # whose score, or of a root whose KV, is wanted
         self._known: list[Node] = []  # submitted when their score was known already: reported by the next poll
         # Markers and turns that a step costs beside its text.
-        step = max(prm.format.step(1, "x"), prm.format.scored(1, "x"), key=len)
-        self._step_overhead = len(step) - len(prm.tokenizer.encode("x", after="\n"))
+        longest = max(map(len, (prm.format.step(1, "x"), *prm.format.readings(1, "x"))))
+        self._step_overhead = longest - len(prm.tokenizer.encode("x", after="\n"))
 
     def flops(self, tree: PrmTree) -> float:
         """What a tree cost beside its steps: the question, and what was fed once more."""
@@ -205,25 +208,37 @@ class Scorer:
             if twin.missing:
                 continue
             if twin.parent is not None and twin.score is None:
-                self._take_back_tail(twin)
+                if twin.further and score >= PASSED:
+                    self._read_on(twin)
+                    continue
+                score = 0.0 if twin.further and score < PASSED else score
+                self._turn_to(twin, twin.ids, twin.shared)
             self._settle(twin, score)
             if not twin.missing:
                 self._seal(twin, score)
         done, self._known = self._known, []
         return done
 
-    def _take_back_tail(self, twin: Twin) -> None:
-        """What follows is fed when a step below needs it."""
-        self.kv.take_back([twin.open(self.kv)], [twin.tail])
-        twin.feed(-twin.tail, twin.tree.lease)
-        twin.tokens = twin.ids
+    def _read_on(self, twin: Twin) -> None:
+        """A check is passed: the next one, or the score, is read at other tokens, of which one at least is fed."""
+        ids = twin.further.pop(0)
+        kept = min(_alike(twin.tokens, ids), len(ids) - 1)
+        self._turn_to(twin, ids, kept)
+        twin.payer.cost.prm_tokens += len(ids) - kept
+
+    def _turn_to(self, twin: Twin, ids: list[int], kept: int) -> None:
+        """Have other tokens behind the first ones. They are fed when they are wanted."""
+        tail = twin.fed - kept
+        self.kv.take_back([twin.open(self.kv)], [tail])
+        twin.feed(-tail, twin.tree.lease)
+        twin.tokens = ids
 
     def _settle(self, twin: Twin, score: float) -> None:
         """What was wanted of a step is in the KV, and its score known."""
         if twin in self._queue:
             self._queue.remove(twin)
         if twin.parent is not None and twin.score is None:
-            twin.score = score
+            twin.score, twin.further = score, []
             for node in twin.nodes:
                 node.score = score
             self._known += twin.nodes
@@ -267,15 +282,17 @@ class Scorer:
             twin.nodes.append(node)
             twin.holders += 1
         else:
-            ids, scored = (write(node.depth - 1, node.text) for write in (self.prm.format.step, self.prm.format.scored))
+            written, index = self.prm.format, node.depth - 1
+            ids, readings = written.step(index, node.text), written.readings(index, node.text)
             start = parent.start + len(parent.ids)
-            if start + max(len(ids), len(scored)) > self.context:
+            if start + max(map(len, (ids, *readings))) > self.context:
                 return None
-            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, scored, strict=False)))
+            shared = min(_alike(ids, each) for each in readings)
+            first, *further = readings
             twin = parent.children[node.text] = Twin(
-                parent, scored, start, tree, [node], node, node.text, ids, len(scored) - shared, len(ids) - shared
+                parent, first, start, tree, [node], node, node.text, ids, further, shared, len(ids) - shared
             )
-            node.cost.prm_tokens = len(scored) + parent.rest
+            node.cost.prm_tokens = len(first) + parent.rest
             parent.rest = 0
             parent.holders += 1
             self._queue.append(twin)
@@ -310,10 +327,10 @@ class Scorer:
             return False
         if step.parent is None:
             return other.parent is None and self.kv.prefixes.shared(step.tokens, other.tokens, exact=True) > length
-        return other.parent is not None and other.parent.handle == step.parent.handle and other.tokens == step.tokens
+        return other.parent is not None and other.parent.handle == step.parent.handle and other.tokens == step.ids
 
     def _start_from(self, step: Twin, match: Match) -> None:
-        first_time, wanted, tree = step.most_fed == 0, len(step.tokens), step.tree
+        first_time, wanted, tree = step.most_fed == 0 and step.score is None, len(step.tokens), step.tree
         if match.length == len(step.ids):
             step.tokens, step.rest = step.ids, 0
         step.start_from(match, tree.lease)
@@ -338,3 +355,8 @@ class Scorer:
                 batch[twin] = min(room, twin.missing)
                 room -= batch[twin]
         return batch
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
