@@ -175,7 +175,8 @@ def _check_steps(layout: Text | Chat) -> None:
         raise ConfigError(f"step={layout.step!r}: expected it to end in marker={layout.marker!r}")
     if layout.last is not None:
         _holds("last", layout.last, STEP)
-    if isinstance(layout.checks, str):
-        raise ConfigError(f"checks={layout.checks!r}: expected a tuple of texts")
+    given: object = layout.checks
+    if not isinstance(given, tuple):
+        raise ConfigError(f"checks={given!r}: expected a tuple of texts, as in ('{STEP} Right?',)")
     for each in layout.checks:
         _holds("checks", each, STEP)

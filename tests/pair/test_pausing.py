@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import twins
+from benchmarks.gpu import synthetic
 from branchwise.backend.base import Backend
 from branchwise.backend.cpu.backend import CpuBackend
 from branchwise.pair.pair import ModelPair
@@ -92,12 +93,24 @@ def solved(pair: ModelPair[Any], given: list[Problem], chance: random.Random | N
     return [ticket.result() for ticket in tickets]
 
 
+def thrice(numbers: synthetic.Numbers, index: int, text: str) -> list[list[int]]:
+    """Readings of a step: two checks and the score, all written otherwise than for the steps below."""
+    step = numbers.step(index, text)
+    return [[3, *step], [3, *step, 4, 5], [3, *step, 6]]
+
+
 @pytest.mark.parametrize(
-    ("backend", "rounds"), [("cpu", 25), ("bursts", 2), pytest.param("bursts", 25, marks=pytest.mark.slow)]
-)
-def test_pauses_change_nothing(backend: str, rounds: int) -> None:
+    ("backend", "rounds", "checks"),
+    [
+        ("cpu", 25, False), ("cpu", 5, True), ("bursts", 2, False),
+        *(pytest.param("bursts", 25, checks, marks=pytest.mark.slow) for checks in (False, True)),
+    ],
+)  # fmt: skip
+def test_pauses_change_nothing(backend: str, rounds: int, checks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four searches a round."""
     rebuilt = 0
+    if checks:
+        monkeypatch.setattr(synthetic.Numbers, "readings", thrice)
     with backends(backend) as made:
         pair = tiny_pair(made, 4 << 20)
         for order in range(rounds):

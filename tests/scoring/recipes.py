@@ -144,7 +144,7 @@ def glued(tokenizer: Tokenizer) -> list[Ids]:
 
 
 def asked_in_two_passes(tokenizer: Tokenizer) -> list[list[Ids]]:
-    """PathFinder: of each step two verdicts, before the marks of a first pass, and one in a second, if both are good."""
+    """PathFinder: of a step two verdicts, before the marks of a first pass, and one in a second, if both are good."""
     first, second = "<extra>, Consistency: <extra>", "<+>, Consistency: <+>, Correctness: <extra>"
     return [
         [ids for marks in (first, second) for ids in before_marks(tokenizer, f"{so_far(at)} Math reasoning: {marks}")]

@@ -179,7 +179,8 @@ def test_models_of_different_words_are_refused(tmp_path: Path):
         ({"beta": "0.1"}, "beta='0.1'"),
         ({"value": "single"}, "value='single': expected one of accumulated, step"),
         ({"layout": "chat"}, "layout='chat': expected a Text, Chat or Turns"),
-        ({"layout": Chat("{step}\n\n", last="{step}")}, "expected no `last`, as steps are read as they are written"),
+        ({"layout": Chat("{step}\n\n", last="{step}")}, "expected no `last` or `checks`, as steps are read as"),
+        ({"layout": Chat("{step}\n\n", checks=("{step}",))}, "expected no `last` or `checks`, as steps are read as"),
     ],
 )
 def test_what_cannot_be(options: dict[str, object], said: str) -> None:

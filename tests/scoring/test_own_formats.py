@@ -52,7 +52,8 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "two steps": (lambda: Chat("{step}{step}"), r"expected \{step\} in it, once"),
     "marker": (lambda: Text("{problem}", "{step} a", marker="b"), "expected it to end in marker='b'"),
     "last": (lambda: Chat("{step}", last="{end}"), r"last='\{end\}': expected \{step\}"),
-    "lead": (lambda: Chat("{step}", last=": {step}"), "expected what comes before"),
+    "checks": (lambda: Text("{problem}", "{step}", checks=("{step}", "good?")), r"checks='good\?': expected \{step\}"),
+    "one check": (lambda: Chat("{step}", checks="{step}?"), "expected a tuple of texts"),  # type: ignore[arg-type]
     "messages": (lambda: Chat("{step}", messages=(("user", "{problem}"),)), r"expected \{steps\} in it"),
     "order": (lambda: Chat("{step}", messages=(("user", "{steps}{problem}"),)), r"expected \{problem\} before"),
     "turns": (lambda: Turns("{step} {problem}"), r"expected \{step\} at its end"),

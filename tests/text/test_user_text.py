@@ -81,6 +81,7 @@ FORMATS = {
     "qwen-prm": ("qwen-prm", CHATML),
     "skywork": ("skywork", None),
     "trl": ("trl", None),
+    "pathfinder": ("pathfinder", CHATML),
 }
 
 

@@ -52,7 +52,9 @@ class ImplicitJudge:
         if not isinstance(self.layout, Layout):
             raise ConfigError(f"layout={self.layout!r}: expected a Text, Chat or Turns of branchwise.prm_format")
         if not isinstance(self.layout, Turns) and (self.layout.last is not None or self.layout.checks):
-            raise ConfigError(f"layout={self.layout!r}: expected no `last`, no `checks`: steps are read as they stand")
+            raise ConfigError(
+                f"layout={self.layout!r}: expected no `last` or `checks`, as steps are read as they are written"
+            )
 
     @property
     def name(self) -> str:

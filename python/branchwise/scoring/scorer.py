@@ -4,6 +4,9 @@ Branches that say the same are one path of that tree: a step that a sibling has 
 score is the very same number, so that ties between equal branches are ties on every device. So it is with steps that
 other trees have left in the cache of prefixes. The KV of what is scored may be dropped while scores and tokens are
 kept; it is fed again, step by step, when a step below it comes.
+
+A step may be written otherwise where it is read than for the steps below it, and be read more than once: then its KV node
+holds one of these texts after the other, and of each is fed what it has not in common with the one before.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ class Twin(KvStep):
     payer: Node  # the first of them
     text: str = ""  # what the children of its parent are told apart by
     ids: list[int] = field(default_factory=list)  # its tokens once it is scored: what those below it read
-    further: list[list[int]] = field(default_factory=list)  # what comes in the place of its tokens until it is scored
-    shared: int = 0  # tokens that all of them begin with; the others are fed for the score alone, and then taken back
+    further: list[list[int]] = field(default_factory=list)  # what is read in the place of its tokens before it is scored
+    shared: int = 0  # first tokens that all these have in common: others are fed for the score alone, and taken back
     rest: int = 0  # tokens that then take their place, for those below; the first of them pays
     score: float | None = None
     memo: Any = None  # what a scorer of another kind keeps of it
