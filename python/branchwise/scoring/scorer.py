@@ -5,8 +5,8 @@ score is the very same number, so that ties between equal branches are ties on e
 other trees have left in the cache of prefixes. The KV of what is scored may be dropped while scores and tokens are
 kept; it is fed again, step by step, when a step below it comes.
 
-A step may be written otherwise where it is read than for the steps below it, and be read more than once: then its KV node
-holds one of these texts after the other, and of each is fed what it has not in common with the one before.
+A step may be written otherwise where it is read than for the steps below it, and be read more than once. Its KV node
+holds one of these texts after another; what two of them begin with alike is fed once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Twin(KvStep):
     payer: Node  # the first of them
     text: str = ""  # what the children of its parent are told apart by
     ids: list[int] = field(default_factory=list)  # its tokens once it is scored: what those below it read
-    further: list[list[int]] = field(default_factory=list)  # what is read in the place of its tokens before it is scored
+    further: list[list[int]] = field(default_factory=list)  # what is read in their place before it is scored
     shared: int = 0  # first tokens that all these have in common: others are fed for the score alone, and taken back
     rest: int = 0  # tokens that then take their place, for those below; the first of them pays
     score: float | None = None
