@@ -109,14 +109,18 @@ def test_states_that_are_read_again_are_those_of_the_search() -> None:
                 tapped.expand(tree, node, 3 if node is tree.root else 1, settings.step())
                 while not tapped.idle:
                     nodes += [each for _, each in tapped.poll()]
-        reader = Rereader(policy, (1, LAYERS))
-        for node in nodes:
-            if node.is_final:
-                (found,) = reader.read(tree.prompt, [[step.tokens for step in node.path]])
-                for step, states, logprob in zip(node.path, *found, strict=True):
-                    assert step.logprob == pytest.approx(logprob.item(), abs=1e-4)
-                    both = torch.cat([states[:, 0].flatten(), states[:, 1].flatten()])
-                    torch.testing.assert_close(both, step.states, rtol=1e-4, atol=1e-4)
+        free = policy.kv.free_blocks
+        prompts = [tree.prompt, policy.tokenizer.encode("12+3*5=?")]
+        with Rereader(policy, (1, LAYERS), prompts) as reader:
+            reader.read(prompts[1], [[tree.prompt]])  # so that the other one begins with what is fed already
+            for node in nodes:
+                if node.is_final:
+                    (found,) = reader.read(tree.prompt, [[step.tokens for step in node.path]])
+                    for step, states, logprob in zip(node.path, *found, strict=True):
+                        assert step.logprob == pytest.approx(logprob.item(), abs=1e-4)
+                        both = torch.cat([states[:, 0].flatten(), states[:, 1].flatten()])
+                        torch.testing.assert_close(both, step.states, rtol=1e-4, atol=1e-4)
+        assert policy.kv.free_blocks == free
         tapped.close(tree)
 
 

@@ -6,6 +6,8 @@ They are those that `engine/tap.py` keeps while the same tokens are drawn, up to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from types import TracebackType
 from typing import NamedTuple
 
 import torch
@@ -30,13 +32,17 @@ class Read(NamedTuple):
 
 
 class Rereader:
-    """Reads solutions on the KV of an engine that does nothing else meanwhile.
+    """Reads solutions on the KV of an engine that does nothing else meanwhile. A context manager: it holds KV.
 
     layers: as of a `Tap`, in the order in which it keeps them: that of the final norm first
+    prompts: that will be read below; what they all begin with is fed once
     """
 
-    def __init__(self, engine: StepEngine, layers: Sequence[int]) -> None:
+    def __init__(self, engine: StepEngine, layers: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
         self.kv = engine.kv
+        columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+        self._common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+        self._trunk: int | None = None
         config = engine.model.config
         self.layers = sorted(layers, key=lambda layer: (layer != config.n_layers, layer))
         self._hidden = config.hidden_size
@@ -44,18 +50,42 @@ class Rereader:
         self._sampler = engine.sampler
         self._runner = Runner(engine.model, self.kv, [layer for layer in sorted(layers) if layer < config.n_layers])
 
+    def __enter__(self) -> Rereader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._trunk is not None:
+            self.kv.tree.prune(self._trunk)
+            self._trunk = None
+
     def read(self, prompt: Sequence[int], solutions: Sequence[Steps]) -> list[Read]:
         """What there is of each solution. prompt, and every step: token ids. OutOfMemory: they do not fit the KV."""
         tree = self.kv.tree
-        root = tree.add_root()
+        root = self._root()
         try:
-            for begin in range(0, len(prompt), ROWS):
-                (states,) = self._runner.forward_rows([Feed(root, list(prompt[begin : begin + ROWS]))])
-            first = states[-1:].clone()
-            tree.seal(root)
+            first = self._feed(root, prompt[len(self._common) :])
             return [found for group in _groups(solutions) for found in self._read(root, first, group)]
         finally:
             tree.prune(root)
+
+    def _root(self) -> int:
+        """A node to feed the rest of a prompt to."""
+        tree = self.kv.tree
+        if not self._common:
+            return tree.add_root()
+        if self._trunk is None:
+            self._trunk = tree.add_root()
+            self._feed(self._trunk, self._common)
+        return tree.fork(self._trunk, 1)[0]
+
+    def _feed(self, node: int, tokens: Sequence[int]) -> Tensor:
+        """[1, width]: the states of the last one."""
+        for begin in range(0, len(tokens), ROWS):
+            (states,) = self._runner.forward_rows([Feed(node, list(tokens[begin : begin + ROWS]))])
+        self.kv.tree.seal(node)
+        return states[-1:].clone()
 
     def _read(self, root: int, first: Tensor, solutions: Sequence[Steps]) -> list[Read]:
         leaves = self.kv.tree.fork(root, len(solutions))

@@ -65,24 +65,24 @@ def read_dataset(
     engine: StepEngine, solved: Sequence[Solved], layers: Sequence[int], policy: str, *, folder: Path | None, told: Told
 ) -> Dataset:
     """Feed all solutions. folder: where the states of each problem are kept, for a run that goes on; None: nowhere"""
-    reader = Rereader(engine, layers)
     parts, numbers, right, sample, problem, ends = [], [], [], [], [], []
     count = 0
     if folder is not None:
         _make(folder)
-    for number, each in enumerate(solved):
-        states = _states(reader, each, policy, folder)
-        for one, found in zip(each.samples, states, strict=True):
-            parts.append(found.states)
-            steps = len(found.states)
-            logprobs, tokens = found.logprobs.tolist(), [len(step) for step in one.steps]
-            numbers += [step_numbers(logprobs[:end], tokens[:end]) for end in range(1, steps + 1)]
-            right += [one.right] * steps
-            sample += [count] * steps
-            problem += [number] * steps
-            ends += [False] * (steps - 1) + [True]
-            count += 1
-        told(number + 1, len(solved))
+    with Rereader(engine, layers, [each.prompt for each in solved]) as reader:
+        for number, each in enumerate(solved):
+            states = _states(reader, each, policy, folder)
+            for one, found in zip(each.samples, states, strict=True):
+                parts.append(found.states)
+                steps = len(found.states)
+                logprobs, tokens = found.logprobs.tolist(), [len(step) for step in one.steps]
+                numbers += [step_numbers(logprobs[:end], tokens[:end]) for end in range(1, steps + 1)]
+                right += [one.right] * steps
+                sample += [count] * steps
+                problem += [number] * steps
+                ends += [False] * (steps - 1) + [True]
+                count += 1
+            told(number + 1, len(solved))
     return Dataset(
         torch.cat(parts), torch.tensor(numbers), reader.layers, torch.tensor(right), torch.tensor(sample),
         torch.tensor(problem), torch.tensor(ends), [each.problem for each in solved],
