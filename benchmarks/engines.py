@@ -17,10 +17,12 @@ NEVER = Endings((), ignore_eos=True)  # but for the caps
 @contextmanager
 def growing(
     policy: StepEngine, prompt: Sequence[int], rows: int, tokens: int, sampling: Sampling, seed: int = 0,
-    confidence: ConfidenceOptions | None = None,
+    confidence: ConfidenceOptions | None = None, states: bool = False,
 ) -> Iterator[None]:  # fmt: skip
     """`rows` branches of `tokens` tokens under a prompt, queued; the end-of-sequence token is one like any other."""
-    settings = Settings(sampling, NEVER, max_tokens=tokens, max_step_tokens=tokens, seed=seed, reuse=False)
+    settings = Settings(
+        sampling, NEVER, max_tokens=tokens, max_step_tokens=tokens, seed=seed, reuse=False, states=states
+    )  # fmt: skip
     tree = policy.open(prompt, lineage=1, branches=rows, paths=rows, steps=1, settings=settings)
     assert tree is not None
     policy.expand(tree, tree.root, rows, StepOptions(sampling, NEVER, tokens, confidence=confidence))
