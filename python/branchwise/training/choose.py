@@ -81,13 +81,21 @@ def cross_validated(
     data: Dataset, folds: Tensor, layers: tuple[int, ...], pooling: Pooling, *, after: bool, l2: float
 ) -> Choice:
     """Every step's number from a fit on the other folds."""
-    x, y = data.features(layers, pooling, after=after), data.right.float()
-    z = torch.empty(len(y))
+    x = data.features(layers, pooling, after=after)
+    z = torch.empty(len(x))
     for fold in range(int(folds.max()) + 1):
         others = folds != fold
-        fitted = logistic.fit(x[others], y[others], data.weights[others], l2, free=data.numbers.shape[1])
-        z[~others] = fitted(x[~others])
+        z[~others] = fit_rows(data, x, others, l2)(x[~others])
     return Choice(layers, pooling, after, l2, z, *final_aucs(data, z))
+
+
+def fit_rows(data: Dataset, x: Tensor, rows: Tensor, l2: float) -> logistic.Linear:
+    """A fit on some problems. x: [steps, features] of all    rows: [steps], which are theirs"""
+    pairs = data.pairs[rows[data.pairs[:, 0]]]
+    place = rows.cumsum(0) - 1
+    return logistic.fit(
+        x[rows], data.right[rows].float(), data.weights[rows], l2, free=data.numbers.shape[1], pairs=place[pairs]
+    )
 
 
 def final_aucs(data: Dataset, z: Tensor) -> tuple[float | None, float | None]:

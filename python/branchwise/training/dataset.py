@@ -56,6 +56,16 @@ class Dataset:
         counts = torch.bincount(self.sample)
         return 1.0 / counts[self.sample]
 
+    @cached_property
+    def pairs(self) -> Tensor:
+        """[n, 2]: the last step of a right solution, and that of a wrong one of the same problem; all there are."""
+        found = [torch.empty(0, 2, dtype=torch.long)]
+        for number in range(len(self.names)):
+            last = (self.ends & (self.problem == number)).nonzero()[:, 0]
+            right = self.right[last]
+            found.append(torch.cartesian_prod(last[right], last[~right]).view(-1, 2))
+        return torch.cat(found)
+
     @property
     def n_samples(self) -> int:
         return int(self.ends.sum())

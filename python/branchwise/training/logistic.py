@@ -1,4 +1,7 @@
-"""Logistic regression with L2, on standardised features, whose weights come out for the features as they are."""
+"""Logistic regression with L2, on standardised features, whose weights come out for the features as they are.
+
+Rows may be compared in pairs, too: then it learns to rank them beside what is likely of each.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import Tensor
 
 STEPS = 60  # of L-BFGS at most
 LEAST_SPREAD = 1e-4
+PAIRED = 0.5  # weight of the mean loss of pairs, beside the mean loss of rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +28,13 @@ class Linear:
         return x @ self.weight + self.bias
 
 
-def fit(x: Tensor, y: Tensor, weights: Tensor, l2: float, *, free: int = 0) -> Linear:
-    """Minimises the weighted mean of log-losses + l2 / 2 * |w|^2, w of standardised features but for the last `free`.
+def fit(
+    x: Tensor, y: Tensor, weights: Tensor, l2: float, *, free: int = 0, pairs: Tensor | None = None
+) -> Linear:  # fmt: skip
+    """Minimises the weighted mean of log-losses + `PAIRED` times that of pairs + l2 / 2 * |w|^2, w of standardised
+    features but for the last `free`. The loss of a pair is -log sigmoid(z of its first row - z of its second).
 
-    x: [rows, features] fp32    y: [rows], 0 or 1    weights: [rows], of any sum
+    x: [rows, features] fp32    y: [rows], 0 or 1    weights: [rows], of any sum    pairs: [n, 2], rows
     """
     share = (weights / weights.sum())[:, None]
     mean = (share * x).sum(0)
@@ -40,8 +47,11 @@ def fit(x: Tensor, y: Tensor, weights: Tensor, l2: float, *, free: int = 0) -> L
 
     def loss() -> Tensor:
         found.zero_grad()
-        losses = F.binary_cross_entropy_with_logits(scaled @ w + b, y, reduction="none")
+        z = scaled @ w + b
+        losses = F.binary_cross_entropy_with_logits(z, y, reduction="none")
         total = (share[:, 0] * losses).sum() + l2 / 2 * (w[:held] @ w[:held])
+        if pairs is not None and len(pairs):
+            total = total + PAIRED * F.softplus(z[pairs[:, 1]] - z[pairs[:, 0]]).mean()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from branchwise.answers.grade import Grader
 from branchwise.control.quality import auc, brier, expected_error, reliability
 from branchwise.errors import ConfigError
 from branchwise.scoring.value_head import SUFFIX, Calibration, ValueHead
 from branchwise.training import logistic
-from branchwise.training.choose import FOLDS, Choice, choose
+from branchwise.training.choose import FOLDS, Choice, choose, fit_rows
 from branchwise.training.dataset import Dataset, read_dataset
 from branchwise.training.samples import Solved, check_both, check_budget, draw, labelled
 from branchwise.types import Problem
@@ -93,13 +95,8 @@ def fit_head(
     data = read_dataset(engine.policy, solved, wanted, kind, folder=states, told=listener.read)
     sets = [(layer,) for layer in wanted] + ([tuple(wanted)] if len(wanted) > 1 else [])
     best = choose(data, sets, listener.tried)
-    fitted = logistic.fit(
-        data.features(best.layers, best.pooling, after=best.after),
-        data.right.float(),
-        data.weights,
-        best.l2,
-        free=data.numbers.shape[1],
-    )
+    x = data.features(best.layers, best.pooling, after=best.after)
+    fitted = fit_rows(data, x, torch.ones_like(data.right), best.l2)
     calibration = Calibration(*logistic.platt(best.z, data.right.float(), data.weights))
     tensors = [fitted.weight[None].contiguous(), fitted.bias]
     report, bins = _report(data, best, calibration)
