@@ -42,7 +42,7 @@ class TrainProgress(Listener):
 
     def tried(self, choice: Choice) -> None:
         """Another choice was fitted."""
-        if self._best is None or choice.quality > self._best.quality:
+        if self._best is None or choice.worth > self._best.worth:
             self._best = choice
         best = self._best
         aucs = f"AUC {numbers.measure(best.auc)}, within a problem {numbers.measure(best.within)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from branchwise.training.dataset import Dataset
 FOLDS = 5
 STRENGTHS = (0.03, 0.3, 3.0)  # of the states: log-probabilities are few, and held back by nothing
 POOLINGS: tuple[Pooling, ...] = ("last", "mean", "mean+last")
+HELD = 0.01  # of the mean AUC, that a fit must gain which is held back ten times less: other problems are less alike
 MARGIN = 0.005  # of the mean AUC, that states behind the last token must gain: they cost a row more a step
 
 
@@ -38,6 +40,11 @@ class Choice:
         """Mean of both AUCs, of those that are known."""
         known = [each for each in (self.auc, self.within) if each is not None]
         return sum(known) / len(known) if known else 0.5
+
+    @property
+    def worth(self) -> float:
+        """`quality` beside what the choice costs: see `MARGIN` and `HELD`."""
+        return self.quality - MARGIN * self.after - HELD * math.log10(max(STRENGTHS) / self.l2)
 
     def words(self) -> str:
         """ "layer 20, mean+last, before the separator, l2=0.03"."""
@@ -60,12 +67,12 @@ def choose(data: Dataset, layer_sets: Sequence[tuple[int, ...]], tried: Tried, s
         if not (after and pooling == "mean"):  # which has no last state
             found.append(cross_validated(data, folds, layers, pooling, after=after, l2=middle))
             tried(found[-1])
-    best = max(found, key=lambda each: each.quality - MARGIN * each.after)
+    best = max(found, key=lambda each: each.worth)
     for l2 in STRENGTHS:
         if l2 != middle and best.pooling != "none":  # where nothing is held back
             found.append(cross_validated(data, folds, best.layers, best.pooling, after=best.after, l2=l2))
             tried(found[-1])
-    return max(found, key=lambda each: each.quality - MARGIN * each.after)
+    return max(found, key=lambda each: each.worth)
 
 
 def folds_of(data: Dataset, seed: int) -> Tensor:
