@@ -25,6 +25,7 @@ from branchwise.engine.engine import StepEngine
 from branchwise.engine.kv import KvCache
 from branchwise.engine.tap import NO_TAP, Tap
 from branchwise.scoring.value_head import Calibration, HeadScorer, ValueHead
+from branchwise.training.train import check_layers
 from branchwise.types import Node, Sampling
 
 SAMPLING = Sampling(0.8, 1.0)
@@ -103,8 +104,7 @@ def main() -> None:
     with bw.Engine(
         options.policy, dtype=options.dtype, weights=options.weights, threads=options.threads, kv_memory=64 << 20
     ) as engine:
-        last = engine.policy.model.config.n_layers
-        layers = options.layers or sorted({max(1, round(last * share)) for share in (0.5, 2 / 3, 5 / 6, 1.0)})
+        layers = check_layers(engine, options.layers)
         about = {"model": Path(options.policy).stem, "dtype": engine.resolved.dtype, "weights": engine.resolved.weights}
         records = (
             {**bench(engine.policy, tuple(layers), rows, options.tokens, options.step), **about}

@@ -6,6 +6,8 @@ All of it is static: read from cubins, not run. `table.py` writes the checked-in
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,7 +118,11 @@ def _compare(where, facts, known):
     assert facts.blocks_per_sm == known["blocks_per_sm"], where
 
 
-def test_the_installed_triton_has_a_table():
+def test_the_oldest_and_the_newest_triton_have_tables_and_so_has_the_installed_one():
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
+    ends = re.findall(r"^(?:OLDEST|NEWEST) := \S+\+(\S+)$", makefile, re.MULTILINE)
+    assert len(ends) == 2
+    assert {f"triton-{version}" for version in ends} <= {file.stem for file in TABLES.iterdir()}
     if TABLE is None:
         pytest.skip(f"nothing was measured with this Triton: there is no {FILE.name}")
 

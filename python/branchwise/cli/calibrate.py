@@ -61,12 +61,13 @@ def calibrate(
 def _print(made: Calibration, out: Path) -> None:
     from rich.table import Table
 
+    from branchwise.report.numbers import measure
+
     table = Table("of votes left out while fitting", "", box=None)
     for name, words in _QUALITY.items():
-        value = made.quality[name]
-        table.add_row(words, "-" if value is None else f"{value:.3f}")
+        table.add_row(words, measure(made.quality[name]))
     for kind, share in made.first.items():
-        table.add_row(f"right after the first wave, {kind}", f"{share:.3f}")
+        table.add_row(f"right after the first wave, {kind}", measure(share))
     console = make_console()
     print_table(console, table)
     say(console, f"fitted to {made.trained['votes']} votes on {made.trained['problems']} problems: {out}")

@@ -19,7 +19,7 @@ from branchwise.training.dataset import Dataset
 FOLDS = 5
 STRENGTHS = (0.03, 0.3, 3.0)  # of the states: log-probabilities are few, and held back by nothing
 POOLINGS: tuple[Pooling, ...] = ("last", "mean", "mean+last")
-HELD = 0.01  # of the mean AUC, that a fit must gain which is held back ten times less: other problems are less alike
+HELD = 0.01  # of the mean AUC, that a fit held back ten times less must gain: it does worse on other problems
 MARGIN = 0.005  # of the mean AUC, that states behind the last token must gain: they cost a row more a step
 
 
