@@ -23,7 +23,8 @@ from branchwise.confidence import Measure
 from branchwise.control.quality import auc, auc_within, expected_error
 from branchwise.report.folder import read_cells
 from branchwise.report.intervals import clustered
-from branchwise.report.kept import Kept, candidates, first
+from branchwise.report.kept import candidates, first
+from branchwise.report.record import Kept
 from branchwise.strategies.candidates import by_measure
 
 LARGER = "larger: "

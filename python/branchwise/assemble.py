@@ -102,6 +102,8 @@ def load_models(
     return_freed()
     model = _load_decoder(checkpoint, place, config)
     tokenizer.check_fits(model.config.vocab_size, checkpoint.source)
+    if head is not None:
+        head.check_states(model.config.n_layers, model.config.hidden_size)
     prm_model = None if judge_checkpoint is None else _load_prm(judge_checkpoint, judge_place, config)
     others = [_load_own(each, place, config, model, tokenizer) for each in judges]
     judged = [] if prm_model is None else [prm_model.model]

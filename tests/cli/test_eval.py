@@ -164,7 +164,7 @@ def test_a_result_without_its_cost_is_named(command, engine, problems):
         file.write('{"id": "p1"}\n')
     done = command("eval", problems, "-n", 4)
     assert done.code == 2
-    assert "the result of 'p1' lacks" in done.err
+    assert "line 3: not a result of this version (question is missing); remove that line" in done.err
 
 
 def test_a_full_disk_is_one_line(command, engine, problems):

@@ -51,7 +51,7 @@ def test_from_problems_to_a_head_and_on_where_it_was_cut(command, sums):
 
 
 def test_samples_that_are_there(command, sums):
-    assert command("eval", sums, "-s", "greedy,majority", "-n", 3, *SMALL).code == 0
+    assert command("eval", sums, "-s", "best_of_n,majority", "-n", 4, *SMALL).code == 0  # the second shares
     done = command("train-head", sums, "--out", "head.safetensors", "--samples", "sums.results", "--no-plot", *FEW,
                    *SMALL)  # fmt: skip
     assert done.code == 0, done.err
@@ -65,6 +65,14 @@ def test_samples_that_are_there(command, sums):
                     "--policy", asset_path("policy-large"), *SMALL)  # fmt: skip
     assert large.code == 2
     assert "solutions of another policy" in large.err
+    path = Path("sums.results/best_of_n-n4-seed0.jsonl")
+    first, second, *rest = path.read_text().splitlines()
+    record = json.loads(second)
+    record["candidates"][1]["steps"][0][0] = 100_000
+    path.write_text("\n".join([first, json.dumps(record), *rest]) + "\n")
+    other = command("train-head", sums, "--out", "h.safetensors", "--samples", "sums.results", "--no-plot", *SMALL)
+    assert other.code == 2
+    assert "has the token 100000, the policy knows 0 to" in other.err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,10 @@ from branchwise.report.again import rule_of
 from branchwise.strategies import STRATEGIES
 
 COUNTED = ("accuracy", "interval95", "no_answer", "cut", "generated_tokens", "prefill_tokens", "prm_tokens", "flops")
+FIRST = json.dumps({
+    "branchwise_results": 3, "label": "a",
+    "settings": {"policy": "p", "prm": None, "strategy": "greedy", "options": {}, "source": None, "seed": 0},
+})  # fmt: skip
 
 
 def fresh(command: Any, problems: Path, *words: object) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
@@ -186,14 +190,14 @@ def test_what_is_not_exact_is_one_line(command, engine, problems, words, message
         (
             lambda: (
                 Path("sums.results").mkdir(),
-                Path("sums.results/a.jsonl").write_text('{"branchwise_results": 3, "settings": {}}\n{"id": "a"}\n'),
+                Path("sums.results/a.jsonl").write_text(FIRST.replace('"p"', "5") + "\n"),
             ),
-            "a.jsonl lacks what this version writes",
+            "a.jsonl: its first line is none of this version (settings.policy is 5, expected a text)",
         ),
         (
             lambda: (
                 Path("sums.results").mkdir(),
-                Path("sums.results/a.jsonl").write_text('{"branchwise_results": 3, "settings": {}}\n{"i\n{}\n'),
+                Path("sums.results/a.jsonl").write_text(f'{FIRST}\n{{"i\n{{}}\n'),
             ),
             "a.jsonl, line 2: not a result",
         ),

@@ -122,12 +122,20 @@ def test_waves_of_another_run_are_refused(engine: bw.Engine, tmp_path: Path) -> 
         spend(engine, PROBLEMS[:2], waves=path, budget_tokens=8_000)
     with pytest.raises(ResultsError, match="choose another file"):
         spend(engine, PROBLEMS[:2], waves=tmp_path)
-    path.write_text("something\n")
-    with pytest.raises(ResultsError, match="line 1 is damaged"):
-        spend(engine, PROBLEMS[:2], waves=path)
-    path.write_text("{}\n")
-    with pytest.raises(ResultsError, match="holds no waves"):
-        spend(engine, PROBLEMS[:2], waves=path)
+    whole = path.read_text().splitlines()
+    for first in ("something", "{}", '{"branchwise_waves": 1}'):
+        path.write_text(f"{first}\n")
+        with pytest.raises(ResultsError, match="holds no waves"):
+            spend(engine, PROBLEMS[:2], waves=path)
+    wave = json.loads(whole[1])
+    for other, words in (
+        ("something", "line 2: .*it is damaged"),
+        (json.dumps({**wave, "cuts": []}), r"line 2: .*cuts is \[\], expected an object"),
+        (json.dumps({**wave, "candidates": [{**wave["candidates"][0], "path": []}]}), r"line 2: .*its path is \[\]"),
+    ):
+        path.write_text(f"{whole[0]}\n{other}\n")
+        with pytest.raises(ResultsError, match=words):
+            spend(engine, PROBLEMS[:2], waves=path)
 
 
 @pytest.mark.parametrize(

@@ -16,26 +16,27 @@ from branchwise.control.fit import fit_calibration
 from branchwise.control.knowledge import Measured, outlook_of
 from branchwise.control.quality import expected_error
 from branchwise.errors import ConfigError
-from branchwise.report.lines import Record
+from branchwise.report.record import Header, Record, Settings
 from branchwise.strategies.outlook import Kind, RuleOfThumb, Standing
+from records import kept, record
 
-Cell = tuple[str, Record, dict[str, Record]]
+Cell = tuple[str, Header, dict[str, Record]]
 
 
 def cell(strategy: str, options: dict[str, Any], records: list[Record], prm: str | None = "q") -> Cell:
-    settings = {"strategy": strategy, "options": options, "source": None, "policy": "p", "prm": prm, "seed": 0}
+    settings: Settings = {
+        "strategy": strategy, "options": options, "source": None, "policy": "p", "prm": prm, "seed": 0,
+    }  # fmt: skip
     return strategy, {"settings": settings, "label": strategy}, {each["id"]: each for each in records}
 
 
-def record(name: str, answers: list[tuple[str, float | None]], gold: str | None = "1") -> Record:
-    kept = [
-        {
-            "path": [i], "answer": answer, "score": score, "scores": [] if score is None else [score],
-            "finish": "eos", "cut": None, "count": 1,
-        }
+def solved(name: str, answers: list[tuple[str, float | None]], gold: str | None = "1") -> Record:
+    drawn = [
+        kept(i, answer=answer, score=score, scores=[] if score is None else [score])
         for i, (answer, score) in enumerate(answers)
-    ]  # fmt: skip
-    return {"id": name, "error": None, "gold": gold, "candidates": kept, "cost": {"generated_tokens": 10 * len(kept)}}
+    ]
+    made: Record = record(name, gold=gold, correct=None, candidates=drawn, cost={"generated_tokens": 10 * len(drawn)})
+    return made
 
 
 def drawn(problems: int, n: int, seed: int = 0, judged: bool = True) -> list[Record]:
@@ -48,7 +49,7 @@ def drawn(problems: int, n: int, seed: int = 0, judged: bool = True) -> list[Rec
         for _ in range(n):
             score = min(0.99, max(0.01, chance + rng.uniform(-0.2, 0.2)))
             answers.append(("1" if rng.random() < score else str(rng.randint(2, 4)), score if judged else None))
-        made.append(record(str(i), answers))
+        made.append(solved(str(i), answers))
     return made
 
 
@@ -89,7 +90,7 @@ def test_more_gains_where_little_is_known_and_nothing_where_all_agree() -> None:
 
 
 def test_trees_are_chosen_where_they_gain_more() -> None:
-    better = [record(each["id"], [("1", 0.9)] * 16) for each in drawn(40, 16)]
+    better = [solved(each["id"], [("1", 0.9)] * 16) for each in drawn(40, 16)]
     cells = [cell("best_of_n", CHAINS, drawn(40, 16)), cell("dvts", {"n": 16, "expand": 4, "vote": "max"}, better)]
     made = fit_calibration(cells, grade)
     assert made.first["tree"] == 1
@@ -98,7 +99,7 @@ def test_trees_are_chosen_where_they_gain_more() -> None:
 
 @pytest.mark.parametrize("kind", ["beam", "particles"])
 def test_a_search_of_three_waves_is_one_large_wave(kind: Kind) -> None:
-    trees, large = drawn(60, 16), [record(each["id"], [("1", 0.9)] * 12) for each in drawn(60, 16)]
+    trees, large = drawn(60, 16), [solved(each["id"], [("1", 0.9)] * 12) for each in drawn(60, 16)]
     tree, options = {"expand": 4, "vote": "max"}, {"vote": "max"} | ({"expand": 4} if kind == "beam" else {})
     cells = [cell("dvts", {"n": 16, **tree}, trees), cell(kind, {"n": 12, **options}, large)]
     made = fit_calibration(cells, grade)
@@ -121,13 +122,28 @@ def test_without_a_judge_it_goes_by_agreement() -> None:
     [
         ([cell("best_of_n", CHAINS, drawn(9, 16))], "9 problems with known answers"),
         ([cell("beam", {"n": 16, "vote": "max"}, drawn(40, 16))], "no results of waves of 4"),
-        ([cell("best_of_n", CHAINS, [record(str(i), [("1", 0.5)] * 16) for i in range(40)])], "all answers are right"),
-        ([cell("best_of_n", CHAINS, [record(str(i), [("1", 0.5)], None) for i in range(40)])], "0 problems with"),
+        ([cell("best_of_n", CHAINS, [solved(str(i), [("1", 0.5)] * 16) for i in range(40)])], "all answers are right"),
+        ([cell("best_of_n", CHAINS, [solved(str(i), [("1", 0.5)], None) for i in range(40)])], "0 problems with"),
     ],
 )
 def test_what_cannot_be_learned_from(cells: list[Cell], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         fit_calibration(cells, grade)
+
+
+DAMAGE: list[tuple[dict[str, Any], str]] = [
+    ({"answered": [1.0]}, "expected 5 coefficients"),
+    ({"answered": [float("nan")] * len(FEATURES)}, r"answered\[0\] is NaN, expected a number"),
+    ({"mended": {"other": [0.0] * len(FEATURES)}}, "mended has a key that is"),
+    ({"mended": {"tree": [0.0] * len(FEATURES)}}, "first, mended, kept and tokens do not know the same"),
+    ({"tokens": {}}, "first, mended, kept and tokens"),
+    ({"first": {}, "mended": {}, "kept": {}, "tokens": {}}, "first, mended, kept and tokens"),
+    ({"first": {"chains": "high"}}, 'first.chains is "high", expected a number'),
+    ({"wave": 0}, "wave is 0, expected 1 or more"),
+    ({"wave": True}, "wave is true, expected a whole number"),
+    ({"policy": None}, "policy is null, expected a text"),
+    ({"more": 1}, "more is unknown"),
+]
 
 
 def test_files_come_back_whole_and_damaged_ones_are_refused(tmp_path: Path) -> None:
@@ -136,9 +152,9 @@ def test_files_come_back_whole_and_damaged_ones_are_refused(tmp_path: Path) -> N
     made.save(path)
     assert read_calibration(path) == made
     whole = json.loads(path.read_text())
-    for damage in ({"answered": [1.0]}, {"mended": {"other": [0.0] * len(FEATURES)}}, {"more": 1}, {"first": {}}):
+    for damage, words in DAMAGE:
         path.write_text(json.dumps({**whole, **damage}))
-        with pytest.raises(ConfigError, match="is damaged: fit it again"):
+        with pytest.raises(ConfigError, match=rf"is damaged \({words}.*\): fit it again with"):
             read_calibration(path)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="expected a file that branchwise calibrate has written"):

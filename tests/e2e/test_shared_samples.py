@@ -13,6 +13,7 @@ from branchwise.cli.problems import read_rows
 from branchwise.cli.records import result_record
 from branchwise.report.again import Rule, retake
 from branchwise.types import Problem
+from records import kept, record
 
 N = 6
 VOTED = ("id", "answer", "correct", "score", "votes", "cuts", "equal")
@@ -58,11 +59,11 @@ def test_fewer_samples_and_those_without_a_judge_are_the_same(engine: bw.Engine,
     for strategy, want in WANTED:
         alone = found(engine, problems, strategy, max_in_flight=1)
         assert ends(alone, want.n) == ends(source, want.n)
-        for id_, record in source.items():
-            made = retake(record, have, want, grade)
+        for id_, drawn in source.items():
+            made = retake(drawn, have, want, grade)
             assert made is not None
-            fresh = {**alone[id_], "votes": [list(vote) for vote in alone[id_]["votes"]]}
-            assert {name: made[name] for name in VOTED} == {name: fresh[name] for name in VOTED}
+            fresh, again = alone[id_], dict(made)
+            assert {name: again[name] for name in VOTED} == {name: fresh[name] for name in VOTED}
             if not want.judged:
                 assert {name: made["cost"][name] for name in UNJUDGED} == {
                     name: fresh["cost"][name] for name in UNJUDGED
@@ -73,22 +74,14 @@ def test_fewer_samples_and_those_without_a_judge_are_the_same(engine: bw.Engine,
 
 
 def test_what_the_judges_context_cut_is_no_sample_of_a_search_without_one() -> None:
-    kept = {
-        "path": [0],
-        "answer": "1",
-        "score": 0.5,
-        "scores": [0.5],
-        "finish": "length",
-        "cut": "prm_context",
-        "count": 1,
-    }
-    record = {"error": None, "cuts": {"prm_context": 1}, "candidates": [kept]}
+    drawn = kept(score=0.5, scores=[0.5], finish="length", cut="prm_context")
+    made = record(cuts={"prm_context": 1}, candidates=[drawn])
     for want in (Rule(1, "last", "majority", False, True), Rule(1, "last", "max", True, True)):
-        assert retake(record, Rule(2, "last", "max", True, True), want, str.__eq__) is None  # type: ignore[arg-type]
+        assert retake(made, Rule(2, "last", "max", True, True), want, str.__eq__) is None  # type: ignore[arg-type]
 
 
 def test_the_tokens_of_every_step_are_kept(engine: bw.Engine, problems: list[Problem]) -> None:
     result = engine.solve(problems[0], bw.BestOfN(n=3))
-    kept = result_record(result, 0.0)["candidates"]
-    assert [each["steps"] for each in kept] == [[s.tokens for s in c.node.path] for c in result.candidates]
-    assert [sum(map(len, each["steps"])) for each in kept] == [each["tokens"] for each in kept]
+    drawn = result_record(result, 0.0)["candidates"]
+    assert [each["steps"] for each in drawn] == [[s.tokens for s in c.node.path] for c in result.candidates]
+    assert [sum(map(len, each["steps"])) for each in drawn] == [each["tokens"] for each in drawn]

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import records
 from branchwise.report.comparison import Line, columns, quantile, total
 from branchwise.report.lines import Lines
 
 
-def record(id_: str, correct: bool | None = True, **more: Any) -> dict[str, Any]:
-    cost = {"generated_tokens": 1000, "prm_tokens": 10, "flops": 2e9, "seconds": 2.0}
-    plain = {"error": None, "answer": "1", "cuts": {}, "equal": 0, "wall_seconds": 1.0, "shared": None}
-    return {"id": id_, "correct": correct, "cost": cost, **plain, **more}
+def record(id_: str, **more: Any) -> Any:
+    return records.record(id_, cost={"generated_tokens": 1000, "prm_tokens": 10, "flops": 2e9, "seconds": 2.0}, **more)
 
 
 def test_counts_costs_and_times():

@@ -17,14 +17,12 @@ from hypothesis import strategies as st
 
 from branchwise.errors import ResultsError
 from branchwise.report import journal
+from branchwise.report.lines import line
 from branchwise.report.results_file import ResultsFile
+from records import record
 
 SETTINGS = {"strategy": "beam", "n": 16, "prm": None}
 RESOLVED = {"kernels": "avx2", "dtype": "float32"}
-
-
-def record(id_: str, **more: object) -> dict[str, object]:
-    return {"id": id_, "answer": "24", **more}
 
 
 def opened(path: Path, settings: dict[str, object] = SETTINGS) -> ResultsFile:
@@ -113,18 +111,20 @@ def test_a_file_of_something_else_is_refused_and_kept(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("text", "message"),
     [
         (b"garbage\n", "line 3: not a result"),
         (b'{"answer": 1}\n', "line 3: not a result"),
-        (b'{"id": "a"}\n', "line 3: a second result of 'a'"),
+        (line(record("a")), "line 3: a second result of 'a'"),
+        (line(record("b", score="high")), r'line 3: .*\(score is "high", expected a number\)'),
+        (line({"id": "b"}), r"line 3: .*\(question is missing\)"),
         (b"\n", "line 3: not a result"),
     ],
 )
-def test_damage_inside_is_named_by_line(tmp_path, line, message):
+def test_damage_inside_is_named_by_line(tmp_path, text, message):
     path = tmp_path / "r.jsonl"
     whole = filled(path, "a")
-    path.write_bytes(whole + line + b'{"id": "z"}\n')
+    path.write_bytes(whole + text + line(record("z")))
     with pytest.raises(ResultsError, match=message):
         ResultsFile(path, SETTINGS)
 
@@ -172,7 +172,7 @@ def test_a_killed_writer_loses_nothing_it_appended(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; from branchwise.report.results_file import ResultsFile\n"
         f"results = ResultsFile(Path(sys.argv[1]), {SETTINGS!r}); results.begin({{}})\n"
-        "results.append({'id': 'a'}); os.kill(os.getpid(), 9)"
+        f"results.append({record('a')!r}); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=False, capture_output=True)
     assert done.returncode == -9, done.stderr
@@ -261,7 +261,7 @@ def test_dropped_results_can_come_again(tmp_path):
             ResultsFile(path, SETTINGS)
         results.append(record("b", answer="7"))
     rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
-    assert [(row["id"], row["answer"]) for row in rows] == [("a", "24"), ("c", "24"), ("b", "7")]
+    assert [(row["id"], row["answer"]) for row in rows] == [("a", "1"), ("c", "1"), ("b", "7")]
     assert path.stat().st_mode & 0o777 == 0o640
     assert [each.name for each in tmp_path.iterdir()] == ["r.jsonl"]
 
@@ -279,7 +279,7 @@ def test_dropping_through_a_link_keeps_the_link(tmp_path):
 
 def overwrite_same_length(path: Path) -> None:
     text = path.read_text()
-    path.write_text(text.replace("24", "25"))
+    path.write_text(text.replace('"answer":"1"', '"answer":"2"'))
 
 
 def put_another(path: Path) -> None:

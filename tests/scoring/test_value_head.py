@@ -49,7 +49,13 @@ def test_what_is_no_head_is_refused(tmp_path: Path) -> None:
         ValueHead.load(path)
 
 
-@pytest.mark.parametrize("damage", [{"layers": "x"}, {"pooling": "most"}, {"calibration": {}}, {"trained": None}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"layers": "x"}, {"layers": ["x"]}, {"pooling": "most"}, {"calibration": {}}, {"trained": None}, {"policy": 1},
+        {"calibration": {"scale": "x", "shift": 0}},
+    ],
+)  # fmt: skip
 def test_a_damaged_head_is_refused(tmp_path: Path, damage: dict[str, object]) -> None:
     path = tmp_path / "head.safetensors"
     about = {

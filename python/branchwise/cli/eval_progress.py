@@ -12,7 +12,7 @@ from branchwise.report import numbers
 from branchwise.search.protocol import Progress as SearchProgress
 
 if TYPE_CHECKING:
-    from branchwise.report.lines import Record
+    from branchwise.report.record import Record
 
 _LINE_SECONDS = 30.0  # between two lines where there is no terminal
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from branchwise.cli.problems import BadRow
 from branchwise.errors import ResultsError
@@ -13,12 +14,10 @@ from branchwise.report.kept import keep
 from branchwise.types import Cost, Problem, Result
 
 if TYPE_CHECKING:
-    from branchwise.report.lines import Record
+    from branchwise.report.record import Record
     from branchwise.report.results_file import ResultsFile
 
 Row = Problem | BadRow
-
-NEEDED = ("id", "question", "error", "answer", "correct", "cuts", "equal", "cost", "wall_seconds", "shared")
 
 
 def result_record(result: Result, wall_seconds: float) -> Record:
@@ -49,16 +48,15 @@ def result_record(result: Result, wall_seconds: float) -> Record:
 
 def bad_record(row: BadRow) -> Record:
     """The record of a row that could not be searched: as that of a search that failed at once."""
-    nothing = dict.fromkeys(("prompt_digest", "answer", "gold", "correct", "text", "score", "confidence"))
-    known = {"calibrated": False, "decisions": [], "votes": [], "cuts": {}, "equal": 0, "unjudged": {}}
-    spent = {"cost": asdict(Cost()), "wall_seconds": 0.0}
     return {
-        "id": row.id, "question": digest(row), "error": row.error, **nothing, **known, **spent, "shared": None,
-        "candidates": [],
+        "id": row.id, "question": digest(row), "prompt_digest": None, "error": row.error, "answer": None, "gold": None,
+        "correct": None, "text": "", "score": None, "confidence": None, "calibrated": False, "decisions": [],
+        "votes": [], "cuts": {}, "equal": 0, "unjudged": {}, "cost": asdict(Cost()), "wall_seconds": 0.0,
+        "shared": None, "candidates": [],
     }  # fmt: skip
 
 
-def settings_digest(header: Record) -> str:
+def settings_digest(header: Mapping[str, Any]) -> str:
     """Tells in every record which settings it comes from: those of the first line, and what they came to."""
     made = {name: header[name] for name in ("settings", "resolved")}
     return hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -68,29 +66,23 @@ def to_retry(results: ResultsFile, rows: list[Row], *, failed: bool, shared: boo
     """Rows that are tried again: on demand those that failed or were shared, those that have been mended anyway."""
     again = set()
     for row in rows:
-        record = results.done.get(row.id, {})
-        mended = record.get("question") != digest(row)
-        if record.get("error") is not None and (failed or mended):
-            again.add(row.id)
-        if shared and record.get("shared") is not None:
+        record = results.done.get(row.id)
+        if record is None:
+            continue
+        mended = record["question"] != digest(row)
+        if (record["error"] is not None and (failed or mended)) or (shared and record["shared"] is not None):
             again.add(row.id)
     return again
 
 
 def left_of(results: ResultsFile, rows: list[Row]) -> list[Row]:
-    """The rows without a record. ResultsError: a record lacks something, or is one of another row."""
+    """The rows without a record. ResultsError: a record is one of another row."""
     left = []
     for row in rows:
         record = results.done.get(row.id)
         if record is None:
             left.append(row)
             continue
-        missing = [name for name in NEEDED if name not in record]
-        if missing or not set(record["cost"]) <= set(asdict(Cost())):
-            raise ResultsError(
-                f"{results.path}: the result of {row.id!r} lacks what this version writes"
-                f" ({', '.join(missing) or 'cost'}); remove its line or choose another --out"
-            )
         if record["question"] != digest(row):
             raise ResultsError(
                 f"{results.path} holds a result of {row.id!r} for another question or gold answer:"

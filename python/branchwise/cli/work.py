@@ -17,7 +17,7 @@ from branchwise.types import Problem
 if TYPE_CHECKING:
     from branchwise.api import Engine
     from branchwise.cli.eval_progress import EvalProgress
-    from branchwise.report.lines import Record
+    from branchwise.report.record import Record
 
 Grade = Callable[[str | None, str], bool]
 
@@ -64,8 +64,7 @@ class Work:
             record = self.source.results.done.get(row.id)
             made = None if record is None or isinstance(row, BadRow) else retake(record, have, want, grade)
             if made is not None:
-                shared = {**made, "question": digest(row), "shared": self.source.cell.name}
-                self._take(shared, took)
+                self._take({**made, "question": digest(row), "shared": self.source.cell.name}, took)
 
     def run(self, engine: Engine, in_flight: int | None, progress: EvalProgress) -> None:
         """Search what is left, and write each result as it comes."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from branchwise.control.logistic import probability
 from branchwise.errors import ConfigError
-from branchwise.strategies.outlook import KINDS, Kind, Standing, waves_of
+from branchwise.shapes import misfit
+from branchwise.strategies.outlook import Kind, Standing, waves_of
 
 FORMAT, HEADER = 1, "branchwise_calibration"
 LEAST_SCORE = 1e-3  # scores are told apart from here to 1 minus it
@@ -91,12 +92,17 @@ def read_calibration(path: Path) -> Calibration:
     if not isinstance(made, dict) or made.get(HEADER) != FORMAT:
         raise ConfigError(f"calibration {path}: expected a file that branchwise calibrate has written, format {FORMAT}")
     del made[HEADER]
-    try:
-        calibration = Calibration(**made)
-        fits = [calibration.answered, *calibration.mended.values(), *calibration.kept.values()]
-        kinds = {*calibration.first, *calibration.mended, *calibration.kept, *calibration.tokens}
-        if {len(each) for each in fits} != {len(FEATURES)} or not calibration.first or not kinds <= set(KINDS):
-            raise ValueError
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"calibration {path} is damaged: fit it again with branchwise calibrate") from error
-    return calibration
+    wrong = misfit(made, Calibration) or _mismatch(Calibration(**made))
+    if wrong:
+        raise ConfigError(f"calibration {path} is damaged ({wrong}): fit it again with branchwise calibrate")
+    return Calibration(**made)
+
+
+def _mismatch(made: Calibration) -> str | None:
+    """What of a calibration does not fit the rest; None: all of it does."""
+    kinds = made.first.keys()
+    if not kinds or any(part.keys() != kinds for part in (made.mended, made.kept, made.tokens)):
+        return "first, mended, kept and tokens do not know the same kinds of waves"
+    if {len(each) for each in (made.answered, *made.mended.values(), *made.kept.values())} != {len(FEATURES)}:
+        return f"expected {len(FEATURES)} coefficients everywhere"
+    return None if made.wave >= 1 else f"wave is {made.wave}, expected 1 or more"

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from branchwise.answers.vote import Vote, choose
 from branchwise.control.calibration import FEATURES, Calibration, features
 from branchwise.control.logistic import fit, probability
 from branchwise.control.quality import quality
 from branchwise.errors import ConfigError
-from branchwise.report.kept import Kept, candidates
-from branchwise.report.lines import Record
+from branchwise.report.kept import candidates
+from branchwise.report.record import Header, Kept, Record, Settings
 from branchwise.strategies.outlook import KINDS, LARGE, Kind, Standing, standing, waves_of
 
 LEAST = 30  # problems
 FOLDS = 5
 Grade = Callable[[str | None, str], bool]
-Cell = tuple[str, Record, Mapping[str, Record]]  # as `report.folder.read_cells` gives them
+Cell = tuple[str, Header, Mapping[str, Record]]  # as `report.folder.read_cells` gives them
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +104,15 @@ def _seen(cells: Sequence[Cell], grade: Grade, wave: int) -> Iterator[Seen]:
     for _, header, records in cells:
         kind = _kind(header["settings"], wave)
         for record in records.values():
-            if not _teaches(record) or _has_scores(record) != judged:
+            kept, gold = record.get("candidates"), record["gold"]
+            if record["error"] is not None or gold is None or not kept or _has_scores(record) != judged:
                 continue
             tokens = record["cost"]["generated_tokens"]
             if kind is None:
-                yield Seen(record["id"], *_vote(record["candidates"], record["gold"], grade, judged), tokens)
+                yield Seen(record["id"], *_vote(kept, gold, grade, judged), tokens)
                 continue
-            waves = [record["candidates"]] if waves_of(kind) > 1 else _waves(record["candidates"], wave)
-            grown.setdefault((record["id"], record["gold"]), {}).setdefault(kind, []).extend(waves)
+            waves = [kept] if waves_of(kind) > 1 else _waves(kept, wave)
+            grown.setdefault((record["id"], gold), {}).setdefault(kind, []).extend(waves)
             spent.setdefault((record["id"], kind), []).append(tokens / len(waves))
     for (problem, gold), found in grown.items():
         for kind, waves in found.items():
@@ -124,22 +124,18 @@ def _seen(cells: Sequence[Cell], grade: Grade, wave: int) -> Iterator[Seen]:
                 yield Seen(problem, *_vote(had, gold, grade, judged), tokens * i, kind if i == 1 else None, after)
 
 
-def _teaches(record: Record) -> bool:
-    return record["error"] is None and record["gold"] is not None and bool(record.get("candidates"))
-
-
 def _has_scores(record: Record) -> bool:
-    return any(each["score"] is not None for each in record.get("candidates") or [])
+    return any(each["score"] is not None for each in record.get("candidates", []))
 
 
-def _kind(settings: Mapping[str, Any], wave: int) -> Kind | None:
-    strategy, options = settings["strategy"], settings["options"]
-    if strategy in ("majority", "best_of_n", "weighted_best_of_n") and options["n"] % wave == 0:
+def _kind(settings: Settings, wave: int) -> Kind | None:
+    strategy, n, expand = settings["strategy"], settings["options"].get("n"), settings["options"].get("expand")
+    if strategy in ("majority", "best_of_n", "weighted_best_of_n") and isinstance(n, int) and n % wave == 0:
         return "chains"
-    if strategy == "dvts" and options["expand"] == wave:
+    if strategy == "dvts" and expand == wave:
         return "tree"
-    large = options.get("n") == LARGE * wave
-    if strategy == "beam" and large and options["expand"] == wave:
+    large = n == LARGE * wave
+    if strategy == "beam" and large and expand == wave:
         return "beam"
     return "particles" if strategy == "particles" and large else None
 

@@ -6,15 +6,33 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any, TypedDict, cast
 
 from branchwise.control.account import Key, Wave
 from branchwise.errors import ResultsError
 from branchwise.report.journal import Changed, Journal
-from branchwise.report.kept import Kept, keep
-from branchwise.types import Candidate, Cost, Node
+from branchwise.report.kept import keep
+from branchwise.report.lines import parse
+from branchwise.report.record import Kept, misplaced
+from branchwise.shapes import misfit
+from branchwise.types import Candidate, Cost, Cut, Node
 
 FORMAT, HEADER = 1, "branchwise_waves"
+
+
+class KeptText(Kept):
+    """A candidate of a wave."""
+
+    text: str
+
+
+class Line(TypedDict):
+    """A wave. wave: see `Key`"""
+
+    wave: tuple[str, int, int]
+    candidates: list[KeptText]
+    cost: Annotated[dict[str, Any], Cost]
+    cuts: dict[Cut, int]
 
 
 class WavesFile:
@@ -74,16 +92,8 @@ class WavesFile:
             raise ResultsError(f"{self.path}: {error}; what it holds is safe, run the same again") from error
 
     def _read(self, lines: list[bytes], settings: dict[str, Any]) -> None:
-        made: list[Any] = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                made.append(json.loads(line))
-            except ValueError:
-                raise ResultsError(
-                    f"{self.path}, line {number} is damaged: remove it, its wave is drawn again"
-                ) from None
-        first = made[0]
-        if not isinstance(first, dict) or first.get(HEADER) != FORMAT:
+        first = parse(lines[0])
+        if first is None or first.get(HEADER) != FORMAT or not isinstance(first.get("settings"), dict):
             raise ResultsError(f"{self.path} holds no waves: choose another file")
         theirs = first["settings"]
         name = next((each for each in {**settings, **theirs} if theirs.get(each) != settings.get(each)), None)
@@ -92,17 +102,25 @@ class WavesFile:
                 f"{self.path} was written with {name}={theirs.get(name)!r}, this run has {name}="
                 f"{settings.get(name)!r}: use the same settings to go on with it, or choose another file"
             )
-        for line in made[1:]:
-            self._known[tuple(line["wave"])] = _wave(line)
+        for number, text in enumerate(lines[1:], start=2):
+            made = parse(text)
+            wrong = "it is damaged" if made is None else misfit(made, Line) or misplaced(made["candidates"])
+            if wrong:
+                raise ResultsError(
+                    f"{self.path}, line {number}: not a wave of this version ({wrong}); remove it, it is drawn again"
+                )
+            line = cast(Line, made)
+            problem, seed, place = line["wave"]
+            self._known[problem, seed, place] = _wave(line)
 
 
-def _wave(line: dict[str, Any]) -> Wave:
+def _wave(line: Line) -> Wave:
     root = Node(0, None, 0, 0, 0)
     candidates = [_candidate(root, each) for each in line["candidates"]]
     return Wave(candidates, Cost(**line["cost"]), root, line["cuts"])
 
 
-def _candidate(root: Node, kept: Kept) -> Candidate:
+def _candidate(root: Node, kept: KeptText) -> Candidate:
     """One of a wave; the steps that several have in common are one node."""
     node = root
     for index, tokens, score in zip(kept["path"], kept["steps"], _padded(kept), strict=True):

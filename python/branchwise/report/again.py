@@ -8,19 +8,19 @@ comes after the search.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from branchwise.answers.vote import POWER, Vote, choose
 from branchwise.confidence import ConfidenceOptions, Measure
-from branchwise.report.kept import Kept, candidates, cuts, first
-from branchwise.report.lines import Record
+from branchwise.report.kept import candidates, cuts, first
+from branchwise.report.record import Kept, Record
 from branchwise.strategies.auto import Auto  # its votes say when it ends
 from branchwise.strategies.candidates import by_measure
 from branchwise.strategies.chains import Chains
 from branchwise.strategies.protocol import Limits
 from branchwise.strategies.registry import STRATEGIES
-from branchwise.types import Aggregate
+from branchwise.types import Aggregate, Cost
 
 JUDGED_CUT = "prm_context"  # ends what would have gone on without a judge
 
@@ -97,34 +97,43 @@ def retake(record: Record, have: Rule, want: Rule, grade: Callable[[str | None, 
     selection = choose(drawn, want.vote, keep_percent=want.keep_percent, power=want.power)
     answer = selection.chosen.answer if selection.chosen else None
     correct, gold = record["correct"], record["gold"]
-    if correct is not None and answer != record["answer"]:
+    if correct is not None and gold is not None and answer != record["answer"]:
         correct = grade(answer, gold)
     return {
-        **{name: record[name] for name in ("id", "question", "prompt_digest", "error", "gold")},
+        "id": record["id"],
+        "question": record["question"],
+        "prompt_digest": record["prompt_digest"],
+        "error": None,
+        "gold": gold,
         "answer": answer,
         "correct": correct,
         "score": selection.chosen.score if selection.chosen else None,
         "confidence": record["confidence"] if same else None,
         "calibrated": record["calibrated"] if same else False,
         "decisions": [],
-        "votes": [list(vote) for vote in selection.votes],
+        "votes": selection.votes,
         "cuts": record["cuts"] if same else cuts(kept),
         "equal": record["equal"],
-        "unjudged": record.get("unjudged", {}) if same else {},
+        "unjudged": record["unjudged"] if same else {},
         "cost": record["cost"] if same else _cost(record, kept, want.judged),
         "wall_seconds": record["wall_seconds"] if same else None,
+        "shared": None,
     }
 
 
 def _cost(record: Record, kept: Sequence[Kept], judged: bool) -> dict[str, Any]:
     """What a search of these candidates alone would have cost, as far as that is known: not how long it takes."""
-    whole, of_all = record["cost"], record["candidates"]
-    names = {"generated_tokens": "tokens", "prm_tokens": "prm_tokens", "flops": "flops", "prm_flops": "prm_flops"}
-    cost = {
-        name: whole[name] - sum(each[part] for each in of_all) + sum(each[part] for each in kept)
-        for name, part in names.items()
-    }
-    if not judged:
-        cost["flops"] -= cost["prm_flops"]
-        cost["prm_tokens"], cost["prm_flops"] = 0, 0.0
-    return {**cost, "prefill_tokens": whole["prefill_tokens"]}
+    whole, of_all = Cost(**record["cost"]), record["candidates"]
+
+    def left(spent: float, of: Callable[[Kept], float]) -> Any:
+        return spent - sum(map(of, of_all)) + sum(map(of, kept))
+
+    prm_flops = left(whole.prm_flops, lambda each: each["prm_flops"])
+    cost = Cost(
+        generated_tokens=left(whole.generated_tokens, lambda each: each["tokens"]),
+        prefill_tokens=whole.prefill_tokens,
+        prm_tokens=left(whole.prm_tokens, lambda each: each["prm_tokens"]) if judged else 0,
+        flops=left(whole.flops, lambda each: each["flops"]) - (0.0 if judged else prm_flops),
+        prm_flops=prm_flops if judged else 0.0,
+    )
+    return asdict(cost)

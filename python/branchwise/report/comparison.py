@@ -9,7 +9,7 @@ from typing import Any
 
 from branchwise.report import numbers
 from branchwise.report.intervals import clustered
-from branchwise.report.lines import Record
+from branchwise.report.record import Record
 from branchwise.report.tally import Tally
 from branchwise.types import Cost
 
@@ -36,13 +36,13 @@ class Line:
     real: Tally = field(default_factory=Tally)
 
     def add(self, record: Record, seed: int) -> None:
-        """Count a result. KeyError, TypeError: it lacks something."""
+        """Count a result."""
         cost, failed = Cost(**record["cost"]), record["error"] is not None
         self.seeds.add(seed)
         self.tally.add(record["correct"], cost, record["cuts"], failed=failed)
         self.silent += record["answer"] is None and not failed
         self.equal += record["equal"]
-        self.unjudged.update(record.get("unjudged", {}))
+        self.unjudged.update(record["unjudged"])
         if record["correct"] is not None:
             self.outcomes.setdefault(record["id"], []).append(record["correct"])
         if record["wall_seconds"] is None:

@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from branchwise.errors import ResultsError
-from branchwise.report.lines import Lines, Record, parse
+from branchwise.report.lines import Lines, parse, read
+from branchwise.report.record import Header
 from branchwise.report.results_file import FORMAT, HEADER, ResultsFile
+from branchwise.shapes import misfit
 
 SUFFIX, RESCUED = ".jsonl", ".rescued-"
 OWN = ("strategy", "options", "source", "seed")
@@ -31,7 +33,7 @@ class ResultsFolder:
     def __init__(self, path: Path, common: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         self.path = path
         self.files: list[ResultsFile] = []
-        self._common: Record = json.loads(json.dumps(dict(common)))  # as it comes back from a file
+        self._common: dict[str, Any] = json.loads(json.dumps(dict(common)))  # as it comes back from a file
         self._about = about
         try:
             self._is_new = not path.exists()
@@ -91,7 +93,7 @@ def result_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if RESCUED not in path.name and path.is_file())
 
 
-def read_cells(folder: Path) -> Iterator[tuple[str, Record, Lines]]:
+def read_cells(folder: Path) -> Iterator[tuple[str, Header, Lines]]:
     """Name, first line and records of every cell of a folder, also while a run writes it.
 
     ResultsError: there is none, or a line is damaged.
@@ -105,15 +107,18 @@ def read_cells(folder: Path) -> Iterator[tuple[str, Record, Lines]]:
         yield path.stem, header, _records(path)
 
 
-def _header(path: Path) -> Record | None:
+def _header(path: Path) -> Header | None:
     """The first line of a results file; None: there is none yet, or it is another kind of file."""
     with _opened(path) as file:
         header = parse(file.readline())
     if header is None or HEADER not in header:
         return None
-    if header[HEADER] != FORMAT or not isinstance(header.get("settings"), dict):
+    if header[HEADER] != FORMAT:
         raise ResultsError(f"{path} has format {header[HEADER]}, this version has {FORMAT}: choose another folder")
-    return header
+    wrong = misfit(header, Header)
+    if wrong:
+        raise ResultsError(f"{path}: its first line is none of this version ({wrong}); remove that file")
+    return cast(Header, header)
 
 
 def _records(path: Path) -> Lines:
@@ -121,11 +126,11 @@ def _records(path: Path) -> Lines:
     records = Lines()
     with _opened(path) as file:
         for number, text in enumerate(file, start=1):
-            record = parse(text) if text.endswith(b"\n") else None
-            if number == 1 or (record is None and not text.endswith(b"\n")):
+            if number == 1 or not text.endswith(b"\n"):
                 continue
-            if record is None or not isinstance(record.get("id"), str):
-                raise ResultsError(f"{path}, line {number}: not a result; remove that line")
+            record, why = read(text)
+            if record is None:
+                raise ResultsError(f"{path}, line {number}: not a result of this version ({why}); remove that line")
             records.put(record)
     return records
 

@@ -5,26 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from branchwise.answers.aggregate import aggregate
 from branchwise.confidence import TraceConfidence
+from branchwise.report.record import Kept
 from branchwise.tree import walk
-from branchwise.types import Aggregate, Candidate, Node
-
-Kept = dict[str, Any]
+from branchwise.types import Aggregate, Candidate, Cut, Node
 
 
 def keep(drawn: Sequence[Candidate], tree: Node) -> list[Kept]:
-    """Candidates of a tree, in its order.
-
-    path     child indices from the root
-    answer, score, scores, finish, cut, count    as in `Candidate` and `Node`
-    steps                                        token ids of each step of the path
-    confidence                                   the numbers of a `TraceConfidence`; None where they were not told
-    tokens, prm_tokens, flops, prm_flops         what the steps of the path took. A step that several branches say, and
-                                                 the judge read once, counts with the first of them
-    """
+    """Candidates of a tree, in its order."""
     judged = _judged(tree)
     return [_keep(candidate, judged) for candidate in drawn]
 
@@ -33,13 +23,12 @@ def candidates(kept: Sequence[Kept], kind: Aggregate | None = None, *, judged: b
     """The candidates again, without their texts.
 
     kind: makes their scores anew; None: as they were    judged: False: without their scores
-    Those without a confidence, and of files that knew none, have None.
     """
     made = []
     for each in kept:
         scores = each["scores"] if judged else []
         score = each["score"] if kind is None and judged else aggregate(scores, kind or "last") if scores else None
-        told = each.get("confidence")
+        told = each["confidence"]
         made.append(
             Candidate(
                 _node(each["path"]), "", each["answer"], scores, score, each["finish"], each["count"],
@@ -51,7 +40,8 @@ def candidates(kept: Sequence[Kept], kind: Aggregate | None = None, *, judged: b
 
 def first(kept: Sequence[Kept], n: int) -> list[Kept]:
     """The first n of independent candidates; one that stands for many stands for what is left of n."""
-    taken, left = [], n
+    taken: list[Kept] = []
+    left = n
     for each in sorted(kept, key=lambda each: each["path"]):
         if not left:
             break
@@ -60,7 +50,7 @@ def first(kept: Sequence[Kept], n: int) -> list[Kept]:
     return taken
 
 
-def cuts(kept: Sequence[Kept]) -> dict[str, int]:
+def cuts(kept: Sequence[Kept]) -> dict[Cut, int]:
     """How many of the candidates each limit ended."""
     return dict(Counter(each["cut"] for each in kept if each["cut"] is not None))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
-Record = dict[str, Any]
+from branchwise.report.record import Record, fault
 
 
 class Lines(Mapping[str, Record]):
@@ -42,10 +42,17 @@ def line(record: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def parse(text: bytes) -> Record | None:
+def parse(text: bytes) -> dict[str, Any] | None:
     """The object that a line holds; None where it is damaged."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):  # of JSON and of UTF-8
         return None
     return value if isinstance(value, dict) else None
+
+
+def read(text: bytes) -> tuple[Record | None, str]:
+    """The record that a line holds; else None, and why it holds none of this version."""
+    value = parse(text)
+    wrong = "it is damaged" if value is None else fault(value)
+    return (None, wrong) if wrong else (cast(Record, value), "")

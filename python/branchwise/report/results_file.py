@@ -16,7 +16,8 @@ from typing import Any
 
 from branchwise.errors import ResultsError
 from branchwise.report.journal import Changed, Journal
-from branchwise.report.lines import Lines, Record, line, parse
+from branchwise.report.lines import Lines, line, parse, read
+from branchwise.report.record import Record
 from branchwise.signals import Delay
 
 HEADER = "branchwise_results"  # key of the header line: the version of the format
@@ -37,7 +38,7 @@ class ResultsFile:
         self.path = path
         self.done = Lines()
         self.notes: list[str] = []
-        self._header: Record = {HEADER: FORMAT, "settings": dict(settings), **(about or {})}
+        self._header: dict[str, Any] = {HEADER: FORMAT, "settings": dict(settings), **(about or {})}
         self._begun = False  # the header is there, and is ours
         try:
             self._journal = Journal(path)
@@ -54,7 +55,7 @@ class ResultsFile:
             raise
 
     @property
-    def header(self) -> Record:
+    def header(self) -> dict[str, Any]:
         """The first line: `settings`, and after `begin` the `resolved` ones."""
         return self._header
 
@@ -126,7 +127,7 @@ class ResultsFile:
             self._journal.cut(length)
             self.notes.append(f"{self.path}: its last line was torn off ({len(torn)} bytes) and has been removed")
 
-    def _adopt(self, header: Record) -> None:
+    def _adopt(self, header: dict[str, Any]) -> None:
         """Go on with what is there; where all of it failed, other settings may do better and start anew."""
         try:
             self._compare(header["settings"], self._header["settings"])
@@ -137,7 +138,7 @@ class ResultsFile:
         else:
             self._header = header
 
-    def _parse_header(self, text: bytes) -> Record:
+    def _parse_header(self, text: bytes) -> dict[str, Any]:
         header = parse(text)
         if header is None or HEADER not in header or not isinstance(header.get("settings"), dict):
             raise self._foreign()
@@ -157,9 +158,12 @@ class ResultsFile:
                 )
 
     def _take(self, text: bytes, number: int) -> None:
-        record = parse(text)
-        if record is None or not isinstance(record.get("id"), str):
-            raise ResultsError(f"{self.path}, line {number}: not a result; remove that line or choose another --out")
+        record, why = read(text)
+        if record is None:
+            raise ResultsError(
+                f"{self.path}, line {number}: not a result of this version ({why}); remove that line or choose another"
+                " --out"
+            )
         if record["id"] in self.done:
             raise ResultsError(f"{self.path}, line {number}: a second result of {record['id']!r}; remove one of them")
         self.done.put(record)

@@ -15,7 +15,9 @@ from branchwise.report.estimates import majority_at, pass_at
 from branchwise.report.folder import read_cells
 from branchwise.report.intervals import clustered
 from branchwise.report.kept import candidates
-from branchwise.report.lines import Lines, Record
+from branchwise.report.lines import Lines
+from branchwise.report.record import Record
+from branchwise.types import Candidate
 
 Grade = Callable[[str | None, str], bool]
 
@@ -52,16 +54,25 @@ def read_runs(folder: Path) -> list[Run]:
     """The runs of a folder; cells whose results were shared are left out, for they say nothing of their own."""
     runs: dict[tuple[str, int | None], Run] = {}
     for name, header, records in read_cells(folder):
+        settings = header["settings"]
+        if any(record["shared"] is not None for record in records.values()):
+            continue
+        key = header["label"], settings["options"].get("n")
         try:
-            settings = header["settings"]
-            if any(record["shared"] is not None for record in records.values()):
-                continue
-            key = header["label"], settings["options"].get("n")
             run = runs.setdefault(key, Run(*key, rule_of(settings)))
-            run.cells[settings["seed"]] = records
-        except (KeyError, TypeError) as error:
-            raise ResultsError(f"{folder / name}.jsonl lacks what this version writes ({error})") from error
+        except (TypeError, ConfigError) as error:
+            raise ResultsError(f"{folder / name}.jsonl has options of another version ({error})") from error
+        run.cells[settings["seed"]] = records
+        if run.rule is not None and run.rule.independent:
+            _check_numbers(folder / f"{name}.jsonl", run.rule.n, records)
     return sorted(runs.values(), key=lambda run: (run.label, run.n or 0))
+
+
+def _check_numbers(path: Path, n: int, records: Lines) -> None:
+    for record in records.values():
+        drawn = sum(each["count"] for each in record["candidates"])
+        if record["error"] is None and drawn != n:
+            raise ResultsError(f"{path}: the result of {record['id']!r} has {drawn} solutions of {n}; remove that line")
 
 
 class Grades:
@@ -78,8 +89,9 @@ class Grades:
 
     def learn(self, record: Record) -> None:
         """Take over how the answer of a record was graded."""
-        if record["correct"] is not None:
-            self._known[record["answer"], record["gold"]] = record["correct"]
+        gold, correct = record["gold"], record["correct"]
+        if gold is not None and correct is not None:
+            self._known[record["answer"], gold] = correct
 
 
 def vote_again(run: Run, want: Rule, grades: Grades) -> tuple[Line, list[dict[str, Any]]]:
@@ -88,8 +100,7 @@ def vote_again(run: Run, want: Rule, grades: Grades) -> tuple[Line, list[dict[st
     line, answers = Line(run.label, want.n if run.n is not None else None), []
     for seed, record in run.records():
         grades.learn(record)
-        made = retake(record, run.rule, want, grades)
-        made = record if made is None else {**made, "shared": None}
+        made = retake(record, run.rule, want, grades) or record
         line.add(made, seed)
         answers.append({"id": made["id"], "seed": seed, "answer": made["answer"], "correct": made["correct"]})
     return line, answers
@@ -117,17 +128,17 @@ def at_k(run: Run, k: int, grades: Grades) -> AtK:
     passes: dict[str, list[float]] = {}
     wins: dict[str, list[float]] = {}
     for _, record in run.records():
-        if record["correct"] is not None:
+        gold = record["gold"]
+        if record["correct"] is not None and gold is not None:
             grades.learn(record)
-            passed, won = _estimates(record, k, grades)
+            passed, won = _estimates(candidates(record["candidates"], judged=False), gold, k, grades)
             passes.setdefault(record["id"], []).append(passed)
             wins.setdefault(record["id"], []).append(won)
     most = len(run.cells) * rule.n / k
     return AtK(k, len(passes), *_mean(passes, most), *_mean(wins, most))
 
 
-def _estimates(record: Record, k: int, grades: Grades) -> tuple[float, float]:
-    drawn, gold = candidates(record["candidates"], judged=False), record["gold"]
+def _estimates(drawn: Sequence[Candidate], gold: str, k: int, grades: Grades) -> tuple[float, float]:
     n = sum(each.count for each in drawn)
     right = sum(each.count for each in drawn if grades(each.answer, gold))
     votes = choose(drawn, "majority").votes

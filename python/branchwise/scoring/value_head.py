@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,11 +23,13 @@ from branchwise.backend.base import Backend
 from branchwise.engine.tap import Tap
 from branchwise.errors import CheckpointError, ConfigError, InputError
 from branchwise.scoring.queued import QueuedScorer, QueuedTree
+from branchwise.shapes import misfit
 from branchwise.text.tokenizer import Tokenizer
 from branchwise.types import Node
 
 Pooling = Literal["none", "mean", "last", "mean+last"]
 KEY, FORMAT = "branchwise_value_head", 1
+NUMBERS = 4  # of `step_numbers`
 SUFFIX = ".safetensors"  # of a file that is named as a judge: a PRM is a folder, a GGUF file or a hub id
 
 
@@ -100,6 +102,17 @@ class ValueHead:
                 "reads the states of its own policy alone; train one for this policy with branchwise train-head"
             )
 
+    def check_states(self, layers: int, hidden: int) -> None:
+        """Raise CheckpointError unless it reads states that a model of so many layers and this width has."""
+        read = {"none": 0, "mean": 1, "last": 1, "mean+last": 2}[self.pooling] * hidden * len(self.layers)
+        known = len(set(self.layers)) == len(self.layers) and all(1 <= layer <= layers for layer in self.layers)
+        inputs = self.tensors[0].shape[1]
+        if not known or inputs != read + NUMBERS:
+            raise CheckpointError(
+                f"the value head {self.source} is damaged: it reads {inputs} numbers of the layers {self.layers}, its"
+                f" policy has {layers} layers of {hidden}; train it again"
+            )
+
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file, all but the numbers in its metadata. CheckpointError: it cannot be."""
         about = {
@@ -121,19 +134,24 @@ class ValueHead:
                 tensors = [file.get_tensor(name).float() for name in sorted(file.keys(), key=_order)]
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot read the value head {path}: {error}") from error
-        try:
-            head = cls(
-                str(about["policy"]), tuple(map(int, about["layers"])), about["pooling"], bool(about["after"]),
-                tensors, Calibration(**about["calibration"]), dict(about["trained"]), str(path),
-            )  # fmt: skip
-            shapes = [tuple(each.shape) for each in tensors]
-            widths = [shape[0] for shape in shapes[::2]]
-            whole = head.pooling in get_args(Pooling) and shapes[1::2] == [(width,) for width in widths]
-            if not whole or widths[-1] != 1 or [shape[1] for shape in shapes[2::2]] != widths[:-1]:
-                raise ValueError(f"its tensors have the shapes {shapes}")
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise CheckpointError(f"the value head {path} is damaged ({error}): train it again") from error
-        return head
+        wrong = misfit(about, _About) or _mismatch(tensors)
+        if wrong:
+            raise CheckpointError(f"the value head {path} is damaged ({wrong}): train it again")
+        return cls(
+            about["policy"], tuple(about["layers"]), about["pooling"], about["after"], tensors,
+            Calibration(**about["calibration"]), about["trained"], str(path),
+        )  # fmt: skip
+
+
+def _mismatch(tensors: Sequence[Tensor]) -> str | None:
+    """What is wrong with the tensors of a head; None: nothing."""
+    shapes = [tuple(each.shape) for each in tensors]
+    weights, biases = shapes[::2], shapes[1::2]
+    if any(len(shape) != 2 for shape in weights) or biases != [shape[:1] for shape in weights]:
+        return f"its tensors have the shapes {shapes}"
+    if not shapes or weights[-1][0] != 1 or [wide for _, wide in weights[1:]] != [rows for rows, _ in weights[:-1]]:
+        return f"its tensors have the shapes {shapes}"
+    return None if all(bool(each.isfinite().all()) for each in tensors) else "its tensors hold NaN or infinity"
 
 
 def step_numbers(logprobs: Sequence[float], tokens: Sequence[int]) -> list[float]:
@@ -148,6 +166,17 @@ def step_numbers(logprobs: Sequence[float], tokens: Sequence[int]) -> list[float
 def _order(name: str) -> tuple[int, bool]:
     layer, _, kind = name.partition(".")
     return int(layer) if layer.isdecimal() else 0, kind == "bias"
+
+
+class _About(TypedDict):
+    """What the file says beside its tensors, see `ValueHead`."""
+
+    policy: str
+    layers: list[int]
+    pooling: Pooling
+    after: bool
+    calibration: Annotated[dict[str, float], Calibration]
+    trained: dict[str, Any]
 
 
 def _about(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from branchwise.assets import asset_path
 from branchwise.errors import ConfigError, InputError, ResultsError
 from branchwise.pair.prompts import prompt_digest, prompt_ids
 from branchwise.report.folder import read_cells
+from branchwise.report.record import Kept, Record
 from branchwise.strategies import Majority
 from branchwise.types import Problem, Result
 from branchwise.weights import open_checkpoint
@@ -102,23 +103,19 @@ def read_samples(engine: Engine, folder: Path, problems: Sequence[Problem], poli
     wanted = {problem.id: problem for problem in problems}
     kept: dict[str, tuple[list[Any], list[Any]]] = {}
     for name, header, records in read_cells(folder):
-        theirs = header["settings"].get("policy")
+        theirs = header["settings"]["policy"]
         if theirs == BUNDLED:
             theirs = identity(open_checkpoint(str(asset_path("policy-small"))))
         if theirs != policy:
             raise ResultsError(f"{folder} holds solutions of another policy ({theirs}) than this one ({policy})")
         for id_, record in records.items():
-            if id_ in wanted and record["error"] is None:
-                steps, answers = kept.setdefault(id_, ([], []))
-                for each in record["candidates"]:
-                    if "steps" not in each:
-                        raise ResultsError(
-                            f"{folder / name}.jsonl lacks the tokens of its solutions: an earlier version wrote it;"
-                            " draw them again"
-                        )
-                    steps.append(each["steps"])
-                    answers.append(each["answer"])
+            drawn = record.get("candidates")  # none where another cell holds them
+            if id_ in wanted and record["error"] is None and drawn:
                 _check_prompt(folder, record, engine, wanted[id_])
+                _check_words(folder / f"{name}.jsonl", id_, drawn, engine.policy.model.config.vocab_size)
+                steps, answers = kept.setdefault(id_, ([], []))
+                steps += [each["steps"] for each in drawn]
+                answers += [each["answer"] for each in drawn]
     found = [solved(engine, problem, *kept[problem.id], grade) for problem in problems if problem.id in kept]
     if not found:
         raise ResultsError(
@@ -127,7 +124,17 @@ def read_samples(engine: Engine, folder: Path, problems: Sequence[Problem], poli
     return found
 
 
-def _check_prompt(folder: Path, record: Mapping[str, Any], engine: Engine, problem: Problem) -> None:
+def _check_words(path: Path, id_: str, drawn: Sequence[Kept], words: int) -> None:
+    for each in drawn:
+        wrong = next((word for step in each["steps"] for word in step if not 0 <= word < words), None)
+        if wrong is not None:
+            raise ResultsError(
+                f"{path}: a solution of {id_!r} has the token {wrong}, the policy knows 0 to {words - 1};"
+                " remove its line"
+            )
+
+
+def _check_prompt(folder: Path, record: Record, engine: Engine, problem: Problem) -> None:
     pair = engine.pair
     ids = prompt_ids(pair.policy.tokenizer, problem, pair.instruction, chat=pair.chat, context=pair.policy.context)
     if record["prompt_digest"] != prompt_digest(ids):
