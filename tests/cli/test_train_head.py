@@ -22,6 +22,12 @@ def sums(tmp_path, monkeypatch) -> Path:
     return path
 
 
+def flipped(data: bytes) -> bytes:
+    """With another bit in its middle."""
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 def test_from_problems_to_a_head_and_on_where_it_was_cut(command, sums):
     train = ("train-head", sums, "--out", "head.safetensors", "-n", 4, *FEW, *SMALL)
     done = command(*train, "--json", "--no-plot")
@@ -40,6 +46,14 @@ def test_from_problems_to_a_head_and_on_where_it_was_cut(command, sums):
     assert sorted(path.name for path in Path("head.states").iterdir()) == kept
     assert "64 solutions of 16 problems" in again.out
     assert Path("head.png").exists() == has_plots()
+
+    whole = Path("head.safetensors").read_bytes()
+    damages = [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"none", flipped]
+    for name, damage in zip(kept[:4], damages, strict=True):
+        path = Path("head.states") / name
+        path.write_bytes(damage(path.read_bytes()))
+    assert command(*train, "--no-plot").code == 0
+    assert Path("head.safetensors").read_bytes() == whole
 
     solved = command("solve", "12+3*4=?", "--judge", "head.safetensors", "-s", "best_of_n", "-n", 2, "--json", *SMALL)
     assert solved.code == 0, solved.err

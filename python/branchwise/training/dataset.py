@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -113,11 +114,9 @@ def _read(
     if folder is not None:
         about = repr((policy, reader.layers, prompt, solutions))
         path = folder / f"{hashlib.blake2b(about.encode(), digest_size=12).hexdigest()}.npz"
-        if path.exists():
-            with np.load(path) as kept:
-                whole = Read(torch.from_numpy(kept["states"]), torch.from_numpy(kept["logprobs"]))
-            parts = [torch.split(each, [len(steps) for steps in solutions]) for each in whole]
-            return [Read(*each) for each in zip(*parts, strict=True)]
+        kept = _kept(path, [len(steps) for steps in solutions])
+        if kept is not None:
+            return kept
     made = [Read(each.states.half(), each.logprobs) for each in reader.read(prompt, solutions)]
     if path is not None and made:
         temporary = path.with_suffix(f".{os.getpid()}.new")
@@ -126,6 +125,17 @@ def _read(
             np.savez(file, states=states, logprobs=logprobs)
         temporary.replace(path)
     return made
+
+
+def _kept(path: Path, steps: list[int]) -> list[Read] | None:
+    """What was read before, of solutions of so many steps; None: the file is missing or damaged, and is made again."""
+    try:
+        with path.open("rb") as file, np.load(file) as kept:
+            whole = Read(torch.from_numpy(kept["states"]), torch.from_numpy(kept["logprobs"]))
+        parts = [torch.split(each, steps) for each in whole]
+    except (OSError, EOFError, LookupError, AttributeError, TypeError, ValueError, RuntimeError, BadZipFile):
+        return None
+    return [Read(*each) for each in zip(*parts, strict=True)]
 
 
 def _make(folder: Path) -> None:
