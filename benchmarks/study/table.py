@@ -190,9 +190,15 @@ def markdown(records: Sequence[Record]) -> str:
         n = "" if each["n"] is None else str(each["n"])
         rows.append(
             f"| {each['name']} | {n} | {100 * each['accuracy']:.1f} % | {100 * low:.1f} to {100 * high:.1f} |"
-            f" {each['tokens']:,.0f} | {each['flops'] / 1e9:,.3g} | {beyond} |"
+            f" {each['tokens']:,.0f} | {_giga(each['flops'])} | {beyond} |"
         )
     return "\n".join(rows)
+
+
+def _giga(flops: float) -> str:
+    """In billions, with three digits that count."""
+    number = float(f"{flops / 1e9:.3g}")
+    return f"{number:,.0f}" if number >= 100 else f"{number:g}"
 
 
 def plot(path: Path, records: Sequence[Record]) -> None:

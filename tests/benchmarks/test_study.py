@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.study.prompts import prompt
-from benchmarks.study.table import judged, lines_of, main
+from benchmarks.study.table import judged, lines_of, main, markdown
 from branchwise.assets import asset_path
 from branchwise.cli import main as branchwise
 from branchwise.report.folder import read_cells
@@ -60,6 +60,14 @@ def test_the_table_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "| larger: beam | 4 |" in printed
     assert "| majority | 4 |" in printed
     assert "greedy: " in printed
+
+
+@pytest.mark.parametrize(
+    ("flops", "cell"), [(6.84e7, "0.0684"), (1.5e9, "1.5"), (3.7412e11, "374"), (1.0853e12, "1,090")]
+)
+def test_costs_are_told_in_three_digits(flops: float, cell: str) -> None:
+    line = {"name": "beam", "n": 4, "accuracy": 0.5, "interval95": (0.4, 0.6), "tokens": 1e3, "difference": None}
+    assert f"| {cell} |" in markdown([{**line, "flops": flops}])
 
 
 def test_a_prompt_has_examples_and_ends_where_the_solution_begins(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from branchwise.control.fit import fit_calibration
 from branchwise.errors import BranchwiseError
 from branchwise.report.folder import read_cells
-from branchwise.report.record import fault
+from branchwise.report.record import Kept, Record, fault
 from branchwise.report.votes import Grades, at_k, read_runs, vote_again
 from records import kept, record
 
@@ -117,3 +117,9 @@ def test_whatever_is_changed_is_refused_or_can_be_used(
 )
 def test_what_is_wrong_is_said(change: dict[str, Any], words: str) -> None:
     assert words in (fault(record(**change)) or "")
+
+
+def test_all_fields_are_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    for shape in (Record, Kept):
+        assert {name for name in shape.__annotations__ if f"`{name}`" not in text} == set()
