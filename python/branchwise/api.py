@@ -100,9 +100,7 @@ class Engine:
         count = len(judges) + (prm is not None)
         self._outlook = outlook_of(self.config, policy, prm, judges=count, billions=weights)
         stops, words = check_texts("stop", self.config.stop) or (), self.policy.model.config.vocab_size
-        defaults = Defaults(
-            self.sampling(), stops, self.config.max_tokens, self.config.seed, words, self.config.prefix_cache
-        )
+        defaults = Defaults(self.sampling(), stops, words, self.config)
         self._completions = Completions(self._service, defaults)
 
     # --- searches ----------------------------------------------------------------------------------------------
@@ -240,6 +238,7 @@ class Engine:
             seed; `Completion.seed` tells it
         logprobs: of every token its log-probability (temperature 1, before filters), its rank and so many likeliest
             words, 20 at most, in `Sample.logprobs`    prompt_logprobs: the same of the prompt
+        confidence_top, confidence_window: how sure the policy was of each sample; None: the engine's
         reuse: False: as if there were no `prefix_cache`. With it bits depend, by rounding, on where KV that was there
             is cut; `cost.cached_tokens` says how much that was
 

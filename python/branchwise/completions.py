@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from branchwise.confidence import TraceConfidence
 from branchwise.types import Cost, Cut, FinishReason, Message, TokenLogprob
 
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -19,7 +20,7 @@ class Sample:
     text     without what stopped it, unless `include_stop`; U+FFFD where a cap has cut a character
     tokens   as they were drawn, to the last one: what stopped it is among them
     logprob  sum over the tokens, model distribution at temperature 1
-    logprobs of each token, where that was asked for
+    logprobs of each token, where that was asked for    confidence: how sure the policy was of all of it, likewise
     finish   "stop": a stop, which `stop_reason` names; "eos": the model ended it; "length": a cap, which `cut` names
     repeat   certain to equal an earlier sample, so that it cost nothing: at temperature 0, or where a prompt is given
              twice with one seed
@@ -34,6 +35,7 @@ class Sample:
     logprobs: list[TokenLogprob] | None = None
     cost: Cost = field(default_factory=Cost)
     repeat: bool = False
+    confidence: TraceConfidence | None = None
 
 
 @dataclass(frozen=True, slots=True)

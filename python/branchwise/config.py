@@ -46,10 +46,10 @@ class EngineConfig:
     stop          text that ends a solution, or several; it is no part of the solution
     end_at_answer end a solution with the line of its boxed answer, or where a line begins with "Problem:" or
                   "Question:"; default: for models without a chat template, which do not end by themselves
-    confidence_top     tell how sure the policy was of every token of a search, in `Node.confidence` and in candidates:
+    confidence_top     tell how sure the policy was of every token, in `Node.confidence`, and of candidates and samples:
                        over so many likeliest words (DeepConf takes 20); default: only where a strategy, or a judge,
                        wants to know
-    confidence_window  tokens of a group, for the measures of candidates
+    confidence_window  tokens of a group, for the measures of candidates and samples
     temperature ... frequency_penalty: see `Sampling`
     seed          of all sampling; a problem may carry its own
     date          day that the policy's chat template is told, as in "2026-11-30", or "today"; default: 2024-07-26,

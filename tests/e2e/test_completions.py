@@ -205,6 +205,23 @@ def test_a_prompt_that_fills_the_context_but_for_one_token(engine: bw.Engine) ->
         engine.complete([[5] * context])
 
 
+def test_how_sure_the_policy_was_is_told_and_changes_nothing(engine: bw.Engine) -> None:
+    """Its confidence is that of the likeliest words, which the logits' softmax gives as well."""
+    (plain,) = engine.complete(PROMPT, n=3, seed=2, logprobs=5)
+    (sure,) = engine.complete(PROMPT, n=3, seed=2, confidence_top=5, confidence_window=4)
+    for one, other in zip(plain.samples, sure.samples, strict=True):
+        assert (one.tokens, one.confidence) == (other.tokens, None)
+        assert one.logprobs is not None
+        assert other.confidence is not None
+        values = [-sum(number for _, number in each.top) / 5 for each in one.logprobs]
+        groups = [sum(values[i : i + 4]) / 4 for i in range(len(values) - 3)]
+        assert other.confidence.tokens == len(values)
+        assert other.confidence.mean == pytest.approx(sum(values) / len(values), rel=1e-4)
+        assert other.confidence.lowest == pytest.approx(min(groups), rel=1e-4)
+    with bw.Engine(max_tokens=8, confidence_top=3) as told:
+        assert told.complete(PROMPT)[0].samples[0].confidence is not None
+
+
 # --- what cannot work ----------------------------------------------------------------------------------------------
 
 
@@ -227,6 +244,8 @@ def test_a_prompt_that_fills_the_context_but_for_one_token(engine: bw.Engine) ->
         ({"max_tokens": 0}, "max_tokens=0: expected a whole number of at least 1"),
         ({"include_stop": 1}, "include_stop=1: expected True or False"),
         ({"ignore_eos": "no"}, "ignore_eos='no': expected True or False"),
+        ({"confidence_top": 33}, "confidence_top=33: expected a whole number of likeliest words from 1 to 32"),
+        ({"confidence_top": 5, "confidence_window": 0}, "confidence_window=0: expected a whole number of at least 1"),
         ({"temperature": -1}, "temperature=-1"),
         ({"top_p": 0}, "top_p=0"),
         ({"seed": -1}, "seed=-1"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Generic
 
 from branchwise.completions import Completion, Prompt, Sample
+from branchwise.confidence import TraceConfidence
 from branchwise.errors import InputError
 from branchwise.pair.protocol import TreeT
 from branchwise.search.request import Expansion
@@ -142,4 +143,5 @@ def as_sample(node: Node, told: set[Node]) -> Sample:
     return Sample(
         node.text, list(node.tokens), node.logprob, node.finish if node.stopped_by is None else "stop",
         node.stopped_by, node.cut, node.logprobs, Cost() if repeat else replace(node.cost), repeat,
+        None if node.confidence is None else TraceConfidence.of(node.confidence),
     )  # fmt: skip

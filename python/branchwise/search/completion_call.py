@@ -11,7 +11,17 @@ from numbers import Integral
 from typing import Any
 
 from branchwise.completions import Completion
-from branchwise.config import SAMPLING, check_flag, check_sampling, check_seed, check_texts, check_whole, is_number
+from branchwise.confidence import ConfidenceOptions
+from branchwise.config import (
+    SAMPLING,
+    EngineConfig,
+    check_flag,
+    check_sampling,
+    check_seed,
+    check_texts,
+    check_whole,
+    is_number,
+)  # fmt: skip
 from branchwise.errors import ConfigError, InputError
 from branchwise.search.call import Call, places_of
 from branchwise.search.completion import CompletionJob, OneCompletion, Wanted
@@ -22,7 +32,7 @@ from branchwise.types import Endings, PromptLogprobs, Sampling, StepOptions
 
 OPTIONS = (
     "seed", "stop", "stop_token_ids", "include_stop", "ignore_eos", "min_tokens", "max_tokens", "logprobs",
-    "prompt_logprobs", "reuse",
+    "prompt_logprobs", "confidence_top", "confidence_window", "reuse",
 )  # fmt: skip
 MOST_LOGPROBS = 20
 
@@ -33,10 +43,8 @@ class Defaults:
 
     sampling: Sampling
     stops: tuple[str, ...]
-    max_tokens: int
-    seed: int
     words: int
-    reuse: bool
+    config: EngineConfig
 
 
 class Completions:
@@ -74,7 +82,7 @@ class Completions:
         return self._service.submit(OneCompletion(self._service, self.one(prompt, n, options)))
 
     def _reuses(self, options: dict[str, Any]) -> bool:
-        return self._defaults.reuse and options.get("reuse") is not False
+        return self._defaults.config.prefix_cache and options.get("reuse") is not False
 
     def _read(self, n: int, options: dict[str, Any], prompts: int) -> tuple[StepOptions, list[int]]:
         """What holds for every sample, and a seed for each prompt."""
@@ -86,7 +94,7 @@ class Completions:
             check_seed(seed)
             return made, [int(seed)] * prompts
         call = next(self._calls)
-        return made, [call_seed(defaults.seed, call, place) for place in range(prompts)]
+        return made, [call_seed(defaults.config.seed, call, place) for place in range(prompts)]
 
 
 def as_prompts(given: object) -> list[Any]:
@@ -133,13 +141,14 @@ def step_options(defaults: Defaults, options: dict[str, Any]) -> StepOptions:
     given = {name: value for name, value in options.items() if value is not None}
     sampling = replace(defaults.sampling, **{name: value for name, value in given.items() if name in SAMPLING})
     check_sampling(sampling)
-    least, most = given.get("min_tokens", 0), given.get("max_tokens", defaults.max_tokens)
+    least, most = given.get("min_tokens", 0), given.get("max_tokens", defaults.config.max_tokens)
     check_whole("min_tokens", least, 0)
     check_whole("max_tokens", most, 1)
     if least > most:
         raise ConfigError(f"min_tokens={least} is more than max_tokens={most}: lower it, or raise max_tokens")
     return StepOptions(
-        sampling, _endings(defaults, given), most, logprobs=_count(given, "logprobs"), min_tokens=least
+        sampling, _endings(defaults, given), most, logprobs=_count(given, "logprobs"), min_tokens=least,
+        confidence=_confidence(defaults, given),
     )  # fmt: skip
 
 
@@ -151,6 +160,11 @@ def _count(given: dict[str, Any], name: str) -> int | None:
     if not is_number(Integral, count) or not 0 <= count <= MOST_LOGPROBS:
         raise ConfigError(f"{name}={count!r}: expected 0 to {MOST_LOGPROBS} likeliest words of each token, or None")
     return int(count)
+
+
+def _confidence(defaults: Defaults, given: dict[str, Any]) -> ConfidenceOptions | None:
+    names = "confidence_top", "confidence_window"
+    return replace(defaults.config, **{name: given[name] for name in names if name in given}).confidence  # checked
 
 
 def _of_prompt(options: dict[str, Any]) -> PromptLogprobs | None:
