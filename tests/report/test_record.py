@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from branchwise.control.fit import fit_calibration
@@ -92,7 +92,9 @@ def test_what_this_version_writes_has_no_fault(tmp_path: Path) -> None:
 SPOTS = [(line, spot) for line in (0, 1) for spot in spots(whole()[line])]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(SPOTS), st.sampled_from(WRONG))
+@example((1, ("candidates",)), ...)
 def test_whatever_is_changed_is_refused_or_can_be_used(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[int, tuple[Any, ...]], wrong: object
 ) -> None:

@@ -99,6 +99,8 @@ def fault(record: dict[str, Any]) -> str | None:
         return wrong
     if record["correct"] is not None and record["gold"] is None:
         return "it was graded, without a gold answer"
+    if record["shared"] is None and "candidates" not in record:
+        return "candidates is missing"
     return misplaced(record.get("candidates", []))
 
 

@@ -128,11 +128,11 @@ def _running(state: State, mark: str) -> State:
 
 
 def _in_fence(state: State, event: Mark) -> State:
-    goes_on = state.line in (Line.BLANK, Line.RUN) and _FENCES.get(event) == state.open
-    if goes_on:
+    at_margin = state.line in (Line.BLANK, Line.MARGIN)
+    if _FENCES.get(event) == state.open and (at_margin or state.line is Line.RUN):
         return _running(state, state.open)
-    if event is Mark.QUOTE and state.line is Line.BLANK:
-        return state
+    if event is Mark.QUOTE and at_margin:
+        return state._replace(line=Line.MARGIN)
     return state._replace(line=Line.TEXT, mark="", run=0)
 
 
