@@ -1,4 +1,4 @@
-"""What a folder of results says: every search and every vote by accuracy, tokens and FLOPs, and how good the judge was.
+"""What folders of results say: every search and every vote by accuracy, tokens and FLOPs, and how good the judge was.
 
 PYTHONPATH=. python benchmarks/study/table.py dev.results --larger larger.results --plot study.svg --save study
 
@@ -10,6 +10,7 @@ are problem by problem, with half of their 95 % intervals.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ class Line:
         }
 
 
-def lines_of(folder: Path, prefix: str = "") -> Iterator[Line]:
+def lines_of(folders: Sequence[Path], prefix: str = "") -> Iterator[Line]:
     """Searches as they ran, and votes taken again from independent samples."""
     found: dict[tuple[str, int | None], Line] = {}
 
@@ -117,7 +118,7 @@ def lines_of(folder: Path, prefix: str = "") -> Iterator[Line]:
         return found.setdefault((prefix + name, n), Line(prefix + name, n))
 
     with Grader() as grade:
-        for header, record in _usable(folder):
+        for header, record in _usable(folders):
             settings, cost = header["settings"], record["cost"]
             key = record["id"], settings["seed"]
             if settings["strategy"] not in SAMPLES:
@@ -135,9 +136,9 @@ def lines_of(folder: Path, prefix: str = "") -> Iterator[Line]:
     yield from found.values()
 
 
-def _usable(folder: Path) -> Iterator[tuple[Record, Record]]:
+def _usable(folders: Sequence[Path]) -> Iterator[tuple[Record, Record]]:
     """Header and record of everything that was graded."""
-    for _, header, records in read_cells(folder):
+    for _, header, records in itertools.chain.from_iterable(map(read_cells, folders)):
         for each in records.values():
             if each["error"] is None and each["gold"] is not None:
                 yield header, each
@@ -157,11 +158,11 @@ def _flops(kept: Sequence[Kept], record: Record, *, judged: bool) -> float:
     return math.fsum(map(own, kept)) + max(0.0, prompt)
 
 
-def judged(folder: Path) -> Record:
+def judged(folders: Sequence[Path]) -> Record:
     """How well scores tell right solutions from wrong ones, and whether `confidence` is as often right as it says."""
     scores, right, problems, said, true = [], [], [], [], []
     with Grader() as grade:
-        for header, record in _usable(folder):
+        for header, record in _usable(folders):
             if record["calibrated"]:
                 said.append(record["confidence"])
                 true.append(bool(record["correct"]))
@@ -225,21 +226,21 @@ def plot(path: Path, records: Sequence[Record]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, print, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", help="results, of all or of a part of the problems")
     parser.add_argument("--larger", type=Path, help="results of a larger policy on the same problems")
     parser.add_argument("--plot", type=Path, help="an SVG")
     parser.add_argument("--save", help="append to results/NAME.jsonl")
     args = parser.parse_args(arguments)
-    lines = list(lines_of(args.folder))
+    lines = list(lines_of(args.folders))
     majority = {line.n: line for line in lines if line.name == "majority"}
     greedy = next((line for line in lines if line.name == "greedy"), None)
     bases = [greedy if line.name == "majority" else majority.get(line.n) for line in lines]
     records = [line.record(base) for line, base in zip(lines, bases, strict=True)]
     if args.larger:
         best = max(lines, key=lambda line: line.accuracy)
-        records += [line.record(best) for line in lines_of(args.larger, LARGER)]
+        records += [line.record(best) for line in lines_of([args.larger], LARGER)]
     print(markdown(records))
-    about = judged(args.folder)
+    about = judged(args.folders)
     print(", ".join(f"{name} {value:.4g}" for name, value in about.items() if value is not None))
     if args.plot:
         plot(args.plot, records)

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_whole_votes_and_searches_are_those_that_ran(folder: Path) -> None:
-    lines = {(line.name, line.n): line for line in lines_of(folder)}
+    lines = {(line.name, line.n): line for line in lines_of([folder])}
     names = {"majority": "majority", "weighted_best_of_n": "weighted by scores", "beam": "beam", "greedy": "greedy"}
     for _, header, records in read_cells(folder):
         strategy = header["settings"]["strategy"]
@@ -42,14 +42,14 @@ def test_whole_votes_and_searches_are_those_that_ran(folder: Path) -> None:
 
 
 def test_fewer_samples_cost_less_and_a_judge_is_paid_by_those_who_ask_it(folder: Path) -> None:
-    lines = {(line.name, line.n): line for line in lines_of(folder)}
+    lines = {(line.name, line.n): line for line in lines_of([folder])}
     assert {n for name, n in lines if name == "majority"} == {2, 4}
     assert sum(lines["one sample", 1].tokens) < sum(lines["majority", 2].tokens) < sum(lines["majority", 4].tokens)
     assert lines["majority", 4].tokens == lines["best score", 4].tokens
     pairs = zip(lines["majority", 4].flops, lines["best score", 4].flops, strict=True)
     assert all(votes < scored for votes, scored in pairs)
     assert ("certainty, borda", 4) in lines
-    about = judged(folder)
+    about = judged([folder])
     assert about["solutions"] == 48  # those of weighted_best_of_n alone have scores
     assert 0 <= about["confidence_ece"] <= 1
 
